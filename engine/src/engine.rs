@@ -1,0 +1,170 @@
+//! The engine: opens a folder, imports documents, answers SQL.
+//!
+//! The struct and its opening are here; what it can do is written where it belongs: `ingest` (import, delete, compact),
+//! `session` (sql), `catalog` (labels, concepts, dictionaries).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use saequel_udfs::LabelEmbeddings;
+
+use crate::catalog::Catalog;
+use crate::encoder::Encoder;
+use crate::error::Result;
+use crate::options::EngineOptions;
+use crate::progress::Progress;
+use crate::reader::Reader;
+use crate::store::Store;
+
+/// An open database. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What all clones share.
+pub(crate) struct Inner {
+    pub(crate) options: EngineOptions,
+    pub(crate) store: Store,
+    /// The reader is loaded when the first text must be read: plain SQL never needs it.
+    pub(crate) reader: OnceLock<Arc<Reader>>,
+    pub(crate) label_embeddings: OnceLock<Arc<LabelEmbeddings>>,
+}
+
+impl Engine {
+    /// Opens the database in folder `dir`; makes it if it does not exist (unless `options.read_only`).
+    ///
+    /// An older layout is migrated first. A catalog that was written by a newer saequel is refused.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] if read-only and missing, [`crate::ErrorKind::Corrupt`] if the folder holds
+    /// something else or is damaged, [`crate::ErrorKind::Io`].
+    pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
+        let store = Store::open(dir.as_ref(), &options).await?;
+        Ok(Self {
+            inner: Arc::new(Inner { options, store, reader: OnceLock::new(), label_embeddings: OnceLock::new() }),
+        })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        self.inner.store.dir()
+    }
+
+    /// The options it was opened with.
+    pub fn options(&self) -> &EngineOptions {
+        &self.inner.options
+    }
+
+    /// The catalog as it is now; later changes make a new picture.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.inner.store.catalog()
+    }
+
+    /// The reader with the named dictionaries (all of the catalog's if empty); loads weights on first use.
+    ///
+    /// # Errors
+    /// As [`Reader::load`]; [`crate::ErrorKind::NotFound`] for an unknown dictionary, with the nearest name.
+    pub fn encoder(&self, dictionaries: &[String], progress: &dyn Progress) -> Result<Encoder> {
+        let _ = (dictionaries, progress);
+        todo!("owner of store")
+    }
+}
+
+/// Where documents come from.
+#[derive(Debug, Clone)]
+pub enum ImportSource {
+    /// A file, or a folder of plain-text files.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// What happens to a document whose key is in the corpus already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// Keep the stored one. Importing the same file again thus resumes.
+    #[default]
+    Skip,
+    /// Replace the stored one.
+    Update,
+    /// Stop with an error before anything of the batch is written.
+    Fail,
+}
+
+/// What happens to a row that cannot be read (broken line, wrong UTF-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBadRow {
+    /// Stop with an error that names file, line and reason; what was committed before stays.
+    #[default]
+    Fail,
+    /// Leave it out, report it, go on.
+    SetAside,
+}
+
+/// An import.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Where from.
+    pub source: ImportSource,
+    /// `csv`, `tsv`, `json`, `jsonl`, `parquet`, `arrow`, `text`; default: by name and first bytes.
+    pub format: Option<String>,
+    /// Corpus to write to; made if it does not exist.
+    pub corpus: String,
+    /// Columns to read, in order; default for a new corpus: the only string column, or `text`.
+    pub text_columns: Vec<String>,
+    /// Column that identifies a document; default for a new corpus: none (source and row number do).
+    pub key: Option<String>,
+    /// Dictionaries for a new corpus; default: all in the catalog.
+    pub dictionaries: Vec<String>,
+    /// Columns to rename, old and new name.
+    pub rename: Vec<(String, String)>,
+    /// See [`OnConflict`].
+    pub on_conflict: OnConflict,
+    /// See [`OnBadRow`].
+    pub on_bad_row: OnBadRow,
+    /// Documents in a commit; 0: chosen by size (default).
+    pub batch_docs: usize,
+    /// Stop after so many documents of the source.
+    pub limit: Option<u64>,
+}
+
+impl ImportOptions {
+    /// Import of `source` into `corpus` with every default.
+    pub fn new(source: ImportSource, corpus: impl Into<String>) -> Self {
+        Self {
+            source,
+            format: None,
+            corpus: corpus.into(),
+            text_columns: Vec::new(),
+            key: None,
+            dictionaries: Vec::new(),
+            rename: Vec::new(),
+            on_conflict: OnConflict::default(),
+            on_bad_row: OnBadRow::default(),
+            batch_docs: 0,
+            limit: None,
+        }
+    }
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Default)]
+pub struct ImportReport {
+    /// Rows that the source gave.
+    pub read: u64,
+    /// Documents added.
+    pub written: u64,
+    /// Documents replaced.
+    pub updated: u64,
+    /// Documents that were there already.
+    pub skipped: u64,
+    /// Rows set aside: place and reason (the first thousand).
+    pub set_aside: Vec<String>,
+    /// Tokens read.
+    pub n_tokens: u64,
+    /// Documents in the corpus afterwards.
+    pub total: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}

@@ -1,0 +1,33 @@
+//! Embedded database of document meanings.
+//!
+//! Five words, used unvaried: a *corpus* is a named, versioned set of documents; a *feature* is one direction of an
+//! SAE's dictionary; an *activation* is its strength on a token or, pooled, on a document; a *concept* is a user's name
+//! for a combination of features; a *property* is what a user asks for in words.
+
+pub mod catalog;
+pub mod encoder;
+pub mod engine;
+pub mod error;
+mod feature_source;
+pub mod ingest;
+pub mod labels;
+pub mod options;
+pub mod progress;
+pub mod reader;
+pub mod sae;
+pub mod schema;
+mod session;
+mod statements;
+mod store;
+mod system_tables;
+mod table_provider;
+mod words;
+
+pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, ReaderInfo};
+pub use encoder::Encoder;
+pub use engine::{Engine, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+pub use error::{Error, ErrorKind, Result};
+pub use options::EngineOptions;
+pub use progress::{Progress, Silent};
+pub use reader::Reader;
+pub use sae::Sae;

@@ -1,0 +1,36 @@
+//! How a database is opened.
+
+use std::path::PathBuf;
+
+/// Options of [`crate::Engine::open`].
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Open without the right to write; default false. A read-only engine creates no folder.
+    pub read_only: bool,
+    /// Memory that queries may hold together, in bytes; default 2 GiB. Larger sorts and joins spill to disk.
+    pub memory_limit_bytes: usize,
+    /// Threads for encoding and for query partitions; default: all cores.
+    pub threads: usize,
+    /// Where readers' weights are kept between databases; default `$SAEQUEL_CACHE`, else `~/.cache/saequel`.
+    pub cache_dir: PathBuf,
+    /// Folders whose files a statement may read (`FROM 'file.parquet'`, `IMPORT INTO`), beside the database folder;
+    /// `None` (default of the command line) allows every file that the process can read; `Some(vec![])` (default of the
+    /// server) allows none.
+    pub allowed_dirs: Option<Vec<PathBuf>>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        let cache_dir = std::env::var_os("SAEQUEL_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+            let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
+            home.join(".cache").join("saequel")
+        });
+        Self {
+            read_only: false,
+            memory_limit_bytes: 2 << 30,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cache_dir,
+            allowed_dirs: None,
+        }
+    }
+}

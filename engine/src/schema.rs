@@ -1,0 +1,64 @@
+//! Names and types of stored columns, spelt here only.
+//!
+//! A corpus is one Lance dataset: `doc_id`, the user's own columns, then what saequel adds. Added columns begin with an
+//! underscore in storage; SQL shows them under the names in [`sql`]. The user's columns may have none of these names.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use saequel_udfs::features::{ACTIVATIONS_TYPE, IDS_TYPE};
+
+/// Identity of a document, `Utf8`, never null, unique.
+pub const DOC_ID: &str = "doc_id";
+/// Mean of the last hidden states, L2-normalised: `FixedSizeList<Float16, width of the reader>`.
+pub const EMBEDDING: &str = "_embedding";
+/// Tokens of the document, `UInt32`.
+pub const N_TOKENS: &str = "_n_tokens";
+/// Sentences of the document, `UInt32`.
+pub const N_SPANS: &str = "_n_spans";
+/// Why a document could not be read, `Utf8`; null for all others.
+pub const ERROR: &str = "_error";
+
+/// Column of a dictionary's feature ids: the database's ids, ascending, `List<UInt32>`.
+pub fn ids_column(dictionary: &str) -> String {
+    format!("_ids_{dictionary}")
+}
+
+/// Column of a dictionary's activations, beside the ids, `List<Float16>`.
+pub fn activations_column(dictionary: &str) -> String {
+    format!("_activations_{dictionary}")
+}
+
+/// Column of the share of variance that a dictionary leaves unexplained, `Float32`.
+pub fn fvu_column(dictionary: &str) -> String {
+    format!("_fvu_{dictionary}")
+}
+
+/// What SQL calls the added columns.
+pub mod sql {
+    /// `features` of the corpus's first dictionary; further ones are `features_<dictionary>` with `-` as `_`.
+    pub const FEATURES: &str = "features";
+    /// Tokens of the document.
+    pub const N_TOKENS: &str = "n_tokens";
+    /// Sentences of the document.
+    pub const N_SPANS: &str = "n_spans";
+    /// Unexplained variance of the first dictionary; further ones are `fvu_<dictionary>`.
+    pub const FVU: &str = "fvu";
+}
+
+/// Stored fields that saequel adds for the given reader width and dictionaries.
+pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
+    let item = Arc::new(Field::new("item", DataType::Float16, true));
+    let mut fields = vec![
+        Field::new(EMBEDDING, DataType::FixedSizeList(item, width as i32), true),
+        Field::new(N_TOKENS, DataType::UInt32, true),
+        Field::new(N_SPANS, DataType::UInt32, true),
+        Field::new(ERROR, DataType::Utf8, true),
+    ];
+    for dictionary in dictionaries {
+        fields.push(Field::new(ids_column(dictionary), IDS_TYPE.clone(), true));
+        fields.push(Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true));
+        fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
+    }
+    fields
+}

@@ -1,0 +1,1 @@
+//! Reading literals and column arguments, with good messages.

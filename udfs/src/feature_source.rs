@@ -1,0 +1,113 @@
+//! The one trait through which functions reach stored documents, the reader and the word index.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::error::Result;
+use datafusion::physical_plan::SendableRecordBatchStream;
+
+use crate::catalog::FeatureCatalog;
+use crate::features::FeatureId;
+
+/// A column that a table function needs of a set of documents. The stream's columns come in the order asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentColumn {
+    /// `doc_id`, `Utf8`, never null.
+    DocId,
+    /// `text`, `Utf8`: the text columns joined by a blank line; null where all are null.
+    Text,
+    /// `ids`, `List<UInt32>`: ids of the present features of all dictionaries, ascending. The cheap way to count.
+    Ids,
+    /// `features`, [`crate::features::FEATURES_TYPE`]: ids and activations of all dictionaries, ascending by id.
+    Features,
+    /// `embedding`, `FixedSizeList<Float16>`: mean of the reader's last hidden states, L2-normalised.
+    Embedding,
+    /// `n_tokens`, `UInt32`.
+    TokenCount,
+    /// A column of the set, by name, in its own type.
+    Named(String),
+}
+
+/// One text as the encoder sees it.
+#[derive(Debug, Clone, Default)]
+pub struct EncodedText {
+    /// Ids of the present features of all dictionaries, ascending.
+    pub ids: Vec<FeatureId>,
+    /// Their activations.
+    pub activations: Vec<f32>,
+    /// Mean of the last hidden states, L2-normalised; all zero for a text without a token.
+    pub embedding: Vec<f32>,
+}
+
+/// One token of a text with the features that fire on it.
+#[derive(Debug, Clone)]
+pub struct TokenFeatures {
+    /// Where the token starts in the text, in bytes.
+    pub start: usize,
+    /// Where it ends, in bytes, exclusive.
+    pub end: usize,
+    /// Features that fire on it and their activations, ascending by id (a span-level feature fires on all its tokens).
+    pub features: Vec<(FeatureId, f32)>,
+}
+
+/// One hit of a keyword search.
+#[derive(Debug, Clone)]
+pub struct WordHit {
+    /// Identity of the document.
+    pub doc_id: String,
+    /// BM25 score, unitless, larger is better.
+    pub score: f32,
+}
+
+/// Embeddings of the labels of all visible features by the reader itself.
+#[derive(Debug)]
+pub struct LabelEmbeddings {
+    /// Feature of each row, ascending.
+    pub ids: Vec<FeatureId>,
+    /// Row-major `ids.len() x width`, each row L2-normalised.
+    pub values: Vec<f32>,
+    /// Length of a row.
+    pub width: usize,
+}
+
+/// Where functions get documents, features and encodings from.
+///
+/// Laws: two calls of [`Self::documents`] with the same arguments see the same rows in the same order while nothing is
+/// written; `ids` and `features` of a row hold the same ids; [`Self::encode`] of a stored text gives the stored ids.
+#[async_trait]
+pub trait FeatureSource: Debug + Send + Sync + 'static {
+    /// What is known of features at this moment.
+    fn catalog(&self) -> Arc<FeatureCatalog>;
+
+    /// Streams a set of documents. `set` is a corpus name, a corpus with a filter (`answers WHERE model = 'a'`), or any
+    /// query whose result has the columns that are asked for.
+    ///
+    /// # Errors
+    /// If the set cannot be parsed, does not exist (with the nearest name), or lacks a column.
+    async fn documents(&self, set: &str, columns: &[DocumentColumn]) -> Result<SendableRecordBatchStream>;
+
+    /// Ranks the documents of `set` by BM25 of their words against `query`; at most `limit`, best first.
+    ///
+    /// # Errors
+    /// As [`Self::documents`].
+    async fn search_words(&self, set: &str, query: &str, limit: usize) -> Result<Vec<WordHit>>;
+
+    /// Reads and encodes texts with all dictionaries; one result per text, in order. Blocks; uses all cores.
+    ///
+    /// # Errors
+    /// If the reader's weights cannot be had.
+    fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedText>>;
+
+    /// Features token by token, for highlighting.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    fn token_features(&self, text: &str) -> Result<Vec<TokenFeatures>>;
+
+    /// Embeddings of the labels, computed on first use and kept. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    fn label_embeddings(&self) -> Result<Arc<LabelEmbeddings>>;
+}

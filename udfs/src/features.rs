@@ -1,0 +1,98 @@
+//! The `features` value: what one document holds of one dictionary (or of several, joined).
+//!
+//! In SQL it is a struct of two lists of equal length, `ids` ascending and `activations` beside them. A feature is
+//! *present* in a document if, and only if, its id is in the list: the encoder has already applied the presence rule
+//! (see `docs/presence.md`), so that counting ids is all that the analyses do.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, ArrayRef, AsArray, Float16Array, ListArray, StructArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Fields, Float16Type, UInt32Type};
+use datafusion::error::{DataFusionError, Result};
+use half::f16;
+
+/// Number of a feature, unique across all dictionaries of a database.
+pub type FeatureId = u32;
+
+/// `List<UInt32>` with the item field that Lance's LabelList index needs: named `item`, nullable, no metadata.
+pub static IDS_TYPE: LazyLock<DataType> =
+    LazyLock::new(|| DataType::List(Arc::new(Field::new("item", DataType::UInt32, true))));
+
+/// `List<Float16>`: unitless activations, never negative.
+pub static ACTIVATIONS_TYPE: LazyLock<DataType> =
+    LazyLock::new(|| DataType::List(Arc::new(Field::new("item", DataType::Float16, true))));
+
+/// Type of the `features` value: `Struct<ids: List<UInt32>, activations: List<Float16>>`.
+pub static FEATURES_TYPE: LazyLock<DataType> = LazyLock::new(|| {
+    DataType::Struct(Fields::from(vec![
+        Field::new("ids", IDS_TYPE.clone(), true),
+        Field::new("activations", ACTIVATIONS_TYPE.clone(), true),
+    ]))
+});
+
+/// Read access to a column of `features` values, one row a document, without copying.
+#[derive(Debug, Clone)]
+pub struct FeaturesView {
+    nulls: Option<arrow::buffer::NullBuffer>,
+    ids: ListArray,
+    activations: ListArray,
+    id_values: UInt32Array,
+    activation_values: Float16Array,
+}
+
+impl FeaturesView {
+    /// Wraps a struct array of [`FEATURES_TYPE`].
+    ///
+    /// # Errors
+    /// A plan error that names `function` if the array is of another type.
+    pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
+        let wrong = || {
+            DataFusionError::Execution(format!(
+                "{function}: expected a features value (struct of ids and activations), got {}",
+                array.data_type()
+            ))
+        };
+        let features: &StructArray = array.as_struct_opt().ok_or_else(wrong)?;
+        let column = |name: &str| -> Result<ListArray> {
+            let list = features.column_by_name(name).ok_or_else(wrong)?;
+            Ok(list.as_list_opt::<i32>().ok_or_else(wrong)?.clone())
+        };
+        let (ids, activations) = (column("ids")?, column("activations")?);
+        let id_values = ids.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
+        let activation_values = activations.values().as_primitive_opt::<Float16Type>().ok_or_else(wrong)?.clone();
+        Ok(Self { nulls: features.nulls().cloned(), ids, activations, id_values, activation_values })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether row `row` has no features value (never encoded), as opposed to an empty one.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) || self.ids.is_null(row)
+    }
+
+    /// Ids of row `row`, ascending; empty for a null row.
+    pub fn ids(&self, row: usize) -> &[FeatureId] {
+        if self.is_null(row) {
+            return &[];
+        }
+        let offsets = self.ids.value_offsets();
+        &self.id_values.values()[offsets[row] as usize..offsets[row + 1] as usize]
+    }
+
+    /// Activations of row `row`, beside [`Self::ids`].
+    pub fn activations(&self, row: usize) -> &[f16] {
+        if self.is_null(row) {
+            return &[];
+        }
+        let offsets = self.activations.value_offsets();
+        &self.activation_values.values()[offsets[row] as usize..offsets[row + 1] as usize]
+    }
+}
