@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# README command 2: formatting, lints, licences and every test. `tests/run.sh quick` runs the tests alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/setup.sh
+if [ "${1:-}" != quick ]; then
+  cargo fmt --all --check
+fi
+cargo build --workspace --all-targets
+cargo test --workspace --no-fail-fast
+if [ "${1:-}" != quick ]; then
+  bash tests/licences.sh
+fi
