@@ -1,8 +1,14 @@
 //! Sparse autoencoders: the artifact, encoding, training and evaluation.
 
+mod evaluate;
+mod train;
+
 use std::path::Path;
 
 use crate::error::Result;
+
+pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.
 pub struct Sae {}
@@ -92,6 +98,15 @@ impl Sae {
 
     /// What is known of each latent, in order.
     pub fn latents(&self) -> &[LatentInfo] {
+        todo!("owner of sae")
+    }
+
+    /// The same weights with other descriptions, one a latent and in order.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Query`] if their number is not the width.
+    pub fn with_latents(self, latents: Vec<LatentInfo>) -> Result<Self> {
+        let _ = latents;
         todo!("owner of sae")
     }
 }

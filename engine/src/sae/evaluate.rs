@@ -1,0 +1,56 @@
+//! How well a dictionary reconstructs texts it was not trained on.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::options::EngineOptions;
+use crate::progress::Progress;
+
+/// What to evaluate, on what.
+#[derive(Debug, Clone)]
+pub struct EvalOptions {
+    /// Folder of the dictionary; `None`: the shipped one.
+    pub dictionary: Option<PathBuf>,
+    /// Text files, as in [`super::TrainOptions::input`].
+    pub input: Vec<PathBuf>,
+    /// Column (field) with the text.
+    pub text_column: String,
+    /// Tokens to read; 0: all.
+    pub tokens: u64,
+    /// Threads and cache folder.
+    pub engine: EngineOptions,
+}
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct EvalReport {
+    /// Name of the dictionary.
+    pub name: String,
+    /// Documents read.
+    pub n_docs: u64,
+    /// Tokens read.
+    pub n_tokens: u64,
+    /// Samples: tokens, or spans for a span-level dictionary.
+    pub n_samples: u64,
+    /// Share of variance left unexplained.
+    pub fvu: f64,
+    /// Latents that fire on a sample, on average.
+    pub l0: f64,
+    /// Share of latents that fire on none.
+    pub dead_share: f64,
+    /// Share of latents that fire on more than 5 % of the samples.
+    pub dense_share: f64,
+    /// Features present in a document: mean, median, 95th percentile, most.
+    pub present: [f64; 4],
+    /// Wall-clock seconds of reading and encoding.
+    pub seconds: f64,
+}
+
+/// Reads the input, encodes it, and measures.
+///
+/// # Errors
+/// As [`super::Sae::load`], [`crate::Reader::load`]; [`crate::ErrorKind::Data`] for an input without text.
+pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalReport> {
+    let _ = (options, progress);
+    todo!("owner of sae")
+}
