@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::common::plan_err;
 use datafusion::error::Result;
 
+use crate::args::{Arguments, did_you_mean};
 use crate::features::FeatureId;
 
 /// What a dictionary's features are activations of.
@@ -155,10 +157,142 @@ impl FeatureCatalog {
     /// # Errors
     /// A plan error naming `function`, the name, and the nearest names there are.
     pub fn resolve(&self, function: &str, name: &str) -> Result<FeatureRef> {
-        let _ = (function, name, &self.by_label);
-        todo!("owner of udfs")
+        let name = name.trim();
+        if let Ok(id) = name.parse::<FeatureId>() {
+            return match self.feature(id) {
+                Some(_) => Ok(FeatureRef::Feature(id)),
+                None if self.features.is_empty() => plan_err!("{function}: feature {id} not found; there are none"),
+                None => plan_err!("{function}: feature {id} not found; ids are below {}", self.id_bound()),
+            };
+        }
+        if let Some(concept) = self.concepts.iter().find(|concept| concept.name.eq_ignore_ascii_case(name)) {
+            return Ok(FeatureRef::Concept(concept.members.clone()));
+        }
+        match self.by_label.get(&name.to_lowercase()).map(Vec::as_slice) {
+            Some([id]) => Ok(FeatureRef::Feature(*id)),
+            Some(ids) if !ids.is_empty() => Ok(FeatureRef::Concept(ids.iter().map(|id| (*id, 1.0)).collect())),
+            _ => plan_err!("{function}: feature '{name}' not found{}", self.hint(name)),
+        }
+    }
+
+    /// Near names; failing that, labels of features that have `name` among their words.
+    fn hint(&self, name: &str) -> String {
+        let visible = self.features.iter().filter(|feature| !feature.hidden);
+        let labels = visible.clone().map(|feature| feature.label.as_str()).filter(|label| !label.is_empty());
+        let hint = did_you_mean(name, self.concepts.iter().map(|concept| concept.name.as_str()).chain(labels));
+        if !hint.is_empty() {
+            return hint;
+        }
+        let has_word = |feature: &&Feature| {
+            let mut words = feature.top_words.iter().chain(&feature.top_tokens);
+            words.any(|word| word.trim().eq_ignore_ascii_case(name))
+        };
+        let labels: Vec<String> = visible.filter(has_word).take(3).map(|f| format!("'{}'", f.label)).collect();
+        if labels.is_empty() {
+            return "; list them with SELECT id, label FROM saequel.features".to_string();
+        }
+        format!("; it is a word of {}", labels.join(", "))
+    }
+
+    /// Which ids a selection keeps: `selected[id]`, of length [`Self::id_bound`].
+    ///
+    /// # Errors
+    /// A plan error naming `function` if the dictionary does not exist, with the nearest name.
+    pub fn select(&self, function: &str, selection: &FeatureSelection) -> Result<Vec<bool>> {
+        if let Some(name) = &selection.dictionary
+            && !self.dictionaries.iter().any(|dictionary| dictionary.name == *name)
+        {
+            let hint = did_you_mean(name, self.dictionaries.iter().map(|dictionary| dictionary.name.as_str()));
+            return plan_err!("{function}: dictionary '{name}' not found{hint}");
+        }
+        let mut selected = vec![false; self.id_bound()];
+        for feature in &self.features {
+            let dictionary = &self.dictionaries[feature.dictionary];
+            let keep = (selection.include_hidden || !feature.hidden)
+                && selection.dictionary.as_ref().is_none_or(|name| dictionary.name == *name)
+                && selection.level.is_none_or(|level| dictionary.level == level);
+            if let Some(slot) = selected.get_mut(feature.id as usize) {
+                *slot = keep;
+            }
+        }
+        Ok(selected)
+    }
+}
+
+/// Which features an analysis looks at.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeatureSelection {
+    /// Also those that users do not want to see unless they ask.
+    pub include_hidden: bool,
+    /// Only those of this dictionary.
+    pub dictionary: Option<String>,
+    /// Only those of dictionaries of this level.
+    pub level: Option<Level>,
+}
+
+impl FeatureSelection {
+    /// Reads the options `include_hidden` (default false), `dictionary` and `level` (default: all).
+    ///
+    /// # Errors
+    /// If one is of the wrong type.
+    pub fn from_args(args: &mut Arguments) -> Result<Self> {
+        let include_hidden = args.named("include_hidden").flag_or(false)?;
+        let dictionary = args.named("dictionary").text()?;
+        let level = match args.named("level").choice_or(&["token", "span", "document", "all"], "all")? {
+            "token" => Some(Level::Token),
+            "span" => Some(Level::Span),
+            "document" => Some(Level::Document),
+            _ => None,
+        };
+        Ok(Self { include_hidden, dictionary, level })
     }
 }
 
 /// Shared snapshot.
 pub type SharedCatalog = Arc<FeatureCatalog>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemorySource;
+    use crate::feature_source::FeatureSource;
+
+    fn catalog() -> Arc<FeatureCatalog> {
+        let concept = Concept { name: "polite".to_string(), members: vec![(0, 1.0), (2, -1.0)] };
+        let features: &[(&str, &[&str])] =
+            &[("apology", &["sorry"]), ("Numbered list", &["first"]), ("insult", &[]), ("hedge", &[]), ("Hedge", &[])];
+        MemorySource::with_words(features, vec![concept]).catalog()
+    }
+
+    #[test]
+    fn names_are_ids_concepts_or_labels() {
+        let catalog = catalog();
+        let resolve = |name: &str| catalog.resolve("activation", name).unwrap();
+        assert_eq!(resolve("1"), FeatureRef::Feature(1));
+        assert_eq!(resolve("Polite"), FeatureRef::Concept(vec![(0, 1.0), (2, -1.0)]));
+        assert_eq!(resolve("numbered LIST"), FeatureRef::Feature(1));
+        assert_eq!(resolve("hedge"), FeatureRef::Concept(vec![(3, 1.0), (4, 1.0)]));
+    }
+
+    #[test]
+    fn unknown_names_give_hints() {
+        let catalog = catalog();
+        let message = |name: &str| catalog.resolve("activation", name).unwrap_err().strip_backtrace();
+        assert!(message("apolgy").contains("activation: feature 'apolgy' not found; did you mean 'apology'?"));
+        assert!(message("sorry").contains("feature 'sorry' not found; it is a word of 'apology'"));
+        assert!(message("99").contains("feature 99 not found; ids are below 5"));
+        assert!(message("zzz").contains("SELECT id, label FROM saequel.features"));
+    }
+
+    #[test]
+    fn selections_filter_by_level_and_dictionary() {
+        let catalog = catalog();
+        let select = |selection: FeatureSelection| catalog.select("diff", &selection);
+        assert_eq!(select(FeatureSelection::default()).unwrap(), [true; 5]);
+        let span = FeatureSelection { level: Some(Level::Span), ..Default::default() };
+        assert_eq!(select(span).unwrap(), [false; 5]);
+        let wrong = FeatureSelection { dictionary: Some("word".to_string()), ..Default::default() };
+        let message = select(wrong).unwrap_err().strip_backtrace();
+        assert!(message.contains("diff: dictionary 'word' not found; did you mean 'words'?"), "{message}");
+    }
+}

@@ -6,7 +6,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, Float16Array, ListArray, StructArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float16Array, Float16Builder, ListArray, ListBuilder, StructArray, UInt32Array,
+    UInt32Builder,
+};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Float16Type, UInt32Type};
 use datafusion::error::{DataFusionError, Result};
 use half::f16;
@@ -23,12 +27,60 @@ pub static ACTIVATIONS_TYPE: LazyLock<DataType> =
     LazyLock::new(|| DataType::List(Arc::new(Field::new("item", DataType::Float16, true))));
 
 /// Type of the `features` value: `Struct<ids: List<UInt32>, activations: List<Float16>>`.
-pub static FEATURES_TYPE: LazyLock<DataType> = LazyLock::new(|| {
-    DataType::Struct(Fields::from(vec![
+pub static FEATURES_TYPE: LazyLock<DataType> = LazyLock::new(|| DataType::Struct(features_fields()));
+
+fn features_fields() -> Fields {
+    Fields::from(vec![
         Field::new("ids", IDS_TYPE.clone(), true),
         Field::new("activations", ACTIVATIONS_TYPE.clone(), true),
-    ]))
-});
+    ])
+}
+
+/// Builds a column of `features` values, one row a document.
+#[derive(Debug)]
+pub struct FeaturesBuilder {
+    ids: ListBuilder<UInt32Builder>,
+    activations: ListBuilder<Float16Builder>,
+    valid: Vec<bool>,
+}
+
+impl Default for FeaturesBuilder {
+    fn default() -> Self {
+        Self {
+            ids: ListBuilder::new(UInt32Builder::new()),
+            activations: ListBuilder::new(Float16Builder::new()),
+            valid: Vec::new(),
+        }
+    }
+}
+
+impl FeaturesBuilder {
+    /// Adds a document: ids ascending, activations beside them.
+    pub fn append(&mut self, features: impl IntoIterator<Item = (FeatureId, f32)>) {
+        for (id, activation) in features {
+            self.ids.values().append_value(id);
+            self.activations.values().append_value(f16::from_f32(activation));
+        }
+        self.ids.append(true);
+        self.activations.append(true);
+        self.valid.push(true);
+    }
+
+    /// Adds a document that was never encoded.
+    pub fn append_null(&mut self) {
+        self.ids.append(true);
+        self.activations.append(true);
+        self.valid.push(false);
+    }
+
+    /// The column, of [`FEATURES_TYPE`]; the builder is empty again.
+    pub fn finish(&mut self) -> StructArray {
+        let columns: Vec<ArrayRef> = vec![Arc::new(self.ids.finish()), Arc::new(self.activations.finish())];
+        let nulls = NullBuffer::from(std::mem::take(&mut self.valid));
+        let nulls = (nulls.null_count() > 0).then_some(nulls);
+        StructArray::new(features_fields(), columns, nulls)
+    }
+}
 
 /// Read access to a column of `features` values, one row a document, without copying.
 #[derive(Debug, Clone)]

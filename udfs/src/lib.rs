@@ -9,23 +9,33 @@ pub mod catalog;
 pub mod feature_source;
 pub mod features;
 pub mod kernels;
+pub mod memory_source;
 pub mod scalar;
 pub mod table;
 
-pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, Level};
+pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, FeatureSelection, Level};
 pub use feature_source::{DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit};
-pub use features::{FeatureId, FeaturesView};
+pub use features::{FeatureId, FeaturesBuilder, FeaturesView};
+pub use memory_source::MemorySource;
 
 use std::sync::Arc;
 
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 
+/// Where functions get documents from, shared by all functions of a session.
+pub type SharedSource = Arc<dyn FeatureSource>;
+
 /// Registers every scalar, aggregate and table function of saequel.
 ///
 /// # Errors
 /// If a name is taken already.
-pub fn register_all(session: &SessionContext, source: &Arc<dyn FeatureSource>) -> Result<()> {
-    let _ = (session, source);
+pub fn register_all(session: &SessionContext, source: &SharedSource) -> Result<()> {
+    for function in scalar::functions(source) {
+        session.register_udf(function);
+    }
+    for (name, function) in table::functions(source) {
+        session.register_udtf(name, function);
+    }
     Ok(())
 }
