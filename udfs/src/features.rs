@@ -82,6 +82,52 @@ impl FeaturesBuilder {
     }
 }
 
+/// Read access to a column of feature ids, one row a document, without copying.
+#[derive(Debug, Clone)]
+pub struct IdsView {
+    lists: ListArray,
+    values: UInt32Array,
+}
+
+impl IdsView {
+    /// Wraps a list array of [`IDS_TYPE`].
+    ///
+    /// # Errors
+    /// An execution error that names `function` if the array is of another type.
+    pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
+        let wrong = || {
+            DataFusionError::Execution(format!("{function}: expected a list of feature ids, got {}", array.data_type()))
+        };
+        let lists = array.as_list_opt::<i32>().ok_or_else(wrong)?.clone();
+        let values = lists.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
+        Ok(Self { lists, values })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether row `row` was never encoded, as opposed to holding no feature.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.lists.is_null(row)
+    }
+
+    /// Ids of row `row`, ascending; empty for a null row.
+    pub fn ids(&self, row: usize) -> &[FeatureId] {
+        if self.is_null(row) {
+            return &[];
+        }
+        let offsets = self.lists.value_offsets();
+        &self.values.values()[offsets[row] as usize..offsets[row + 1] as usize]
+    }
+}
+
 /// Read access to a column of `features` values, one row a document, without copying.
 #[derive(Debug, Clone)]
 pub struct FeaturesView {

@@ -10,12 +10,15 @@ pub mod feature_source;
 pub mod features;
 pub mod kernels;
 pub mod memory_source;
+pub mod rows;
 pub mod scalar;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod test_support;
 
 pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, FeatureSelection, Level};
 pub use feature_source::{DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit};
-pub use features::{FeatureId, FeaturesBuilder, FeaturesView};
+pub use features::{FeatureId, FeaturesBuilder, FeaturesView, IdsView};
 pub use memory_source::MemorySource;
 
 use std::sync::Arc;

@@ -1,3 +1,6 @@
 //! Arithmetic on slices: no SQL, no Arrow. Each has a slow, obvious reference in its tests.
 
+pub mod counting;
+pub mod diff;
 pub mod statistics;
+pub mod words;

@@ -50,7 +50,13 @@ fn ln_binomial(x: f64, n: f64, p: f64, q: f64) -> f64 {
         return if x == n { 0.0 } else { f64::NEG_INFINITY };
     }
     if x == 0.0 {
-        return if n == 0.0 { 0.0 } else if p < 0.1 { -deviance(n, n * q) - n * p } else { n * q.ln() };
+        return if n == 0.0 {
+            0.0
+        } else if p < 0.1 {
+            -deviance(n, n * q) - n * p
+        } else {
+            n * q.ln()
+        };
     }
     if x == n {
         return if q < 0.1 { -deviance(n, n * p) - n * q } else { n * p.ln() };

@@ -1,6 +1,8 @@
 //! Table functions, one a file, and [`exec`]: how their work becomes a table.
 
+pub mod diff;
 pub mod exec;
+pub mod pairing;
 
 use std::sync::Arc;
 
@@ -10,6 +12,5 @@ use crate::SharedSource;
 
 /// All table functions with their names.
 pub fn functions(source: &SharedSource) -> Vec<(&'static str, Arc<dyn TableFunctionImpl>)> {
-    let _ = source;
-    vec![]
+    vec![("diff", diff::diff_udtf(source))]
 }

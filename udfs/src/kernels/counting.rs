@@ -1,0 +1,116 @@
+//! In how many documents each feature is present.
+
+use crate::features::FeatureId;
+
+/// Document counts of one set of documents. Ids that are not selected, or not below the bound, are not counted.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureCounts {
+    /// Documents seen.
+    pub n_docs: u64,
+    /// Documents that have the feature, by id.
+    pub docs: Vec<u32>,
+}
+
+impl FeatureCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize) -> Self {
+        Self { n_docs: 0, docs: vec![0; id_bound] }
+    }
+
+    /// Counts a document with these features, each at most once.
+    pub fn update(&mut self, ids: &[FeatureId]) {
+        self.n_docs += 1;
+        for id in ids {
+            if let Some(docs) = self.docs.get_mut(*id as usize) {
+                *docs += 1;
+            }
+        }
+    }
+
+    /// Adds the counts of other documents.
+    pub fn merge(&mut self, other: &Self) {
+        self.n_docs += other.n_docs;
+        if self.docs.len() < other.docs.len() {
+            self.docs.resize(other.docs.len(), 0);
+        }
+        for (docs, more) in self.docs.iter_mut().zip(&other.docs) {
+            *docs += more;
+        }
+    }
+
+    /// Documents that have feature `id`.
+    pub fn docs(&self, id: FeatureId) -> u64 {
+        self.docs.get(id as usize).copied().map_or(0, u64::from)
+    }
+}
+
+/// In how many of some pairs of documents a feature is present in both.
+#[derive(Debug, Clone, Default)]
+pub struct PairedCounts {
+    /// The first documents of the pairs.
+    pub a: FeatureCounts,
+    /// The second ones.
+    pub b: FeatureCounts,
+    /// Pairs with the feature in both, by id.
+    pub both: Vec<u32>,
+}
+
+impl PairedCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize) -> Self {
+        let counts = FeatureCounts::new(id_bound);
+        Self { a: counts.clone(), b: counts, both: vec![0; id_bound] }
+    }
+
+    /// Counts a pair; both lists ascending.
+    pub fn update(&mut self, a: &[FeatureId], b: &[FeatureId]) {
+        self.a.update(a);
+        self.b.update(b);
+        let (mut i, mut j) = (0, 0);
+        while i < a.len() && j < b.len() {
+            match a[i].cmp(&b[j]) {
+                std::cmp::Ordering::Less => i += 1,
+                std::cmp::Ordering::Greater => j += 1,
+                std::cmp::Ordering::Equal => {
+                    if let Some(both) = self.both.get_mut(a[i] as usize) {
+                        *both += 1;
+                    }
+                    i += 1;
+                    j += 1;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_sets(pairs in vec((btree_set(0u32..12, 0..8), btree_set(0u32..12, 0..8)), 0..20)) {
+            let mut paired = PairedCounts::new(10);
+            let (mut first, mut second) = (FeatureCounts::new(10), FeatureCounts::new(3));
+            for (row, (a, b)) in pairs.iter().enumerate() {
+                let (a, b): (Vec<u32>, Vec<u32>) = (a.iter().copied().collect(), b.iter().copied().collect());
+                paired.update(&a, &b);
+                if row % 2 == 0 { first.update(&a) } else { second.update(&a) }
+            }
+            second.merge(&FeatureCounts::new(10));
+            for id in 0..10u32 {
+                let with = |keep: &dyn Fn(&(std::collections::BTreeSet<u32>, std::collections::BTreeSet<u32>)) -> bool| {
+                    pairs.iter().filter(|pair| keep(pair)).count() as u64
+                };
+                prop_assert_eq!(paired.a.docs(id), with(&|(a, _)| a.contains(&id)));
+                prop_assert_eq!(paired.b.docs(id), with(&|(_, b)| b.contains(&id)));
+                prop_assert_eq!(u64::from(paired.both[id as usize]), with(&|(a, b)| a.contains(&id) && b.contains(&id)));
+            }
+            first.merge(&second);
+            prop_assert_eq!(first.n_docs, pairs.len() as u64);
+            prop_assert!((0..3u32).all(|id| first.docs(id) == paired.a.docs(id)));
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! `diff(a, b, ...)`: which features set two sets of documents apart.
+//!
+//! ```sql
+//! SELECT label, frequency_a, frequency_b, also_in_words
+//! FROM diff('answers WHERE model = ''a''', 'answers WHERE model = ''b''') LIMIT 3;
+//! ```
+//!
+//! The statistics are in [`crate::kernels::diff`]; here sets are read, pairs matched and words looked up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::exec_err;
+use datafusion::error::Result;
+use futures::TryStreamExt;
+
+use crate::SharedSource;
+use crate::args::Arguments;
+use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::feature_source::DocumentColumn;
+use crate::features::IdsView;
+use crate::kernels::counting::FeatureCounts;
+use crate::kernels::diff::{DiffRow, default_min_docs, diff, diff_paired};
+use crate::kernels::statistics::normal_quantile_two_sided;
+use crate::kernels::words::{Candidates, LEAST_SHARE, TermCounts};
+use crate::rows::{Columns, diff_columns};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::pairing::{Matched, match_pairs};
+
+const NAME: &str = "diff";
+
+/// Rows for which words are looked up: the first ones.
+const WORD_ROWS: usize = 200;
+
+/// Documents of each side whose words are looked at; spread evenly if there are more.
+const WORD_DOCUMENTS: u64 = 20_000;
+
+/// The table function.
+#[derive(Debug)]
+pub struct Diff {
+    source: SharedSource,
+}
+
+/// `diff(a, b, ...)` over `source`.
+pub fn diff_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Diff { source: Arc::clone(source) })
+}
+
+impl TableFunctionImpl for Diff {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let mut args = Arguments::parse(NAME, args.exprs())?;
+        let sets = [args.positional("a").required_text()?, args.positional("b").required_text()?];
+        let call = DiffCall {
+            source: Arc::clone(&self.source),
+            sets,
+            paired_by: args.named("paired_by").text()?,
+            min_docs: args.named("min_docs").count()?,
+            selection: FeatureSelection::from_args(&mut args)?,
+            confidence: args.named("confidence").number_between(0.5, 0.999_999, 0.95)?,
+            words: match args.named("words") {
+                words if words.is_given() => Some(words.flag_or(true)?),
+                _ => None,
+            },
+            limit: args.named("limit").count()?,
+        };
+        args.finish()?;
+        call.source.catalog().select(NAME, &call.selection)?;
+        Ok(ComputedTable::provider(call))
+    }
+}
+
+#[derive(Debug)]
+struct DiffCall {
+    source: SharedSource,
+    sets: [String; 2],
+    paired_by: Option<String>,
+    min_docs: Option<usize>,
+    selection: FeatureSelection,
+    confidence: f64,
+    /// `None`: where the sets have texts.
+    words: Option<bool>,
+    limit: Option<usize>,
+}
+
+impl fmt::Display for DiffCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAME}('{}', '{}'", self.sets[0], self.sets[1])?;
+        if let Some(column) = &self.paired_by {
+            write!(f, ", paired_by => '{column}'")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// What was counted.
+struct Counted {
+    rows: Vec<DiffRow>,
+    n_docs: [u64; 2],
+    n_left_out: u64,
+    /// Of a paired comparison: keys that are in both sets.
+    matched: Option<Matched>,
+}
+
+impl DiffCall {
+    async fn count(&self, request: &Request, selected: Vec<bool>) -> Result<Counted> {
+        let z = normal_quantile_two_sided(self.confidence);
+        let min_docs = |n_docs: u64| self.min_docs.map_or_else(|| default_min_docs(n_docs), |min_docs| min_docs as u64);
+        if let Some(column) = &self.paired_by {
+            let (counts, matched) =
+                match_pairs(NAME, &self.source, &self.sets, column, selected.len(), request).await?;
+            let n_pairs = counts.a.n_docs;
+            let n_left_out = matched.n_left_out;
+            let min_docs = min_docs(2 * n_pairs);
+            let rows = blocking(NAME, move |_| Ok(diff_paired(&counts, &selected, min_docs, z))).await?;
+            return Ok(Counted { rows, n_docs: [n_pairs; 2], n_left_out, matched: Some(matched) });
+        }
+        let (a, out_a) = self.count_set(&self.sets[0], selected.len()).await?;
+        let (b, out_b) = self.count_set(&self.sets[1], selected.len()).await?;
+        let n_docs = [a.n_docs, b.n_docs];
+        let min_docs = min_docs(a.n_docs + b.n_docs);
+        let rows = blocking(NAME, move |_| Ok(diff(&a, &b, &selected, min_docs, z))).await?;
+        Ok(Counted { rows, n_docs, n_left_out: out_a + out_b, matched: None })
+    }
+
+    /// Counts the features of a set, and the documents that were never encoded.
+    async fn count_set(&self, set: &str, id_bound: usize) -> Result<(FeatureCounts, u64)> {
+        let mut counts = FeatureCounts::new(id_bound);
+        let mut n_left_out = 0;
+        let mut stream = self.source.documents(set, &[DocumentColumn::Ids]).await?;
+        while let Some(batch) = stream.try_next().await? {
+            let ids = IdsView::try_new(NAME, batch.column(0))?;
+            for row in 0..ids.len() {
+                if ids.is_null(row) { n_left_out += 1 } else { counts.update(ids.ids(row)) }
+            }
+        }
+        if counts.n_docs == 0 {
+            return match n_left_out {
+                0 => exec_err!("{NAME}: set '{set}' has no documents"),
+                n => exec_err!("{NAME}: none of the {n} documents of set '{set}' has features"),
+            };
+        }
+        Ok((counts, n_left_out))
+    }
+
+    /// For each of the first rows, the word that shows the same.
+    async fn words(&self, counted: &Counted, n_rows: usize) -> Result<Vec<Option<String>>> {
+        let top: Vec<(u32, f64)> = counted.rows[..n_rows].iter().map(|row| (row.feature_id, row.difference)).collect();
+        let least = top.iter().map(|(_, difference)| difference.abs()).fold(f64::INFINITY, f64::min);
+        if top.is_empty() || self.words == Some(false) {
+            return Ok(vec![None; n_rows]);
+        }
+        let mut terms = TermCounts::default();
+        for side in 0..2 {
+            let mut sample = match self.sample(counted, side).await {
+                Ok(sample) => sample,
+                // A set without texts has no words; that matters only to those who asked for them.
+                Err(_) if self.words.is_none() => return Ok(vec![None; n_rows]),
+                Err(error) => return Err(error),
+            };
+            while let Some(documents) = sample.next().await? {
+                terms = blocking(NAME, move |_| {
+                    let texts: Vec<&str> = documents.iter().map(|(text, _)| text).collect();
+                    terms.update(side, &texts);
+                    Ok(terms)
+                })
+                .await?;
+            }
+        }
+        let features: Vec<u32> = top.iter().map(|(id, _)| *id).collect();
+        let mut candidates: Candidates =
+            blocking(NAME, move |_| Ok(terms.candidates((LEAST_SHARE * least).max(1e-9), &features))).await?;
+        for side in 0..2 {
+            let mut sample = self.sample(counted, side).await?;
+            while let Some(documents) = sample.next().await? {
+                candidates = blocking(NAME, move |_| {
+                    candidates.update(&documents.iter().collect::<Vec<_>>());
+                    Ok(candidates)
+                })
+                .await?;
+            }
+        }
+        let catalog = self.source.catalog();
+        let word_of = |(id, difference): &(u32, f64)| {
+            let is_telling = |term: &str| {
+                let known = |word: &String| word.trim().eq_ignore_ascii_case(term);
+                catalog
+                    .feature(*id)
+                    .is_some_and(|feature| feature.top_words.iter().any(known) || feature.top_tokens.iter().any(known))
+            };
+            candidates.best(*id, *difference, is_telling).map(|word| word.to_string())
+        };
+        Ok(top.iter().map(word_of).collect())
+    }
+
+    /// The documents of one side whose words are looked at.
+    async fn sample<'a>(&self, counted: &'a Counted, side: usize) -> Result<Sample<'a>> {
+        let mut columns = vec![DocumentColumn::Text, DocumentColumn::Ids];
+        columns.extend(self.paired_by.clone().map(DocumentColumn::Named));
+        let stream = self.source.documents(&self.sets[side], &columns).await?;
+        let stride = counted.n_docs[side].div_ceil(WORD_DOCUMENTS).max(1);
+        Ok(Sample { stream, matched: counted.matched.as_ref(), stride, seen: 0 })
+    }
+}
+
+struct Sample<'a> {
+    stream: datafusion::physical_plan::SendableRecordBatchStream,
+    matched: Option<&'a Matched>,
+    stride: u64,
+    seen: u64,
+}
+
+/// Texts of some documents with their features.
+struct Documents {
+    texts: StringArray,
+    ids: IdsView,
+    rows: Vec<usize>,
+}
+
+impl Documents {
+    fn iter(&self) -> impl Iterator<Item = (&str, &[u32])> {
+        self.rows.iter().map(|row| (self.texts.value(*row), self.ids.ids(*row)))
+    }
+}
+
+impl Sample<'_> {
+    async fn next(&mut self) -> Result<Option<Documents>> {
+        let Some(batch) = self.stream.try_next().await? else { return Ok(None) };
+        let texts = cast(batch.column(0), &DataType::Utf8)?.as_string::<i32>().clone();
+        let ids = IdsView::try_new(NAME, batch.column(1))?;
+        let keys = match self.matched {
+            Some(_) => Some(cast(batch.column(2), &DataType::Utf8)?.as_string::<i32>().clone()),
+            None => None,
+        };
+        let mut rows = Vec::new();
+        for row in 0..ids.len() {
+            let counts = match (self.matched, &keys) {
+                (Some(matched), Some(keys)) => keys.is_valid(row) && matched.contains(keys.value(row)),
+                _ => true,
+            };
+            if !counts || ids.is_null(row) {
+                continue;
+            }
+            if self.seen.is_multiple_of(self.stride) && texts.is_valid(row) {
+                rows.push(row);
+            }
+            self.seen += 1;
+        }
+        Ok(Some(Documents { texts, ids, rows }))
+    }
+}
+
+fn columns(catalog: &FeatureCatalog, counted: &Counted, words: Vec<Option<String>>) -> Columns {
+    let n_rows = counted.rows.len();
+    let mut columns = diff_columns(catalog, &counted.rows);
+    let mut words = words;
+    words.resize(n_rows, None);
+    columns.push("also_in_words", StringArray::from(words), true);
+    columns.counts("n_a", std::iter::repeat_n(counted.n_docs[0], n_rows));
+    columns.counts("n_b", std::iter::repeat_n(counted.n_docs[1], n_rows));
+    columns.counts("n_left_out", std::iter::repeat_n(counted.n_left_out, n_rows));
+    columns
+}
+
+#[async_trait]
+impl Computation for DiffCall {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn schema(&self) -> SchemaRef {
+        let nothing = Counted { rows: Vec::new(), n_docs: [0; 2], n_left_out: 0, matched: None };
+        columns(&FeatureCatalog::default(), &nothing, Vec::new()).schema()
+    }
+
+    async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
+        let catalog = self.source.catalog();
+        let selected = catalog.select(NAME, &self.selection)?;
+        let mut counted = self.count(&request, selected).await?;
+        let limit = self.limit.unwrap_or(usize::MAX).min(request.limit.unwrap_or(usize::MAX));
+        counted.rows.truncate(limit);
+        let wants_words = self.schema().index_of("also_in_words").is_ok_and(|position| request.wants(position));
+        let n_words = if wants_words { counted.rows.len().min(WORD_ROWS) } else { 0 };
+        let words = self.words(&counted, n_words).await?;
+        Ok(vec![columns(&catalog, &counted, words).into_batch()?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::test_support::{answers, cells, columns, error};
+
+    const A: &str = "'answers WHERE model = ''a'''";
+    const B: &str = "'answers WHERE model = ''b'''";
+
+    #[tokio::test]
+    async fn compares_two_sets() {
+        let sql =
+            format!("SELECT label, docs_a, docs_b, difference, q_value < 0.05, also_in_words, n_a FROM diff({A}, {B})");
+        let rows = cells(&answers(), sql).await.unwrap();
+        assert_eq!(rows[0], ["apology", "30", "0", "0.5", "true", "\"sorry\" 0.50 vs 0.00", "60"]);
+        assert_eq!(rows[1], ["list", "0", "30", "-0.5", "true", "\"second\" 0.00 vs 0.50", "60"]);
+        assert_eq!(rows[2], ["hedge", "20", "20", "0.0", "false", "", "60"]);
+        assert_eq!(rows.len(), 3, "nothing has the rare feature");
+    }
+
+    #[tokio::test]
+    async fn has_the_columns_of_the_contract() {
+        let names = columns(&answers(), format!("SELECT * FROM diff({A}, {B})")).await;
+        let contract = "feature_id label level docs_a docs_b frequency_a frequency_b difference ci_low ci_high odds_ratio \
+                        p_value q_value also_in_words n_a n_b n_left_out";
+        assert_eq!(names, contract);
+    }
+
+    #[tokio::test]
+    async fn pairs_are_matched_by_a_key() {
+        let source = answers();
+        let sql = format!(
+            "SELECT label, docs_a, docs_b, n_a, n_b, n_left_out, also_in_words FROM diff({A}, 'answers WHERE model = ''b'' \
+             AND prompt_id <> ''p0''', named_argument('paired_by', 'prompt_id'))"
+        );
+        let rows = cells(&source, sql).await.unwrap();
+        assert_eq!(rows[0], ["apology", "29", "0", "59", "59", "1", "\"sorry\" 0.49 vs 0.00"]);
+
+        let options = "named_argument('paired_by', 'prompt_id')";
+        let twice = error(&source, format!("SELECT * FROM diff('answers', {B}, {options})")).await;
+        assert!(twice.contains("diff: 'p0' comes twice in column 'prompt_id' of set 'answers'"), "{twice}");
+        let none =
+            format!("SELECT * FROM diff({A}, 'answers WHERE model = ''b''', named_argument('paired_by', 'doc_id'))");
+        assert!(error(&source, none).await.contains("no value of column 'doc_id' is in both"));
+    }
+
+    #[tokio::test]
+    async fn the_same_set_twice_shows_nothing() {
+        let source = answers();
+        let rows =
+            cells(&source, format!("SELECT difference, p_value, ci_low < 0 AND ci_high > 0 FROM diff({A}, {A})"));
+        for row in rows.await.unwrap() {
+            assert_eq!(row, ["0.0", "1.0", "true"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn queries_without_texts_and_options_work() {
+        let source = answers();
+        let query = "'SELECT features FROM answers WHERE model = ''a'''";
+        let rows =
+            cells(&source, format!("SELECT label, also_in_words FROM diff({query}, {B}, named_argument('limit', 1))"));
+        assert_eq!(rows.await.unwrap(), [["apology", ""]]);
+        let asked = format!("SELECT * FROM diff({query}, {B}, named_argument('words', true))");
+        assert!(error(&source, &asked).await.contains("text"));
+        let rows = cells(&source, format!("SELECT label FROM diff({A}, {B}, named_argument('min_docs', 31))"));
+        assert_eq!(rows.await.unwrap(), [["hedge"]]);
+    }
+
+    #[tokio::test]
+    async fn mistakes_are_explained() {
+        let source = answers();
+        let say = async |arguments: &str| error(&source, format!("SELECT * FROM diff({arguments})")).await;
+        assert!(say(A).await.contains("diff: argument 'b' is missing"));
+        assert!(say("'answer', 'answers'").await.contains("corpus 'answer' not found; did you mean 'answers'?"));
+        assert!(
+            say("'answers WHERE model = ''c''', 'answers'")
+                .await
+                .contains("diff: set 'answers WHERE model = 'c'' has no documents")
+        );
+        assert!(say(&format!("{A}, {B}, named_argument('pared_by', 'x')")).await.contains("did you mean 'paired_by'?"));
+        assert!(
+            say(&format!("{A}, {B}, named_argument('dictionary', 'x')")).await.contains("dictionary 'x' not found")
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! Matching the documents of two sets by a key that is unique in each.
+
+use std::collections::{HashMap, HashSet};
+
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, exec_err};
+use datafusion::error::Result;
+use futures::TryStreamExt;
+
+use crate::SharedSource;
+use crate::feature_source::DocumentColumn;
+use crate::features::{FeatureId, IdsView};
+use crate::kernels::counting::PairedCounts;
+use crate::table::exec::Request;
+
+/// Which documents have a partner.
+#[derive(Debug, Default)]
+pub struct Matched {
+    /// Row of the first set by key, and whether the second set has the key.
+    rows: HashMap<String, (u32, bool)>,
+    /// Documents of both sets without key, features or partner.
+    pub n_left_out: u64,
+}
+
+impl Matched {
+    /// Whether both sets have a document with this key.
+    pub fn contains(&self, key: &str) -> bool {
+        self.rows.get(key).is_some_and(|(_, matched)| *matched)
+    }
+}
+
+/// Features of the documents of one set, one after the other.
+#[derive(Debug)]
+struct Rows {
+    ids: Vec<FeatureId>,
+    starts: Vec<usize>,
+}
+
+impl Rows {
+    fn row(&self, row: u32) -> &[FeatureId] {
+        &self.ids[self.starts[row as usize]..self.starts[row as usize + 1]]
+    }
+}
+
+/// Matches the documents of `sets` by `column` and counts the pairs.
+///
+/// Holds the features and keys of the first set in memory, as the query's memory pool allows.
+///
+/// # Errors
+/// If a key comes twice in a set, no key is in both, or the memory does not suffice.
+pub async fn match_pairs(
+    function: &'static str,
+    source: &SharedSource,
+    sets: &[String; 2],
+    column: &str,
+    id_bound: usize,
+    request: &Request,
+) -> Result<(PairedCounts, Matched)> {
+    let columns = [DocumentColumn::Named(column.to_string()), DocumentColumn::Ids];
+    let twice = |key: &str, set: &str| {
+        DataFusionError::Execution(format!(
+            "{function}: '{key}' comes twice in column '{column}' of set '{set}'; pairing needs a column that is unique \
+             in each set"
+        ))
+    };
+    let memory = request.memory(function);
+    let mut matched = Matched::default();
+    let mut first = Rows { ids: Vec::new(), starts: vec![0] };
+    let mut stream = source.documents(&sets[0], &columns).await?;
+    while let Some(batch) = stream.try_next().await? {
+        // Keys, map entries and row starts come to about 80 bytes a document.
+        memory.try_grow(batch.column(1).get_buffer_memory_size() + 80 * batch.num_rows())?;
+        let (keys, ids) = (keys(function, column, batch.column(0))?, IdsView::try_new(function, batch.column(1))?);
+        for row in 0..ids.len() {
+            if keys.is_null(row) || ids.is_null(row) {
+                matched.n_left_out += 1;
+                continue;
+            }
+            let at = first.starts.len() as u32 - 1;
+            if matched.rows.insert(keys.value(row).to_string(), (at, false)).is_some() {
+                return Err(twice(keys.value(row), &sets[0]));
+            }
+            first.ids.extend_from_slice(ids.ids(row));
+            first.starts.push(first.ids.len());
+        }
+    }
+
+    let mut counts = PairedCounts::new(id_bound);
+    let mut unmatched: HashSet<String> = HashSet::new();
+    let mut stream = source.documents(&sets[1], &columns).await?;
+    while let Some(batch) = stream.try_next().await? {
+        let (keys, ids) = (keys(function, column, batch.column(0))?, IdsView::try_new(function, batch.column(1))?);
+        for row in 0..ids.len() {
+            if keys.is_null(row) || ids.is_null(row) {
+                matched.n_left_out += 1;
+                continue;
+            }
+            let key = keys.value(row);
+            match matched.rows.get_mut(key) {
+                Some((_, true)) => return Err(twice(key, &sets[1])),
+                Some((partner, seen)) => {
+                    *seen = true;
+                    counts.update(first.row(*partner), ids.ids(row));
+                }
+                None => {
+                    memory.try_grow(48 + key.len())?;
+                    if !unmatched.insert(key.to_string()) {
+                        return Err(twice(key, &sets[1]));
+                    }
+                }
+            }
+        }
+    }
+    let n_pairs = counts.a.n_docs;
+    if n_pairs == 0 {
+        return exec_err!(
+            "{function}: no value of column '{column}' is in both '{}' ({} documents) and '{}' ({})",
+            sets[0],
+            matched.rows.len(),
+            sets[1],
+            unmatched.len()
+        );
+    }
+    matched.n_left_out += matched.rows.len() as u64 - n_pairs + unmatched.len() as u64;
+    Ok((counts, matched))
+}
+
+/// Keys as text, whatever their type.
+fn keys(function: &str, column: &str, array: &arrow::array::ArrayRef) -> Result<StringArray> {
+    match cast(array, &DataType::Utf8) {
+        Ok(keys) => Ok(keys.as_string::<i32>().clone()),
+        Err(_) => {
+            exec_err!(
+                "{function}: column '{column}' of type {} cannot be a key; use text or numbers",
+                array.data_type()
+            )
+        }
+    }
+}
