@@ -6,14 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use saequel_udfs::LabelEmbeddings;
-
 use crate::catalog::Catalog;
 use crate::encoder::Encoder;
 use crate::error::Result;
 use crate::options::EngineOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
+use crate::session::SqlState;
 use crate::store::Store;
 
 /// An open database. Cheap to clone; clones share everything.
@@ -28,7 +27,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     /// The reader is loaded when the first text must be read: plain SQL never needs it.
     pub(crate) reader: OnceLock<Arc<Reader>>,
-    pub(crate) label_embeddings: OnceLock<Arc<LabelEmbeddings>>,
+    pub(crate) sql: SqlState,
 }
 
 impl Engine {
@@ -41,9 +40,7 @@ impl Engine {
     /// something else or is damaged, [`crate::ErrorKind::Io`].
     pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         let store = Store::open(dir.as_ref(), &options).await?;
-        Ok(Self {
-            inner: Arc::new(Inner { options, store, reader: OnceLock::new(), label_embeddings: OnceLock::new() }),
-        })
+        Ok(Self { inner: Arc::new(Inner { options, store, reader: OnceLock::new(), sql: SqlState::default() }) })
     }
 
     /// The folder.

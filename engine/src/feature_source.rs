@@ -1,1 +1,212 @@
-//! .
+//! What functions reach of the database: sets of documents, the reader, the words.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+use datafusion::common::{Column, ParamValues};
+use datafusion::dataframe::DataFrame;
+use datafusion::error::Result as DFResult;
+use datafusion::functions::core::expr_ext::FieldAccessor;
+use datafusion::logical_expr::{Expr, cast};
+use datafusion::physical_plan::SendableRecordBatchStream;
+use saequel_udfs::features::FEATURES_TYPE;
+use saequel_udfs::{
+    DocumentColumn, EncodedText, FeatureCatalog, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit,
+};
+
+use crate::encoder::{EncodedDocument, Encoder};
+use crate::error::{Error, ErrorKind, Result};
+use crate::join_features::{JOIN_FEATURES, JOIN_IDS};
+use crate::namespace::Viewer;
+use crate::picture::Picture;
+use crate::progress::Silent;
+use crate::query_error::nearest;
+use crate::schema::{DOC_ID, EMBEDDING, sql};
+use crate::session;
+use crate::statements::set::DocumentSet;
+use crate::table_provider::TEXT;
+
+/// [`FeatureSource`] over one picture of the database.
+#[derive(Debug)]
+pub(crate) struct EngineSource {
+    picture: Arc<Picture>,
+}
+
+impl EngineSource {
+    pub(crate) fn new(picture: Arc<Picture>) -> Self {
+        Self { picture }
+    }
+
+    /// The reader with all dictionaries, and the first feature id of each.
+    fn encoder(&self) -> Result<(Encoder, Vec<FeatureId>)> {
+        let encoder = self.picture.engine.encoder(&[], &Silent)?;
+        let known = self.picture.catalog.features.dictionaries();
+        let first_ids = encoder
+            .saes()
+            .iter()
+            .map(|sae| {
+                known.iter().find(|dictionary| dictionary.name == sae.name()).map(|found| found.first_id).ok_or_else(
+                    || Error::new(ErrorKind::Internal, format!("dictionary '{}' is not in the catalog", sae.name())),
+                )
+            })
+            .collect::<Result<_>>()?;
+        Ok((encoder, first_ids))
+    }
+
+    /// The documents of a set with `columns`, in that order.
+    pub(crate) async fn frame(&self, set: &str, columns: &[DocumentColumn]) -> Result<DataFrame> {
+        let named = |error: Error| error.context(format!("set '{}'", abridged(set)));
+        let parsed = DocumentSet::parse(set).map_err(named)?;
+        let session = session::session(&self.picture, Viewer::Function)?;
+        let no_parameters = ParamValues::List(Vec::new());
+        let frame =
+            session::plan(&self.picture, &session, parsed.into_statement(), &no_parameters).await.map_err(named)?;
+        let exprs =
+            columns.iter().map(|column| expression(&frame, column)).collect::<Result<Vec<_>>>().map_err(named)?;
+        frame.select(exprs).map_err(|error| named(Error::from(error)))
+    }
+}
+
+/// The start of a set's text, for messages.
+fn abridged(set: &str) -> String {
+    let start: String = set.chars().take(80).collect();
+    if start.len() < set.len() { start + "..." } else { start }
+}
+
+/// How `frame` gives a column that functions ask for.
+fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
+    let find = |name: &str| -> Option<(Expr, DataType)> {
+        let schema = frame.schema();
+        let (qualifier, field) = schema.iter().find(|(_, field)| field.name() == name)?;
+        Some((Expr::Column(Column::new(qualifier.cloned(), field.name())), field.data_type().clone()))
+    };
+    let needed = |names: &[&str], what: &str| {
+        names.iter().find_map(|name| find(name)).ok_or_else(|| {
+            let message = format!(
+                "the result has no column {}, which {what}; select it, or * of a corpus",
+                names.iter().map(|name| format!("'{}'", name.trim_start_matches('_'))).collect::<Vec<_>>().join(" or "),
+            );
+            Error::new(ErrorKind::Query, message)
+        })
+    };
+    let typed =
+        |(expr, found): (Expr, DataType), wanted: DataType| if found == wanted { expr } else { cast(expr, wanted) };
+    let features = || -> Result<Vec<Expr>> {
+        let mut names: Vec<&str> = Vec::new();
+        for field in frame.schema().fields() {
+            if *field.data_type() == *FEATURES_TYPE && !names.contains(&field.name().as_str()) {
+                names.push(field.name());
+            }
+        }
+        if names.is_empty() {
+            needed(&[sql::FEATURES], "tells which features each document has")?;
+        }
+        Ok(names.into_iter().filter_map(find).map(|(expr, _)| expr).collect())
+    };
+    Ok(match column {
+        DocumentColumn::DocId => typed(needed(&[DOC_ID], "tells documents apart")?, DataType::Utf8).alias("doc_id"),
+        DocumentColumn::Text => typed(needed(&[TEXT, "text"], "holds what was read")?, DataType::Utf8).alias("text"),
+        DocumentColumn::Ids => {
+            let ids: Vec<Expr> = features()?.into_iter().map(|value| value.field("ids")).collect();
+            match ids.as_slice() {
+                [only] => only.clone(),
+                _ => JOIN_IDS.call(ids),
+            }
+            .alias("ids")
+        }
+        DocumentColumn::Features => {
+            let values = features()?;
+            match values.as_slice() {
+                [only] => only.clone(),
+                _ => JOIN_FEATURES.call(values),
+            }
+            .alias("features")
+        }
+        DocumentColumn::Embedding => {
+            needed(&[EMBEDDING, "embedding"], "is the dense view of each document")?.0.alias("embedding")
+        }
+        DocumentColumn::TokenCount => {
+            typed(needed(&[sql::N_TOKENS], "is the length of each document")?, DataType::UInt32).alias("n_tokens")
+        }
+        DocumentColumn::Named(name) => {
+            let lower = name.to_lowercase();
+            let Some((expr, _)) = find(name).or_else(|| find(&lower)) else {
+                let schema = frame.schema();
+                let names: Vec<&str> = schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .filter(|name| ![TEXT, EMBEDDING].contains(name))
+                    .collect();
+                let hint = match nearest(name, names.iter().copied()) {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => format!("there are {}", names.join(", ")),
+                };
+                return Err(Error::new(ErrorKind::Query, format!("column '{name}' not found; {hint}")));
+            };
+            expr.alias(name)
+        }
+    })
+}
+
+#[async_trait]
+impl FeatureSource for EngineSource {
+    fn catalog(&self) -> Arc<FeatureCatalog> {
+        Arc::clone(&self.picture.catalog.features)
+    }
+
+    async fn documents(&self, set: &str, columns: &[DocumentColumn]) -> DFResult<SendableRecordBatchStream> {
+        self.frame(set, columns).await?.execute_stream().await
+    }
+
+    async fn search_words(&self, set: &str, query: &str, limit: usize) -> DFResult<Vec<WordHit>> {
+        Ok(self.search(set, query, limit).await?)
+    }
+
+    fn encode(&self, texts: &[&str]) -> DFResult<Vec<EncodedText>> {
+        let (encoder, first_ids) = self.encoder()?;
+        Ok(encoder.encode(texts)?.into_iter().map(|document| encoded_text(document, &first_ids)).collect())
+    }
+
+    fn token_features(&self, text: &str) -> DFResult<Vec<TokenFeatures>> {
+        let (encoder, first_ids) = self.encoder()?;
+        let tokens = encoder.tokens(text)?;
+        Ok(tokens
+            .into_iter()
+            .map(|token| {
+                let mut features: Vec<(FeatureId, f32)> = token
+                    .latents
+                    .iter()
+                    .zip(&first_ids)
+                    .flat_map(|(latents, first)| latents.iter().map(move |&(latent, value)| (first + latent, value)))
+                    .collect();
+                features.sort_unstable_by_key(|(id, _)| *id);
+                TokenFeatures { start: token.start, end: token.end, features }
+            })
+            .collect())
+    }
+
+    fn label_embeddings(&self) -> DFResult<Arc<LabelEmbeddings>> {
+        Ok(crate::label_embeddings::of(&self.picture)?)
+    }
+}
+
+/// All dictionaries of a document joined, with the database's ids.
+fn encoded_text(document: EncodedDocument, first_ids: &[FeatureId]) -> EncodedText {
+    let mut pairs: Vec<(FeatureId, f32)> = document
+        .features
+        .iter()
+        .zip(first_ids)
+        .flat_map(|(features, first)| {
+            features
+                .latents
+                .iter()
+                .zip(&features.activations)
+                .map(move |(latent, value)| (first + latent, value.to_f32()))
+        })
+        .collect();
+    pairs.sort_unstable_by_key(|(id, _)| *id);
+    let (ids, activations) = pairs.into_iter().unzip();
+    EncodedText { ids, activations, embedding: document.embedding.iter().map(|value| value.to_f32()).collect() }
+}

@@ -4,19 +4,28 @@
 //! SAE's dictionary; an *activation* is its strength on a token or, pooled, on a document; a *concept* is a user's name
 //! for a combination of features; a *property* is what a user asks for in words.
 
+mod activations;
 pub mod catalog;
 pub mod encoder;
 pub mod engine;
 pub mod error;
 mod feature_source;
+mod files;
 pub mod ingest;
+mod join_features;
+mod label_embeddings;
 pub mod labels;
+mod namespace;
 pub mod options;
+mod picture;
 pub mod progress;
+mod query_error;
+mod query_log;
 pub mod reader;
 pub mod sae;
 pub mod schema;
 mod session;
+mod set_words;
 mod statements;
 mod store;
 mod system_tables;

@@ -1,9 +1,183 @@
 //! One recipe for a SQL session: memory pool, functions, tables; and [`Engine::sql`], the one query path.
+//!
+//! Every statement gets a session of its own over one shared runtime (memory pool, spill folder), with one picture of the
+//! catalog and one version of each corpus ([`Picture`]). Nothing that a statement sets outlives it.
 
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ParamValues;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement as DFStatement;
+use datafusion::sql::sqlparser::ast;
+use futures::TryStreamExt;
+use saequel_udfs::FeatureSource;
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::feature_source::EngineSource;
+use crate::label_embeddings::LabelCache;
+use crate::namespace::{self, Viewer};
+use crate::picture::Picture;
+use crate::query_error::{missing_table, nearest};
+use crate::query_log::QueryLog;
+use crate::statements::{self, Statement};
+use crate::table_provider::FeatureFields;
+
+/// What statements share for as long as the database is open.
+#[derive(Debug, Default)]
+pub(crate) struct SqlState {
+    runtime: OnceLock<Arc<RuntimeEnv>>,
+    pub(crate) queries: Arc<QueryLog>,
+    pub(crate) labels: LabelCache,
+}
+
+impl SqlState {
+    /// Memory pool and spill folder of all statements.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the spill folder cannot be made.
+    pub(crate) fn runtime(&self, engine: &Engine) -> Result<Arc<RuntimeEnv>> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(Arc::clone(runtime));
+        }
+        let mode = if engine.options().read_only {
+            DiskManagerMode::OsTmpDirectory
+        } else {
+            let folder = engine.dir().join("tmp");
+            std::fs::create_dir_all(&folder).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("cannot make the spill folder {}", folder.display()))
+                    .with_source(error)
+            })?;
+            remove_stale_spills(&folder);
+            DiskManagerMode::Directories(vec![folder])
+        };
+        // Consumers that can spill share the pool fairly; the largest ones are named when it is empty.
+        let pool = FairSpillPool::new(engine.options().memory_limit_bytes);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, NonZeroUsize::MIN.saturating_add(2))))
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
+            .build_arc()?;
+        Ok(Arc::clone(self.runtime.get_or_init(|| runtime)))
+    }
+}
+
+/// Removes what killed processes spilled more than a day ago.
+fn remove_stale_spills(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let day = Duration::from_secs(24 * 3600);
+    for entry in entries.flatten() {
+        let old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age > day));
+        if old && entry.file_name().to_string_lossy().starts_with("datafusion-") {
+            // Another process may have removed it first.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Settings of every session.
+pub(crate) fn config(engine: &Engine) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(namespace::CATALOG, namespace::MAIN)
+        .with_information_schema(true)
+        .with_target_partitions(engine.options().threads.max(1));
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    // One string type everywhere: what is stored is Utf8, and clients know it.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.parquet.schema_force_view_types = false;
+    config
+}
+
+/// A session that sees `picture`.
+///
+/// # Errors
+/// As [`SqlState::runtime`].
+pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionContext> {
+    let engine = &picture.engine;
+    let mut config = config(engine);
+    if viewer == Viewer::Function {
+        // Sets of documents have an order that does not depend on threads; the scan below is parallel anyway.
+        config = config.with_target_partitions(1);
+    }
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(engine.inner.sql.runtime(engine)?)
+        .with_default_features()
+        .with_catalog_list(namespace::catalog_list(picture, viewer))
+        .with_optimizer_rule(Arc::new(FeatureFields))
+        .build();
+    let session = SessionContext::new_with_state(state);
+    let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
+    saequel_udfs::register_all(&session, &source)?;
+    Ok(session)
+}
+
+/// Plans a query of sqlparser's tree, which must only read.
+///
+/// # Errors
+/// [`ErrorKind::Query`] or [`ErrorKind::NotFound`], the latter with the nearest name.
+pub(crate) async fn plan(
+    picture: &Arc<Picture>,
+    session: &SessionContext,
+    statement: ast::Statement,
+    parameters: &ParamValues,
+) -> Result<DataFrame> {
+    let hinted = |error: DataFusionError| with_hint(Error::from(error), picture);
+    let state = session.state();
+    let mut plan = state.statement_to_plan(DFStatement::Statement(Box::new(statement))).await.map_err(hinted)?;
+    let n_given = match parameters {
+        ParamValues::List(list) => list.len(),
+        ParamValues::Map(map) => map.len(),
+    };
+    if n_given > 0 {
+        plan = plan.with_param_values(parameters.clone()).map_err(hinted)?;
+    } else if let Some(name) = plan.get_parameter_names().map_err(hinted)?.into_iter().min() {
+        return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
+    }
+    let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    only_reads.verify_plan(&plan).map_err(hinted)?;
+    Ok(DataFrame::new(state, plan))
+}
+
+/// Adds the nearest table name to an error about one that does not exist.
+fn with_hint(error: Error, picture: &Picture) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    let message = error.message();
+    let Some(name) = message.find("table '").and_then(|start| missing_table(&message[start..])) else { return error };
+    let corpora: Vec<&str> = picture.corpora().collect();
+    let long: Vec<String> = corpora.iter().map(|name| format!("{name}{}", namespace::ACTIVATIONS_SUFFIX)).collect();
+    let system: Vec<String> =
+        crate::system_tables::NAMES.iter().map(|name| format!("{}.{name}", namespace::SYSTEM)).collect();
+    let names = corpora.iter().copied().chain(long.iter().map(String::as_str)).chain(system.iter().map(String::as_str));
+    let hint = match nearest(name, names) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if system.iter().any(|table| table.ends_with(&format!(".{name}"))) => {
+            format!("did you mean '{}.{name}'?", namespace::SYSTEM)
+        }
+        None if corpora.is_empty() => "there is no corpus yet; a file is named in quotes with its ending".to_owned(),
+        None => format!("corpora are {}; a file is named in quotes with its ending", corpora.join(", ")),
+    };
+    Error::new(error.kind(), format!("{message}; {hint}"))
+}
 
 impl Engine {
     /// Runs one SQL statement (a query or one of saequel's own statements) and streams its result.
@@ -13,7 +187,55 @@ impl Engine {
     /// [`crate::ErrorKind::NotFound`] for unknown names, [`crate::ErrorKind::Denied`] for a write on a read-only engine.
     /// Errors while streaming carry the same in [`crate::Error::from`] of the DataFusion error.
     pub async fn sql(&self, statement: &str) -> Result<SendableRecordBatchStream> {
-        let _ = statement;
-        todo!("owner of session")
+        self.sql_with(statement, ParamValues::List(Vec::new())).await
+    }
+
+    /// [`Self::sql`] with values for the parameters `$1`, `$2`, ... or `$name`, also in arguments of table functions.
+    ///
+    /// # Errors
+    /// As [`Self::sql`]; [`crate::ErrorKind::Query`] if a parameter has no value.
+    pub async fn sql_with(
+        &self,
+        statement: &str,
+        parameters: impl Into<ParamValues>,
+    ) -> Result<SendableRecordBatchStream> {
+        let entry = self.inner.sql.queries.begin(statement);
+        match self.run(statement, &parameters.into()).await {
+            Ok(stream) => Ok(entry.follow(stream)),
+            Err(error) => {
+                entry.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs one SQL statement and gathers the whole result; the schema is told even without a row.
+    ///
+    /// # Errors
+    /// As [`Self::sql`], also for what fails while the result is made.
+    pub async fn sql_collect(&self, statement: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let stream = self.sql(statement).await?;
+        let schema = stream.schema();
+        let batches = stream.try_collect().await.map_err(Error::from)?;
+        Ok((schema, batches))
+    }
+
+    async fn run(&self, sql: &str, parameters: &ParamValues) -> Result<SendableRecordBatchStream> {
+        let statement = statements::parse(sql)?;
+        if statement.writes() && self.options().read_only {
+            let message =
+                format!("{}: the database is open read-only; open it with the right to write", statement.name());
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
+        match statement {
+            Statement::Query(mut query) => {
+                statements::rewrite::bind_table_arguments(&mut query, parameters)?;
+                let picture = Picture::take(self);
+                let session = session(&picture, Viewer::Person)?;
+                let frame = plan(&picture, &session, *query, parameters).await?;
+                frame.execute_stream().await.map_err(Error::from)
+            }
+            other => self.run_own(other).await,
+        }
     }
 }

@@ -1,1 +1,391 @@
-//! .
+//! A corpus as a table.
+//!
+//! [`StoredTable`] is the dataset as it is stored: it takes projections, limits and the filters that the store evaluates
+//! exactly. [`CorpusView`] is what SQL shows of it: a logical view that makes one `features` value of each pair of stored
+//! columns. Because it is a view, DataFusion's own rules push filters through it, and [`FeatureFields`] takes the value apart
+//! again where only one half is needed, so that counting ids never reads activations and
+//! `has_feature(features, 5)` becomes `array_has(_ids_x, 5)`, which the store's index answers.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, StructArray};
+use arrow::datatypes::{DataType, Fields, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::view::ViewTable;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, ScalarValue, exec_err, plan_err};
+use datafusion::datasource::provider_as_source;
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::{InList, ScalarFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableType, Volatility, lit,
+};
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::sql::TableReference;
+use saequel_udfs::features::{ACTIVATIONS_TYPE, FEATURES_TYPE, IDS_TYPE};
+
+use crate::namespace::{STORED, Viewer};
+use crate::schema::{DOC_ID, EMBEDDING, ERROR, N_SPANS, N_TOKENS, activations_column, fvu_column, ids_column, sql};
+use crate::store::Snapshot;
+
+/// Column of a set of documents that functions see: the text columns joined by a blank line.
+pub(crate) const TEXT: &str = "_text";
+
+/// One version of a corpus as it is stored.
+pub(crate) struct StoredTable {
+    snapshot: Snapshot,
+    schema: SchemaRef,
+}
+
+impl std::fmt::Debug for StoredTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredTable").field("corpus", &self.snapshot.info.name).finish_non_exhaustive()
+    }
+}
+
+impl StoredTable {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        let schema = snapshot.schema();
+        Self { snapshot, schema }
+    }
+
+    /// A plan that scans it, under its name in schema `stored`.
+    pub(crate) fn scan_plan(name: &str, snapshot: &Snapshot) -> Result<LogicalPlanBuilder> {
+        let source = provider_as_source(Arc::new(Self::new(snapshot.clone())));
+        LogicalPlanBuilder::scan(TableReference::partial(STORED, name), source, None)
+    }
+}
+
+#[async_trait]
+impl TableProvider for StoredTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let supports = |filter: &&Expr| -> Result<TableProviderFilterPushDown> {
+            Ok(if is_exact(&stored_form((*filter).clone())?) {
+                TableProviderFilterPushDown::Exact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            })
+        };
+        filters.iter().map(supports).collect()
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let filters = filters.iter().cloned().map(stored_form).collect::<Result<Vec<_>>>()?;
+        let names: Vec<String> = match projection {
+            Some(columns) => columns.iter().map(|&column| self.schema.field(column).name().clone()).collect(),
+            None => self.schema.fields().iter().map(|field| field.name().clone()).collect(),
+        };
+        if !names.is_empty() {
+            return Ok(self.snapshot.scan(&names, &filters, limit).await?);
+        }
+        // Only the number of rows is wanted: read the smallest column and drop it.
+        let narrow = if self.schema.field_with_name(N_TOKENS).is_ok() { N_TOKENS } else { DOC_ID };
+        let plan = self.snapshot.scan(&[narrow.to_owned()], &filters, limit).await?;
+        Ok(Arc::new(ProjectionExec::try_new(Vec::<ProjectionExpr>::new(), plan)?))
+    }
+}
+
+/// `filter` over stored columns only, without table names; lists of ids are compared in their own type, so that an index
+/// on them can be used.
+fn stored_form(filter: Expr) -> Result<Expr> {
+    let bare = |expr: Expr| -> Result<Transformed<Expr>> {
+        Ok(match expr {
+            Expr::Column(column) => Transformed::yes(Expr::Column(Column::new_unqualified(column.name))),
+            other => match field_of_features(&other) {
+                Some(part) => Transformed::yes(part),
+                None => own_type(other)?,
+            },
+        })
+    };
+    Ok(filter.transform_up(bare)?.data)
+}
+
+/// `expr` with bare column names.
+pub(crate) fn unqualified(expr: Expr) -> Result<Expr> {
+    let bare = |expr: Expr| {
+        Ok(match expr {
+            Expr::Column(column) => Transformed::yes(Expr::Column(Column::new_unqualified(column.name))),
+            other => Transformed::no(other),
+        })
+    };
+    Ok(expr.transform_up(bare)?.data)
+}
+
+/// `array_has(CAST(ids AS List<Int64>), 5)`, which an integer literal is coerced to, as `array_has(ids, 5)`.
+fn own_type(expr: Expr) -> Result<Transformed<Expr>> {
+    let Expr::ScalarFunction(ScalarFunction { func, mut args }) = expr else { return Ok(Transformed::no(expr)) };
+    if func.name() == "array_has"
+        && let [Expr::Cast(Cast { expr: list, .. }), Expr::Literal(value, metadata)] = args.as_slice()
+        && matches!(list.as_ref(), Expr::Column(_))
+        && value.data_type().is_integer()
+        && let Ok(narrow) = value.cast_to(&DataType::UInt32)
+        && !narrow.is_null()
+    {
+        args = vec![list.as_ref().clone(), Expr::Literal(narrow, metadata.clone())];
+        return Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args })));
+    }
+    Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })))
+}
+
+/// Whether the store evaluates `filter` exactly and cheaply: comparisons, `IN`, `BETWEEN`, `LIKE`, `IS NULL` and
+/// membership in a list, of stored columns and constants, joined by `AND`, `OR` and `NOT`.
+fn is_exact(filter: &Expr) -> bool {
+    match filter {
+        Expr::Column(_) | Expr::Literal(..) => true,
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::And | Operator::Or => is_exact(left) && is_exact(right),
+            Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => {
+                is_operand(left) && is_operand(right)
+            }
+            _ => false,
+        },
+        Expr::Not(inner) => is_exact(inner),
+        Expr::IsNull(inner) | Expr::IsNotNull(inner) => is_operand(inner),
+        Expr::InList(InList { expr, list, .. }) => {
+            is_operand(expr) && list.iter().all(|item| matches!(item, Expr::Literal(..)))
+        }
+        Expr::Between(between) => is_operand(&between.expr) && is_operand(&between.low) && is_operand(&between.high),
+        Expr::Like(like) => {
+            !like.case_insensitive
+                && like.escape_char.is_none()
+                && is_operand(&like.expr)
+                && matches!(like.pattern.as_ref(), Expr::Literal(..))
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            matches!(func.name(), "array_has" | "array_has_any" | "array_has_all")
+                && matches!(&args[..], [Expr::Column(_), Expr::Literal(..)])
+        }
+        _ => false,
+    }
+}
+
+fn is_operand(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column(_) | Expr::Literal(..) => true,
+        Expr::Cast(Cast { expr, .. }) => matches!(expr.as_ref(), Expr::Column(_)),
+        _ => false,
+    }
+}
+
+/// A corpus as SQL shows it.
+#[derive(Debug)]
+pub(crate) struct CorpusView(ViewTable);
+
+impl CorpusView {
+    /// `name` is what the query calls it, with its version.
+    pub(crate) fn try_new(name: &str, snapshot: Snapshot, viewer: Viewer) -> Result<Self> {
+        let schema = snapshot.schema();
+        let info = &snapshot.info;
+        let stored = |name: &str| schema.field_with_name(name).is_ok().then(|| col(name));
+        let mut exprs = Vec::new();
+        for field in schema.fields() {
+            if !is_added(field.name(), &info.dictionaries) {
+                exprs.push(col(field.name()));
+            }
+        }
+        for (column, shown) in [(N_TOKENS, sql::N_TOKENS), (N_SPANS, sql::N_SPANS)] {
+            exprs.extend(stored(column).map(|column| column.alias(shown)));
+        }
+        for (i, dictionary) in info.dictionaries.iter().enumerate() {
+            let fvu = stored(&fvu_column(dictionary));
+            exprs.extend(fvu.map(|fvu| fvu.alias(shown_column(sql::FVU, i, dictionary))));
+            // An older version may lack a dictionary that was added later.
+            if let (Some(ids), Some(activations)) =
+                (stored(&ids_column(dictionary)), stored(&activations_column(dictionary)))
+            {
+                let features = FEATURES_OF.call(vec![ids, activations]);
+                exprs.push(features.alias(shown_column(sql::FEATURES, i, dictionary)));
+            }
+        }
+        if viewer == Viewer::Function {
+            exprs.extend(stored(EMBEDDING));
+            exprs.push(joined_text(&schema, &info.text_columns)?.alias(TEXT));
+        }
+        let plan = StoredTable::scan_plan(name, &snapshot)?.project(exprs)?.build()?;
+        Ok(Self(ViewTable::new(plan, None)))
+    }
+}
+
+/// `features`, `features_<dictionary>`.
+pub(crate) fn shown_column(what: &str, position: usize, dictionary: &str) -> String {
+    if position == 0 { what.to_owned() } else { format!("{what}_{}", dictionary.replace('-', "_")) }
+}
+
+/// Whether saequel added the stored column `name`.
+pub(crate) fn is_added(name: &str, dictionaries: &[String]) -> bool {
+    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&name)
+        || dictionaries.iter().any(|d| name == ids_column(d) || name == activations_column(d) || name == fvu_column(d))
+}
+
+/// The text columns, those that are not null, joined by a blank line; null where all are.
+fn joined_text(schema: &SchemaRef, columns: &[String]) -> Result<Expr> {
+    let mut texts = Vec::new();
+    for name in columns {
+        let text = match schema.field_with_name(name)?.data_type() {
+            DataType::Utf8 => col(name),
+            _ => datafusion::logical_expr::cast(col(name), DataType::Utf8),
+        };
+        texts.push(text);
+    }
+    match texts.as_slice() {
+        [] => Ok(lit(ScalarValue::Utf8(None))),
+        [only] => Ok(only.clone()),
+        several => {
+            let joined = datafusion::functions::string::expr_fn::concat_ws(lit("\n\n"), several.to_vec());
+            let any = several.iter().cloned().map(Expr::is_not_null).reduce(Expr::or);
+            match any {
+                Some(any) => datafusion::logical_expr::when(any, joined).end(),
+                None => Ok(joined),
+            }
+        }
+    }
+}
+
+/// A column by its exact name.
+fn col(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+#[async_trait]
+impl TableProvider for CorpusView {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_logical_plan(&'_ self) -> Option<Cow<'_, LogicalPlan>> {
+        self.0.get_logical_plan()
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        self.0.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.0.scan(state, projection, filters, limit).await
+    }
+}
+
+/// `features_of(ids, activations, ids, activations, ...)`: one `features` value of the columns of one or several dictionaries;
+/// null where every list of ids is null.
+pub(crate) static FEATURES_OF: LazyLock<ScalarUDF> = LazyLock::new(|| ScalarUDF::new_from_impl(FeaturesOf::new()));
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct FeaturesOf(Signature);
+
+impl FeaturesOf {
+    fn new() -> Self {
+        Self(Signature::any(2, Volatility::Immutable))
+    }
+}
+
+impl ScalarUDFImpl for FeaturesOf {
+    fn name(&self) -> &'static str {
+        "features_of"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [ids, activations] if *ids == *IDS_TYPE && *activations == *ACTIVATIONS_TYPE => Ok(FEATURES_TYPE.clone()),
+            _ => plan_err!("features_of: expected lists of ids and activations, got {types:?}"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [ids, activations] = arrays.as_slice() else { return exec_err!("features_of: expected two columns") };
+        let DataType::Struct(fields) = &*FEATURES_TYPE else { return exec_err!("features_of: no struct") };
+        let features = StructArray::try_new(
+            Fields::clone(fields),
+            vec![Arc::clone(ids), Arc::clone(activations)],
+            ids.nulls().cloned(),
+        )?;
+        Ok(ColumnarValue::Array(Arc::new(features)))
+    }
+}
+
+/// `get_field(features_of(ids, activations), 'ids')` is `ids`; `features_of(ids, activations) IS NULL` is `ids IS NULL`.
+fn field_of_features(expr: &Expr) -> Option<Expr> {
+    let parts = |expr: &Expr| match expr {
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.inner().is::<FeaturesOf>() => {
+            <[Expr; 2]>::try_from(args.clone()).ok()
+        }
+        _ => None,
+    };
+    match expr {
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "get_field" => {
+            let [value, Expr::Literal(field, _)] = args.as_slice() else { return None };
+            let [ids, activations] = parts(value)?;
+            match field.try_as_str().flatten()? {
+                "ids" => Some(ids),
+                "activations" => Some(activations),
+                _ => None,
+            }
+        }
+        Expr::IsNull(value) => parts(value).map(|[ids, _]| ids.is_null()),
+        Expr::IsNotNull(value) => parts(value).map(|[ids, _]| ids.is_not_null()),
+        _ => None,
+    }
+}
+
+/// Optimizer rule: takes a `features` value apart where only its ids or activations are read.
+#[derive(Debug)]
+pub(crate) struct FeatureFields;
+
+impl OptimizerRule for FeatureFields {
+    fn name(&self) -> &'static str {
+        "feature_fields"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        let names = NamePreserver::new(&plan);
+        let rewritten = plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let rewritten = expr.transform_up(|expr| {
+                Ok(match field_of_features(&expr) {
+                    Some(part) => Transformed::yes(part),
+                    None => Transformed::no(expr),
+                })
+            })?;
+            Ok(if rewritten.transformed { rewritten.update_data(|expr| name.restore(expr)) } else { rewritten })
+        })?;
+        if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
+    }
+}

@@ -1,0 +1,55 @@
+//! What one statement sees: one picture of the catalog and one version of each corpus, however often they are asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::catalog::{Catalog, CorpusInfo};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::store::{AsOf, Snapshot};
+
+/// Shared by the tables and functions of a statement, and by the queries that its functions run.
+pub(crate) struct Picture {
+    pub(crate) engine: Engine,
+    pub(crate) catalog: Arc<Catalog>,
+    snapshots: Mutex<Vec<(String, AsOf, Snapshot)>>,
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Picture").finish_non_exhaustive()
+    }
+}
+
+impl Picture {
+    /// The catalog as it is now.
+    pub(crate) fn take(engine: &Engine) -> Arc<Self> {
+        Arc::new(Self { engine: engine.clone(), catalog: engine.catalog(), snapshots: Mutex::default() })
+    }
+
+    /// The corpus of this name, if there is one.
+    pub(crate) fn corpus(&self, name: &str) -> Option<&Arc<CorpusInfo>> {
+        self.catalog.corpora.iter().find(|corpus| corpus.name == name)
+    }
+
+    /// Names of all corpora.
+    pub(crate) fn corpora(&self) -> impl Iterator<Item = &str> {
+        self.catalog.corpora.iter().map(|corpus| corpus.name.as_str())
+    }
+
+    /// A version of a corpus: the same one for the whole statement.
+    ///
+    /// # Errors
+    /// As [`crate::store::Store::snapshot`].
+    pub(crate) async fn snapshot(&self, corpus: &str, as_of: AsOf) -> Result<Snapshot> {
+        let mut snapshots = self.snapshots.lock().await;
+        if let Some((_, _, found)) = snapshots.iter().find(|(name, version, _)| name == corpus && *version == as_of) {
+            return Ok(found.clone());
+        }
+        let snapshot = self.engine.inner.store.snapshot(corpus, as_of).await?;
+        snapshots.push((corpus.to_owned(), as_of, snapshot.clone()));
+        Ok(snapshot)
+    }
+}

@@ -1,0 +1,243 @@
+//! What a failed query means to its author: DataFusion's errors as the engine's.
+//!
+//! The engine's own errors travel inside DataFusion's (as `External`) and come out again as they went in; the rest is
+//! sorted by what the caller can do. Everything here works on a borrowed error, because DataFusion shares errors between
+//! the partitions of a plan.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
+use datafusion::common::{Diagnostic, SchemaError};
+use datafusion::error::DataFusionError;
+
+use crate::error::{Error, ErrorKind};
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        let mut position = None;
+        let (kind, message) = classify(&error, &mut position);
+        match position {
+            Some((line, column)) => Error::new(kind, format!("line {line}, column {column}: {message}")),
+            None => Error::new(kind, message),
+        }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+/// Kind and message of `error`; sets `position` to the line and column that the innermost diagnostic points at.
+fn classify(error: &DataFusionError, position: &mut Option<(u64, u64)>) -> (ErrorKind, String) {
+    match error {
+        DataFusionError::External(source) => external(source.as_ref(), position),
+        DataFusionError::Shared(inner) => classify(inner, position),
+        DataFusionError::Context(_, inner) => classify(inner, position),
+        DataFusionError::Collection(errors) => match errors.first() {
+            Some(first) => classify(first, position),
+            None => (ErrorKind::Internal, "an empty list of errors".to_owned()),
+        },
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let found = classify(inner, position);
+            *position = position.or_else(|| start_of(diagnostic));
+            found
+        }
+        DataFusionError::ArrowError(source, _) => arrow(source, position),
+        DataFusionError::ParquetError(source) => (ErrorKind::Data, format!("parquet: {source}")),
+        DataFusionError::ObjectStore(source) => (ErrorKind::Io, format!("file: {source}")),
+        DataFusionError::IoError(source) => (io_kind(source), source.to_string()),
+        DataFusionError::SQL(source, _) => (ErrorKind::Query, parser_message(&source.to_string())),
+        DataFusionError::Plan(message) => plan(message),
+        DataFusionError::SchemaError(source, _) => (ErrorKind::Query, schema_message(source)),
+        DataFusionError::Configuration(message) => (ErrorKind::Query, lowered(message)),
+        DataFusionError::NotImplemented(message) => (ErrorKind::Query, format!("not supported: {}", lowered(message))),
+        DataFusionError::Execution(message) => (ErrorKind::Data, lowered(message)),
+        DataFusionError::ResourcesExhausted(message) => {
+            (ErrorKind::Resources, format!("out of query memory or spill space: {}", lowered(message)))
+        }
+        DataFusionError::ExecutionJoin(join) if join.is_cancelled() => {
+            (ErrorKind::Cancelled, "the query was cancelled".to_owned())
+        }
+        other => (ErrorKind::Internal, lowered(&other.strip_backtrace())),
+    }
+}
+
+fn external(
+    source: &(dyn std::error::Error + Send + Sync + 'static),
+    position: &mut Option<(u64, u64)>,
+) -> (ErrorKind, String) {
+    if let Some(own) = source.downcast_ref::<Error>() {
+        return (own.kind(), own.to_string());
+    }
+    if let Some(inner) = source.downcast_ref::<DataFusionError>() {
+        return classify(inner, position);
+    }
+    if let Some(inner) = source.downcast_ref::<ArrowError>() {
+        return arrow(inner, position);
+    }
+    if let Some(inner) = source.downcast_ref::<std::io::Error>() {
+        return (io_kind(inner), inner.to_string());
+    }
+    // Another crate may have wrapped one of ours.
+    let mut cause = source.source();
+    while let Some(error) = cause {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return (own.kind(), own.to_string());
+        }
+        if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+            return classify(inner, position);
+        }
+        cause = error.source();
+    }
+    (ErrorKind::Internal, source.to_string())
+}
+
+fn arrow(error: &ArrowError, position: &mut Option<(u64, u64)>) -> (ErrorKind, String) {
+    match error {
+        ArrowError::ExternalError(source) => external(source.as_ref(), position),
+        ArrowError::IoError(message, source) => (io_kind(source), message.clone()),
+        ArrowError::MemoryError(message) => (ErrorKind::Resources, message.clone()),
+        ArrowError::CDataInterface(_) | ArrowError::DictionaryKeyOverflowError => {
+            (ErrorKind::Internal, error.to_string())
+        }
+        other => (ErrorKind::Data, lowered(&other.to_string())),
+    }
+}
+
+fn io_kind(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        std::io::ErrorKind::OutOfMemory => ErrorKind::Resources,
+        _ => ErrorKind::Io,
+    }
+}
+
+fn start_of(diagnostic: &Diagnostic) -> Option<(u64, u64)> {
+    diagnostic.span.map(|span| (span.start.line, span.start.column))
+}
+
+/// `table 'saequel.main.x' not found` is the one plan error that is not a mistake in the statement's form.
+fn plan(message: &str) -> (ErrorKind, String) {
+    match missing_table(message) {
+        Some(name) => (ErrorKind::NotFound, format!("table '{name}' not found")),
+        None => (ErrorKind::Query, lowered(message)),
+    }
+}
+
+/// Name of the table that a plan error says is missing, without the parts that every name has.
+pub(crate) fn missing_table(message: &str) -> Option<&str> {
+    let name = message.strip_prefix("table '")?.split_once("' not found")?.0;
+    let name = name.strip_prefix("saequel.").unwrap_or(name);
+    Some(name.strip_prefix("main.").unwrap_or(name))
+}
+
+fn schema_message(error: &SchemaError) -> String {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let mut message = format!("column '{}' not found", field.flat_name());
+            let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+            match nearest(&field.name, names.iter().copied()) {
+                Some(near) => message.push_str(&format!("; did you mean '{near}'?")),
+                None if !names.is_empty() => message.push_str(&format!("; there are {}", names.join(", "))),
+                None => {}
+            }
+            message
+        }
+        SchemaError::AmbiguousReference { field } => {
+            format!("column '{}' is in several tables: write table.{}", field.name, field.name)
+        }
+        other => lowered(&other.to_string()),
+    }
+}
+
+/// `sql parser error: Expected: x, found: y at Line: 1, Column: 8` with the place first.
+pub(crate) fn parser_message(message: &str) -> String {
+    let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
+    if let Some((what, place)) = message.rsplit_once(" at Line: ")
+        && let Some((line, column)) = place.split_once(", Column: ")
+    {
+        return format!("line {line}, column {}: {}", column.trim(), lowered(what));
+    }
+    lowered(message)
+}
+
+/// The message without DataFusion's prefix, its first letter small unless the word is all capitals, no full stop.
+fn lowered(message: &str) -> String {
+    let mut message = message.trim();
+    for prefix in ["Error during planning: ", "Execution error: ", "Invalid argument error: ", "Optimizer rule "] {
+        message = message.strip_prefix(prefix).unwrap_or(message);
+    }
+    let message = message.strip_suffix('.').unwrap_or(message);
+    let mut letters = message.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// The name in `names` that is spelt most like `name`, if one is near enough to be meant.
+pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted = name.to_lowercase();
+    names
+        .into_iter()
+        .map(|candidate| (normalized_levenshtein(&wanted, &candidate.to_lowercase()), candidate))
+        .filter(|(similarity, _)| *similarity >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::common::{Location, Span};
+
+    use super::*;
+
+    #[test]
+    fn own_errors_come_out_as_they_went_in() {
+        let own = Error::new(ErrorKind::Denied, "no");
+        let wrapped = DataFusionError::Shared(Arc::new(
+            DataFusionError::from(ArrowError::ExternalError(Box::new(DataFusionError::from(own))))
+                .context("while reading"),
+        ));
+        let back = Error::from(wrapped);
+        assert_eq!((back.kind(), back.message()), (ErrorKind::Denied, "no"));
+    }
+
+    #[test]
+    fn places_are_told() {
+        let span = Span::new(Location { line: 2, column: 7 }, Location { line: 2, column: 9 });
+        let error = DataFusionError::Plan("table 'saequel.main.anwsers' not found".into())
+            .with_diagnostic(Diagnostic::new_error("no", Some(span)));
+        let error = Error::from(error);
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.message(), "line 2, column 7: table 'anwsers' not found");
+        assert_eq!(
+            parser_message("sql parser error: Expected: an expression, found: FROM at Line: 1, Column: 8"),
+            "line 1, column 8: expected: an expression, found: FROM"
+        );
+    }
+
+    #[test]
+    fn kinds_follow_what_can_be_done() {
+        let kind = |error| Error::from(error).kind();
+        assert_eq!(kind(DataFusionError::Plan("x".into())), ErrorKind::Query);
+        assert_eq!(kind(DataFusionError::ResourcesExhausted("x".into())), ErrorKind::Resources);
+        assert_eq!(kind(DataFusionError::Execution("x".into())), ErrorKind::Data);
+        assert_eq!(kind(DataFusionError::Internal("x".into())), ErrorKind::Internal);
+        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(kind(DataFusionError::IoError(gone)), ErrorKind::NotFound);
+        assert_eq!(kind(DataFusionError::from(ArrowError::DivideByZero)), ErrorKind::Data);
+    }
+
+    #[test]
+    fn nearest_is_near() {
+        assert_eq!(nearest("anwsers", ["answers", "prompts"]), Some("answers"));
+        assert_eq!(nearest("zebra", ["answers", "prompts"]), None);
+    }
+}

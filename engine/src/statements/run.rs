@@ -1,0 +1,331 @@
+//! What saequel's own statements do. Each gives a small table.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{Field, Float32Type, Int64Type, Schema};
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::sql::sqlparser::ast;
+use saequel_udfs::{Feature, FeatureId, FeatureRef, Level};
+
+use super::{Import, Statement, parse};
+use crate::engine::{Engine, ImportOptions, ImportSource};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files;
+use crate::namespace::Viewer;
+use crate::picture::Picture;
+use crate::progress::Silent;
+use crate::schema::{DOC_ID, sql};
+use crate::session;
+use crate::store::AsOf;
+use crate::table_provider::shown_column;
+
+/// Documents that `DESCRIBE FEATURE` shows of each corpus.
+const EXAMPLES: usize = 3;
+/// Characters of an example.
+const EXAMPLE_CHARS: usize = 240;
+
+impl Engine {
+    /// Runs any statement but a query.
+    pub(crate) async fn run_own(&self, statement: Statement) -> Result<SendableRecordBatchStream> {
+        match statement {
+            Statement::Query(_) => Err(Error::new(ErrorKind::Internal, "a query is no statement of saequel's own")),
+            Statement::Import(import) => self.run_import(import).await,
+            Statement::Delete { corpus, condition } => {
+                let deleted = self.delete(&corpus, &condition.to_string()).await?;
+                table(vec![("corpus", strings([corpus])), ("deleted", counts([deleted]))])
+            }
+            Statement::DropCorpus { name, if_exists } => match self.drop_corpus(&name).await {
+                Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
+                    said(format!("there is no corpus {name}"))
+                }
+                dropped => dropped.and_then(|()| said(format!("corpus {name} dropped"))),
+            },
+            Statement::CreateConcept { name, replace, members } => self.create_concept(&name, replace, &members).await,
+            Statement::DropConcept { name, if_exists } => match self.drop_concept(&name).await {
+                Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
+                    said(format!("there is no concept {name}"))
+                }
+                dropped => dropped.and_then(|()| said(format!("concept {name} dropped"))),
+            },
+            Statement::RenameFeature { feature, label } => self.run_rename(&feature, &label).await,
+            Statement::Compact { corpus, keep_versions_secs } => said(self.compact(&corpus, keep_versions_secs).await?),
+            Statement::Describe { name, statement } => self.describe(&name, *statement).await,
+            Statement::DescribeFeature { feature } => self.describe_feature(&feature).await,
+        }
+    }
+
+    async fn run_import(&self, import: Import) -> Result<SendableRecordBatchStream> {
+        let exists = self.catalog().corpora.iter().any(|corpus| corpus.name == import.corpus);
+        if import.create && exists {
+            if import.if_not_exists {
+                return said(format!("corpus {} exists already", import.corpus));
+            }
+            let message = format!(
+                "corpus '{0}' exists already; add documents with IMPORT INTO {0} FROM ..., or DROP CORPUS {0} first",
+                import.corpus
+            );
+            return Err(Error::new(ErrorKind::Exists, message));
+        }
+        files::allowed_path(&import.file, self.options(), self.dir())?;
+        let options = ImportOptions {
+            format: import.format,
+            text_columns: import.text_columns,
+            key: import.key,
+            dictionaries: import.dictionaries,
+            rename: import.rename,
+            on_conflict: import.on_conflict,
+            on_bad_row: import.on_bad_row,
+            limit: import.limit,
+            ..ImportOptions::new(ImportSource::Path(PathBuf::from(import.file)), import.corpus.clone())
+        };
+        let report = self.import(options, Arc::new(Silent)).await?;
+        table(vec![
+            ("corpus", strings([import.corpus])),
+            ("read", counts([report.read])),
+            ("written", counts([report.written])),
+            ("updated", counts([report.updated])),
+            ("skipped", counts([report.skipped])),
+            ("set_aside", counts([report.set_aside.len() as u64])),
+            ("tokens", counts([report.n_tokens])),
+            ("documents", counts([report.total])),
+            ("seconds", Arc::new(Float64Array::from(vec![report.seconds]))),
+        ])
+    }
+
+    async fn create_concept(
+        &self,
+        name: &str,
+        replace: bool,
+        members: &[(String, f32)],
+    ) -> Result<SendableRecordBatchStream> {
+        let catalog = self.catalog();
+        let known = &catalog.features;
+        if !replace && known.concepts().iter().any(|concept| concept.name == name) {
+            let message = format!("concept '{name}' exists already; use CREATE OR REPLACE CONCEPT");
+            return Err(Error::new(ErrorKind::Exists, message));
+        }
+        // A member may be a label that several features share, or another concept: its features are taken.
+        let mut weights: Vec<(FeatureId, f32)> = Vec::new();
+        for (member, weight) in members {
+            let features = match known.resolve("CREATE CONCEPT", member).map_err(Error::from)? {
+                FeatureRef::Feature(id) => vec![(id, 1.0)],
+                FeatureRef::Concept(features) => features,
+            };
+            for (id, inner) in features {
+                match weights.iter_mut().find(|(other, _)| *other == id) {
+                    Some((_, existing)) => *existing = weight * inner,
+                    None => weights.push((id, weight * inner)),
+                }
+            }
+        }
+        self.put_concept(name, &weights).await?;
+        table(vec![
+            ("concept", strings(weights.iter().map(|_| name))),
+            ("feature_id", Arc::new(UInt32Array::from_iter_values(weights.iter().map(|(id, _)| *id)))),
+            ("label", strings(weights.iter().map(|(id, _)| known.label(*id)))),
+            ("weight", Arc::new(Float64Array::from_iter_values(weights.iter().map(|(_, weight)| f64::from(*weight))))),
+        ])
+    }
+
+    async fn run_rename(&self, feature: &str, label: &str) -> Result<SendableRecordBatchStream> {
+        if label.trim().is_empty() {
+            return Err(Error::new(ErrorKind::Query, "ALTER FEATURE: the new label is empty"));
+        }
+        let catalog = self.catalog();
+        let id = match catalog.features.resolve("ALTER FEATURE", feature).map_err(Error::from)? {
+            FeatureRef::Feature(id) => id,
+            FeatureRef::Concept(members) => {
+                let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
+                let message =
+                    format!("ALTER FEATURE: '{feature}' stands for several features, name one of {}", ids.join(", "));
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+        };
+        let old = catalog.features.label(id).to_owned();
+        self.rename_feature(id, label).await?;
+        table(vec![
+            ("feature_id", Arc::new(UInt32Array::from(vec![id]))),
+            ("label", strings([label])),
+            ("was", strings([old.as_str()])),
+        ])
+    }
+
+    /// Columns of a corpus with what each is for; of another table, what DataFusion says of it.
+    async fn describe(&self, name: &str, statement: ast::Statement) -> Result<SendableRecordBatchStream> {
+        let picture = Picture::take(self);
+        let session = session::session(&picture, Viewer::Person)?;
+        let Some(info) = picture.corpus(name).cloned() else {
+            let no_parameters = ParamValues::List(Vec::new());
+            let frame = session::plan(&picture, &session, statement, &no_parameters).await?;
+            return frame.execute_stream().await.map_err(Error::from);
+        };
+        // Opening it now makes a message of ours if it cannot be opened.
+        picture.snapshot(name, AsOf::Latest).await?;
+        let schema = session.table_provider(datafusion::sql::TableReference::bare(name)).await?.schema();
+        let use_of = |column: &str| -> String {
+            let dictionary = |what: &str| {
+                let mut named = info.dictionaries.iter().enumerate();
+                named.find(|(i, dictionary)| shown_column(what, *i, dictionary) == column).map(|(_, found)| found)
+            };
+            if info.text_columns.iter().any(|text| text == column) {
+                "text: is read".to_owned()
+            } else if column == DOC_ID {
+                match &info.key {
+                    Some(key) => format!("identity, from {key}"),
+                    None => "identity, from source and row".to_owned(),
+                }
+            } else if info.key.as_deref() == Some(column) {
+                "key".to_owned()
+            } else if let Some(found) = dictionary(sql::FEATURES) {
+                format!("features of {found}")
+            } else if let Some(found) = dictionary(sql::FVU) {
+                format!("share of variance that {found} leaves unexplained")
+            } else if column == sql::N_TOKENS {
+                "tokens read".to_owned()
+            } else if column == sql::N_SPANS {
+                "sentences".to_owned()
+            } else {
+                "metadata".to_owned()
+            }
+        };
+        let fields = schema.fields();
+        table(vec![
+            ("column_name", strings(fields.iter().map(|field| field.name().as_str()))),
+            ("data_type", strings(fields.iter().map(|field| field.data_type().to_string()))),
+            ("use", strings(fields.iter().map(|field| use_of(field.name())))),
+        ])
+    }
+
+    /// What is known of a feature or concept, and where it is strongest, as properties and values.
+    async fn describe_feature(&self, name: &str) -> Result<SendableRecordBatchStream> {
+        let picture = Picture::take(self);
+        let known = &picture.catalog.features;
+        let mut rows: Vec<(String, String)> = Vec::new();
+        match known.resolve("DESCRIBE FEATURE", name).map_err(Error::from)? {
+            FeatureRef::Feature(id) => self.feature_rows(&picture, id, &mut rows).await?,
+            FeatureRef::Concept(members) => {
+                rows.push(("name".into(), name.to_owned()));
+                for (id, weight) in members {
+                    rows.push(("member".into(), format!("{id} '{}', weight {weight}", known.label(id))));
+                }
+            }
+        }
+        let (properties, values): (Vec<String>, Vec<String>) = rows.into_iter().unzip();
+        table(vec![("property", strings(properties)), ("value", strings(values))])
+    }
+
+    async fn feature_rows(
+        &self,
+        picture: &Arc<Picture>,
+        id: FeatureId,
+        rows: &mut Vec<(String, String)>,
+    ) -> Result<()> {
+        let known = &picture.catalog.features;
+        let Some(feature) = known.feature(id) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("feature {id} not found")));
+        };
+        let Feature { label, label_source, label_score, density, max_activation, q50, q90, hidden, .. } = feature;
+        let mut row = |property: &str, value: String| rows.push((property.to_owned(), value));
+        row("feature_id", id.to_string());
+        row("label", label.clone());
+        row("label_source", label_source.clone());
+        if let Some(score) = label_score {
+            row("label_score", format!("{score:.3}"));
+        }
+        let dictionary = known.dictionaries().get(feature.dictionary);
+        if let Some(dictionary) = dictionary {
+            row("dictionary", dictionary.name.clone());
+            row("reader", format!("{}, layer {}", dictionary.reader, dictionary.layer));
+        }
+        row("level", known.level(id).map_or("", Level::as_str).to_owned());
+        row("density", format!("{density:.6}"));
+        row("max_activation", format!("{max_activation:.3}"));
+        row("q50", format!("{q50:.3}"));
+        row("q90", format!("{q90:.3}"));
+        row("hidden", hidden.to_string());
+        row("top_tokens", feature.top_tokens.join(", "));
+        row("top_words", feature.top_words.join(", "));
+        for corpus in &picture.catalog.corpora {
+            if !dictionary.is_some_and(|dictionary| corpus.dictionaries.contains(&dictionary.name)) {
+                continue;
+            }
+            let table = quoted(&format!("{}{}", corpus.name, crate::namespace::ACTIVATIONS_SUFFIX));
+            let count = format!("SELECT count(*) FROM {table} WHERE feature_id = $1");
+            let batches = internal(picture, &count, id).await?;
+            let n_docs = batches
+                .first()
+                .and_then(|batch| batch.column(0).as_primitive_opt::<Int64Type>())
+                .and_then(|counts| counts.iter().next().flatten())
+                .unwrap_or(0);
+            let total = picture.snapshot(&corpus.name, AsOf::Latest).await?.count().await?;
+            rows.push((format!("documents in {}", corpus.name), format!("{n_docs} of {total}")));
+            let examples = format!(
+                "SELECT d.doc_id, CAST(a.activation AS REAL), d._text FROM (SELECT doc_id, activation FROM {table} \
+                 WHERE feature_id = $1 ORDER BY activation DESC, doc_id LIMIT {EXAMPLES}) a JOIN {} d \
+                 ON a.doc_id = d.doc_id ORDER BY a.activation DESC, a.doc_id",
+                quoted(&corpus.name)
+            );
+            for batch in internal(picture, &examples, id).await? {
+                let (docs, texts) = (batch.column(0).as_string_opt::<i32>(), batch.column(2).as_string_opt::<i32>());
+                let activations = batch.column(1).as_primitive_opt::<Float32Type>();
+                let (Some(docs), Some(texts), Some(activations)) = (docs, texts, activations) else { continue };
+                for ((doc, text), activation) in docs.iter().zip(texts.iter()).zip(activations.iter()) {
+                    let text = excerpt(text.unwrap_or_default());
+                    let value = format!("{} ({:.3}): {text}", doc.unwrap_or_default(), activation.unwrap_or_default());
+                    rows.push((format!("example of {}", corpus.name), value));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs one of our own queries over `picture`, with `id` as its parameter.
+async fn internal(picture: &Arc<Picture>, query: &str, id: FeatureId) -> Result<Vec<RecordBatch>> {
+    let Statement::Query(statement) = parse(query)? else {
+        return Err(Error::new(ErrorKind::Internal, format!("not a query: {query}")));
+    };
+    let session = session::session(picture, Viewer::Function)?;
+    let parameters = ParamValues::from(vec![ScalarValue::UInt32(Some(id))]);
+    session::plan(picture, &session, *statement, &parameters).await?.collect().await.map_err(Error::from)
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The start of a text, on one line.
+fn excerpt(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(EXAMPLE_CHARS) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+fn strings<S: AsRef<str>>(values: impl IntoIterator<Item = S>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+fn counts(values: impl IntoIterator<Item = u64>) -> ArrayRef {
+    Arc::new(UInt64Array::from_iter_values(values))
+}
+
+/// A one-row table with what was done.
+fn said(message: impl Into<String>) -> Result<SendableRecordBatchStream> {
+    table(vec![("result", strings([message.into()]))])
+}
+
+fn table(columns: Vec<(&str, ArrayRef)>) -> Result<SendableRecordBatchStream> {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays)
+        .map_err(|error| Error::new(ErrorKind::Internal, "result of a statement").with_source(error))?;
+    Ok(Box::pin(MemoryStream::try_new(vec![batch], schema, None)?))
+}

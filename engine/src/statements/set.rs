@@ -1,0 +1,128 @@
+//! Sets of documents as text: `answers`, `answers WHERE model = 'a' LIMIT 100`, `SELECT ...`.
+//!
+//! The short forms are the end of `SELECT * FROM ...`: those words are put before the set's *tokens*, so that no text is ever
+//! pasted into a query.
+
+use datafusion::sql::sqlparser::ast::{self, SetExpr, TableFactor};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
+
+use super::rewrite::{VersionedName, rewrite};
+use super::{end_of_input, is_word, parser, reads_only, syntax, tokenize};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::AsOf;
+
+/// A set of documents that was read from text.
+#[derive(Debug, Clone)]
+pub(crate) struct DocumentSet {
+    statement: ast::Statement,
+}
+
+impl DocumentSet {
+    /// Reads a set.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] with line and column within the set's text.
+    pub(crate) fn parse(set: &str) -> Result<Self> {
+        let mut tokens = tokenize(set)?;
+        let Some(first) = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)) else {
+            return Err(Error::new(
+                ErrorKind::Query,
+                "expected a corpus, a corpus with WHERE, or a query, got nothing",
+            ));
+        };
+        let is_query = first.token == Token::LParen
+            || ["select", "with", "values", "table"].iter().any(|word| is_word(&first.token, word));
+        if !is_query {
+            let words = [
+                Token::make_keyword("SELECT"),
+                Token::Whitespace(Whitespace::Space),
+                Token::Mul,
+                Token::Whitespace(Whitespace::Space),
+                Token::make_keyword("FROM"),
+                Token::Whitespace(Whitespace::Space),
+            ];
+            tokens.splice(0..0, words.map(TokenWithSpan::wrap));
+        }
+        let mut parser = parser(tokens);
+        let query = parser.parse_query().map_err(syntax)?;
+        end_of_input(&mut parser, "a set ends here")?;
+        reads_only(&query)?;
+        let mut statement = ast::Statement::Query(query);
+        rewrite(&mut statement)?;
+        Ok(Self { statement })
+    }
+
+    /// The query that gives the set.
+    pub(crate) fn into_statement(self) -> ast::Statement {
+        self.statement
+    }
+
+    /// The corpus and its version, if every document of the set is one of it, with its own `doc_id`: `SELECT * FROM corpus`
+    /// with or without conditions, order and limit.
+    pub(crate) fn corpus(&self) -> Option<VersionedName> {
+        let ast::Statement::Query(query) = &self.statement else { return None };
+        let ast::Query { with: None, body, .. } = query.as_ref() else { return None };
+        let SetExpr::Select(select) = body.as_ref() else { return None };
+        let [ast::TableWithJoins { relation: TableFactor::Table { name, args: None, .. }, joins }] = &select.from[..]
+        else {
+            return None;
+        };
+        let [ast::SelectItem::Wildcard(_)] = &select.projection[..] else { return None };
+        let plain = joins.is_empty() && select.distinct.is_none() && name.0.len() == 1;
+        if plain { VersionedName::parse(&super::rewrite::plain_name(name)).ok() } else { None }
+    }
+
+    /// Whether it is all of [`Self::corpus`], newest version.
+    pub(crate) fn is_whole_corpus(&self) -> bool {
+        let ast::Statement::Query(query) = &self.statement else { return false };
+        let SetExpr::Select(select) = query.body.as_ref() else { return false };
+        self.corpus().is_some_and(|corpus| corpus.as_of == AsOf::Latest)
+            && select.selection.is_none()
+            && query.limit_clause.is_none()
+            && query.fetch.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sql(set: &str) -> String {
+        DocumentSet::parse(set).unwrap().statement.to_string()
+    }
+
+    #[test]
+    fn short_forms_are_queries() {
+        assert_eq!(sql("Answers"), "SELECT * FROM Answers");
+        assert_eq!(sql("answers WHERE model = 'it''s' LIMIT 3"), "SELECT * FROM answers WHERE model = 'it''s' LIMIT 3");
+        assert_eq!(
+            sql("answers AS OF VERSION 3 WHERE answers.x > 1"),
+            r#"SELECT * FROM "answers as of version 3" AS "answers" WHERE answers.x > 1"#
+        );
+        assert_eq!(sql("(SELECT 1) UNION (SELECT 2)"), "(SELECT 1) UNION (SELECT 2)");
+        assert_eq!(sql("WITH a AS (SELECT 1) SELECT * FROM a;"), "WITH a AS (SELECT 1) SELECT * FROM a");
+    }
+
+    #[test]
+    fn nothing_but_one_query_is_a_set() {
+        let refused = |set: &str| DocumentSet::parse(set).map(|set| set.statement.to_string()).unwrap_err().to_string();
+        assert!(refused(" ").contains("got nothing"));
+        assert!(refused("answers; DROP CORPUS answers").starts_with("line 1, column 10: unexpected 'DROP'"));
+        assert!(refused("answers WHERE").contains("expected"));
+        assert!(refused("answers WHERE x = 'a' ) OR (1 = 1").contains("unexpected ')'"));
+        assert!(refused("SELECT 1 INTO x").contains("only reads"));
+        assert!(refused("DELETE FROM answers").contains("expected"));
+    }
+
+    #[test]
+    fn the_corpus_behind_a_set() {
+        let corpus = |set: &str| DocumentSet::parse(set).unwrap().corpus().map(|corpus| corpus.name);
+        assert_eq!(corpus("Answers WHERE x").as_deref(), Some("answers"));
+        assert_eq!(corpus("SELECT * FROM answers ORDER BY x").as_deref(), Some("answers"));
+        assert_eq!(corpus("SELECT x AS doc_id FROM answers"), None);
+        assert_eq!(corpus("SELECT * FROM answers JOIN b USING (x)"), None);
+        assert!(DocumentSet::parse("answers").unwrap().is_whole_corpus());
+        assert!(!DocumentSet::parse("answers LIMIT 3").unwrap().is_whole_corpus());
+        assert!(!DocumentSet::parse("answers AS OF VERSION 1").unwrap().is_whole_corpus());
+    }
+}
