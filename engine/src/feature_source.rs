@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::common::{Column, ParamValues};
@@ -16,6 +17,7 @@ use saequel_udfs::{
 };
 
 use crate::encoder::{EncodedDocument, Encoder};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::join_features::{JOIN_FEATURES, JOIN_IDS};
 use crate::namespace::Viewer;
@@ -58,13 +60,35 @@ impl EngineSource {
     pub(crate) async fn frame(&self, set: &str, columns: &[DocumentColumn]) -> Result<DataFrame> {
         let named = |error: Error| error.context(format!("set '{}'", abridged(set)));
         let parsed = DocumentSet::parse(set).map_err(named)?;
+        self.columns_of(parsed, columns).await.map_err(named)
+    }
+
+    /// The documents of a set that was read already.
+    async fn columns_of(&self, set: DocumentSet, columns: &[DocumentColumn]) -> Result<DataFrame> {
         let session = session::session(&self.picture, Viewer::Function)?;
         let no_parameters = ParamValues::List(Vec::new());
-        let frame =
-            session::plan(&self.picture, &session, parsed.into_statement(), &no_parameters).await.map_err(named)?;
-        let exprs =
-            columns.iter().map(|column| expression(&frame, column)).collect::<Result<Vec<_>>>().map_err(named)?;
-        frame.select(exprs).map_err(|error| named(Error::from(error)))
+        let frame = session::plan(&self.picture, &session, set.into_statement(), &no_parameters).await?;
+        let exprs = columns.iter().map(|column| expression(&frame, column)).collect::<Result<Vec<_>>>()?;
+        frame.select(exprs).map_err(Error::from)
+    }
+}
+
+impl Engine {
+    /// `doc_id` of every document of a corpus that satisfies a SQL condition, which may use functions, features, concepts
+    /// and subqueries.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`], [`ErrorKind::NotFound`].
+    pub(crate) async fn matching_documents(&self, corpus: &str, condition: &str) -> Result<Vec<String>> {
+        let set = DocumentSet::with_condition(corpus, condition)?;
+        let frame = EngineSource::new(Picture::take(self)).columns_of(set, &[DocumentColumn::DocId]).await?;
+        let mut ids = Vec::new();
+        for batch in frame.collect().await.map_err(Error::from)? {
+            if let Some(column) = batch.column(0).as_string_opt::<i32>() {
+                ids.extend(column.iter().flatten().map(str::to_owned));
+            }
+        }
+        Ok(ids)
     }
 }
 

@@ -52,6 +52,25 @@ impl DocumentSet {
         Ok(Self { statement })
     }
 
+    /// The documents of `corpus` that satisfy a condition.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] with line and column within the condition's text.
+    pub(crate) fn with_condition(corpus: &str, condition: &str) -> Result<Self> {
+        let mut parser = parser(tokenize(condition)?);
+        let condition = parser.parse_expr().map_err(syntax)?;
+        end_of_input(&mut parser, "the condition ends here")?;
+        let mut set = Self::parse(&format!("\"{}\"", corpus.replace('"', "\"\"")))?;
+        if let ast::Statement::Query(query) = &mut set.statement
+            && let SetExpr::Select(select) = query.body.as_mut()
+        {
+            select.selection = Some(condition);
+            reads_only(query)?;
+        }
+        rewrite(&mut set.statement)?;
+        Ok(set)
+    }
+
     /// The query that gives the set.
     pub(crate) fn into_statement(self) -> ast::Statement {
         self.statement
@@ -112,6 +131,19 @@ mod tests {
         assert!(refused("answers WHERE x = 'a' ) OR (1 = 1").contains("unexpected ')'"));
         assert!(refused("SELECT 1 INTO x").contains("only reads"));
         assert!(refused("DELETE FROM answers").contains("expected"));
+    }
+
+    #[test]
+    fn a_condition_is_one_expression() {
+        let sql = |condition: &str| {
+            DocumentSet::with_condition("Answers", condition)
+                .map(|set| set.statement.to_string())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(sql("x = 1 OR y").unwrap(), r#"SELECT * FROM "Answers" WHERE x = 1 OR y"#);
+        assert!(sql("x = 1 ORDER BY x").unwrap_err().contains("the condition ends here"));
+        assert!(sql("true; DROP CORPUS answers").unwrap_err().contains("unexpected 'DROP'"));
+        assert!(sql("").is_err());
     }
 
     #[test]
