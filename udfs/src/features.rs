@@ -67,9 +67,11 @@ impl FeaturesBuilder {
     }
 
     /// Adds a document that was never encoded.
+    ///
+    /// The lists are null too: a field of a null struct is taken for itself by the planner.
     pub fn append_null(&mut self) {
-        self.ids.append(true);
-        self.activations.append(true);
+        self.ids.append(false);
+        self.activations.append(false);
         self.valid.push(false);
     }
 

@@ -6,6 +6,7 @@
 pub mod aggregate;
 pub mod args;
 pub mod catalog;
+pub mod docs;
 pub mod feature_source;
 pub mod features;
 pub mod kernels;

@@ -2,5 +2,6 @@
 
 pub mod counting;
 pub mod diff;
+pub mod similarity;
 pub mod statistics;
 pub mod words;

@@ -1,0 +1,189 @@
+//! What several scalar functions share.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::{ScalarValue, internal_err, plan_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::ColumnarValue;
+use half::f16;
+
+use crate::SharedSource;
+use crate::catalog::{FeatureCatalog, FeatureRef};
+use crate::features::FeatureId;
+
+/// The source inside a function; equal if it is the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Source(pub(crate) SharedSource);
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).cast::<()>().hash(state);
+    }
+}
+
+/// Accepts a features value as argument `name`.
+pub(crate) fn check_features(function: &str, name: &str, data_type: &DataType) -> Result<DataType> {
+    if let DataType::Struct(fields) = data_type {
+        let has = |field: &str, item: &DataType| {
+            fields.find(field).is_some_and(|(_, field)| match field.data_type() {
+                DataType::List(list) => list.data_type() == item,
+                _ => false,
+            })
+        };
+        if has("ids", &DataType::UInt32) && has("activations", &DataType::Float16) {
+            return Ok(data_type.clone());
+        }
+    }
+    plan_err!(
+        "{function}: expected a features value as '{name}', such as a corpus's column features or encode('some text'), \
+         got {data_type}"
+    )
+}
+
+/// Accepts a feature's id or name; ids become `Int64`, names `Utf8`.
+pub(crate) fn check_name(function: &str, name: &str, data_type: &DataType) -> Result<DataType> {
+    match data_type {
+        integer if integer.is_integer() => Ok(DataType::Int64),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(DataType::Utf8),
+        DataType::Dictionary(_, value) => check_name(function, name, value),
+        other => plan_err!("{function}: expected the id, label or concept of a feature as '{name}', got {other}"),
+    }
+}
+
+/// Checks the number of arguments.
+pub(crate) fn check_count(
+    function: &str,
+    syntax: &str,
+    n: usize,
+    allowed: std::ops::RangeInclusive<usize>,
+) -> Result<()> {
+    if allowed.contains(&n) { Ok(()) } else { plan_err!("{function}: expected {syntax}, got {n} arguments") }
+}
+
+/// Features and weights that one name stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Members {
+    /// Any of them makes it present; ids ascending.
+    pub(crate) positive: Vec<(FeatureId, f32)>,
+    /// Any of them makes it absent; ids ascending.
+    pub(crate) negative: Vec<FeatureId>,
+}
+
+impl Members {
+    pub(crate) fn new(reference: FeatureRef) -> Self {
+        let members = match reference {
+            FeatureRef::Feature(id) => vec![(id, 1.0)],
+            FeatureRef::Concept(members) => members,
+        };
+        let mut positive: Vec<(FeatureId, f32)> = members.iter().copied().filter(|(_, weight)| *weight > 0.0).collect();
+        let mut negative: Vec<FeatureId> =
+            members.iter().filter(|(_, weight)| *weight < 0.0).map(|(id, _)| *id).collect();
+        positive.sort_by_key(|(id, _)| *id);
+        negative.sort_unstable();
+        Self { positive, negative }
+    }
+
+    /// Whether a document with these features (ascending) has it.
+    pub(crate) fn present(&self, ids: &[FeatureId]) -> bool {
+        let has = |id: &FeatureId| ids.binary_search(id).is_ok();
+        self.positive.iter().any(|(id, _)| has(id)) && !self.negative.iter().any(has)
+    }
+
+    /// Weighted maximum of the members' activations; 0 where it is not present.
+    pub(crate) fn activation(&self, ids: &[FeatureId], activations: &[f16]) -> f32 {
+        if !self.present(ids) {
+            return 0.0;
+        }
+        let of = |(id, weight): &(FeatureId, f32)| Some(weight * activations[ids.binary_search(id).ok()?].to_f32());
+        self.positive.iter().filter_map(of).fold(0.0, f32::max)
+    }
+}
+
+/// What an argument that names features stands for, row by row.
+pub(crate) enum Names {
+    /// The same for all rows; `None` for null.
+    One(Option<Arc<Members>>),
+    /// One a row.
+    Each(Vec<Option<Arc<Members>>>),
+}
+
+impl Names {
+    /// Resolves a constant or a column of ids or names.
+    pub(crate) fn resolve(function: &str, catalog: &FeatureCatalog, value: &ColumnarValue) -> Result<Self> {
+        match value {
+            ColumnarValue::Scalar(scalar) => Ok(Self::One(resolve_constant(function, catalog, scalar)?.map(Arc::new))),
+            ColumnarValue::Array(array) => {
+                let mut known: HashMap<String, Arc<Members>> = HashMap::new();
+                let mut rows = Vec::with_capacity(array.len());
+                for row in 0..array.len() {
+                    rows.push(match name_at(function, array, row)? {
+                        None => None,
+                        Some(name) => Some(match known.get(&name) {
+                            Some(members) => Arc::clone(members),
+                            None => {
+                                let members = Arc::new(Members::new(catalog.resolve(function, &name)?));
+                                known.insert(name, Arc::clone(&members));
+                                members
+                            }
+                        }),
+                    });
+                }
+                Ok(Self::Each(rows))
+            }
+        }
+    }
+
+    /// For row `row`.
+    pub(crate) fn get(&self, row: usize) -> Option<&Members> {
+        match self {
+            Self::One(members) => members.as_deref(),
+            Self::Each(rows) => rows[row].as_deref(),
+        }
+    }
+}
+
+/// What a constant stands for; `None` for null.
+pub(crate) fn resolve_constant(
+    function: &str,
+    catalog: &FeatureCatalog,
+    value: &ScalarValue,
+) -> Result<Option<Members>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let name = match value.try_as_str() {
+        Some(Some(name)) => name.to_string(),
+        _ => value.to_string(),
+    };
+    catalog.resolve(function, &name).map(|reference| Some(Members::new(reference)))
+}
+
+fn name_at(function: &str, array: &ArrayRef, row: usize) -> Result<Option<String>> {
+    if array.is_null(row) {
+        return Ok(None);
+    }
+    match array.data_type() {
+        DataType::Utf8 => Ok(Some(array.as_string::<i32>().value(row).to_string())),
+        DataType::Int64 => Ok(Some(array.as_primitive::<Int64Type>().value(row).to_string())),
+        other => internal_err!("{function}: names were not coerced, got {other}"),
+    }
+}
+
+/// Runs work that blocks or takes long from within a query, so that other tasks of this thread go elsewhere.
+pub(crate) fn off_runtime<T>(work: impl FnOnce() -> T) -> T {
+    let multi_threaded = tokio::runtime::Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if multi_threaded { tokio::task::block_in_place(work) } else { work() }
+}

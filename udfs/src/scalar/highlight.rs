@@ -1,0 +1,149 @@
+//! `highlight(text, feature)`: the text with «marks» around the tokens on which a feature fires.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, StringBuilder};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{internal_err, plan_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+use super::common::{Members, Names, Source, check_count, check_name, off_runtime, resolve_constant};
+use crate::SharedSource;
+use crate::docs::{FunctionDoc, Kind};
+use crate::feature_source::TokenFeatures;
+
+const NAME: &str = "highlight";
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: NAME,
+    kind: Kind::Scalar,
+    syntax: "highlight(text, feature)",
+    text: "The text with « and » around the tokens on which the feature (or a positive member of the concept) fires; \
+           neighbouring tokens share their marks. The text is read again, so restrict the rows first. Null for null.",
+    arguments: &[("text", "text; a column or a constant"), ("feature", "id, label or concept; a constant or a column")],
+    example: "SELECT highlight(text, 'apology') AS marked FROM answers WHERE has_feature(features, 'apology') \
+              ORDER BY doc_id LIMIT 1",
+};
+
+/// See [`DOC`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Highlight {
+    source: Source,
+    signature: Signature,
+}
+
+/// `highlight(text, feature)`.
+pub fn highlight_udf(source: &SharedSource) -> ScalarUDF {
+    let signature = Signature::user_defined(Volatility::Stable);
+    ScalarUDF::from(Highlight { source: Source(Arc::clone(source)), signature })
+}
+
+/// Puts marks around the tokens on which a positive member fires. Marks join where tokens touch.
+fn mark(text: &str, tokens: &[TokenFeatures], members: &Members) -> String {
+    let mut marked = String::with_capacity(text.len() + 16);
+    let mut done = 0;
+    let mut open = false;
+    for token in tokens {
+        let fires =
+            members.positive.iter().any(|(id, _)| token.features.binary_search_by_key(id, |(id, _)| *id).is_ok());
+        let (Some(_), Some(_)) = (text.get(done..token.start), text.get(token.start..token.end)) else { continue };
+        if open && (!fires || token.start > done) {
+            marked.push('»');
+            open = false;
+        }
+        marked.push_str(&text[done..token.start]);
+        if fires && !open {
+            marked.push('«');
+            open = true;
+        }
+        marked.push_str(&text[token.start..token.end]);
+        done = token.end;
+    }
+    if open {
+        marked.push('»');
+    }
+    marked.push_str(&text[done..]);
+    marked
+}
+
+impl ScalarUDFImpl for Highlight {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
+        if !types[0].is_string() && types[0] != DataType::Null {
+            return plan_err!("{NAME}: expected a text, got {}", types[0]);
+        }
+        Ok(vec![DataType::Utf8, check_name(NAME, "feature", &types[1])?])
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        if let Some(Some(name)) = args.scalar_arguments.get(1) {
+            resolve_constant(NAME, &self.source.0.catalog(), name)?;
+        }
+        Ok(Arc::new(Field::new(NAME, DataType::Utf8, true)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let names = Names::resolve(NAME, &self.source.0.catalog(), &args.args[1])?;
+        let texts = args.args[0].to_array(args.number_rows)?;
+        let Some(texts) = texts.as_string_opt::<i32>() else { return internal_err!("{NAME}: text was not coerced") };
+        let mut marked = StringBuilder::new();
+        off_runtime(|| {
+            for row in 0..texts.len() {
+                match names.get(row).filter(|_| texts.is_valid(row)) {
+                    Some(members) => {
+                        let text = texts.value(row);
+                        marked.append_value(mark(text, &self.source.0.token_features(text)?, members));
+                    }
+                    None => marked.append_null(),
+                }
+            }
+            Ok::<_, datafusion::error::DataFusionError>(())
+        })?;
+        Ok(ColumnarValue::Array(Arc::new(marked.finish())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{answers, cells};
+
+    #[test]
+    fn touching_tokens_share_their_marks() {
+        let token = |start, end, fires: bool| TokenFeatures {
+            start,
+            end,
+            features: if fires { vec![(3, 1.0)] } else { vec![] },
+        };
+        let members = Members { positive: vec![(3, 1.0)], negative: vec![] };
+        let text = "apolo-gise, é ok";
+        let tokens =
+            [token(0, 5, true), token(5, 6, true), token(6, 10, true), token(12, 14, true), token(15, 17, false)];
+        assert_eq!(mark(text, &tokens, &members), "«apolo-gise», «é» ok");
+        assert_eq!(mark(text, &[], &members), text);
+        let broken = [token(0, 13, true), token(90, 99, true), token(4, 2, true)];
+        assert_eq!(mark(text, &broken, &members), text, "places that are none are passed over");
+    }
+
+    #[tokio::test]
+    async fn marks_rows_of_a_query() {
+        let sql = "SELECT highlight('Sorry, so sorry', 'apology'), highlight(NULL, 'apology'), highlight('none', 0)";
+        assert_eq!(cells(&answers(), sql).await.unwrap(), [["«Sorry», so «sorry»", "", "none"]]);
+    }
+}
