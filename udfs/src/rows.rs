@@ -9,6 +9,7 @@ use datafusion::error::Result;
 
 use crate::catalog::FeatureCatalog;
 use crate::features::FeatureId;
+use crate::kernels::correlation::PairRow;
 use crate::kernels::diff::DiffRow;
 
 /// Named columns in the making, all of the same length.
@@ -104,5 +105,23 @@ pub fn diff_columns(catalog: &FeatureCatalog, rows: &[DiffRow]) -> Columns {
     columns.numbers("odds_ratio", rows.iter().map(|row| row.odds_ratio));
     columns.numbers("p_value", rows.iter().map(|row| row.p_value));
     columns.numbers("q_value", rows.iter().map(|row| row.q_value));
+    columns
+}
+
+/// Columns of associated pairs, without `label_similarity`.
+pub fn pair_columns(catalog: &FeatureCatalog, rows: &[PairRow]) -> Columns {
+    let mut columns = Columns::default();
+    columns.features(("feature_a", "label_a"), catalog, rows.iter().map(|row| row.features.0));
+    columns.features(("feature_b", "label_b"), catalog, rows.iter().map(|row| row.features.1));
+    columns.counts("docs_both", rows.iter().map(|row| row.docs_both));
+    columns.numbers("npmi", rows.iter().map(PairRow::npmi));
+    columns.numbers("p_a_given_b", rows.iter().map(PairRow::p_a_given_b));
+    columns.numbers("p_b_given_a", rows.iter().map(PairRow::p_b_given_a));
+    columns.numbers("p_value", rows.iter().map(|row| row.p_value));
+    columns.numbers("q_value", rows.iter().map(|row| row.q_value));
+    columns.numbers("llr", rows.iter().map(|row| row.llr));
+    columns.counts("docs_a", rows.iter().map(|row| row.docs.0));
+    columns.counts("docs_b", rows.iter().map(|row| row.docs.1));
+    columns.counts("n", rows.iter().map(|row| row.n));
     columns
 }

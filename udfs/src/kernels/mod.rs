@@ -1,5 +1,7 @@
 //! Arithmetic on slices: no SQL, no Arrow. Each has a slow, obvious reference in its tests.
 
+pub mod cooccurrence;
+pub mod correlation;
 pub mod counting;
 pub mod diff;
 pub mod similarity;

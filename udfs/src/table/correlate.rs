@@ -1,0 +1,344 @@
+//! `correlate(set, ...)`: which features come together in documents more often than chance.
+//!
+//! The statistics are in [`crate::kernels::correlation`], the counting in [`crate::kernels::cooccurrence`]; here
+//! documents are read, once to find the features with enough documents, and once per block of rows to count pairs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Float64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::exec_err;
+use datafusion::error::Result;
+use futures::TryStreamExt;
+
+use super::echoes::Echoes;
+use crate::SharedSource;
+use crate::args::Arguments;
+use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::feature_source::{DocumentColumn, LabelEmbeddings};
+use crate::features::{FeatureId, IdsView};
+use crate::kernels::cooccurrence::{Documents, PairCounts, block_bytes, blocks};
+use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::counting::FeatureCounts;
+use crate::rows::{Columns, pair_columns};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+
+const NAME: &str = "correlate";
+
+/// Pairs that are returned if the user says nothing.
+const DEFAULT_LIMIT: usize = 1000;
+
+/// Memory for the counts of a block; 8,000 features fit into one.
+const BLOCK_BYTES: usize = 128 << 20;
+
+/// Documents that are counted at a time.
+const BATCH_DOCUMENTS: usize = 16_384;
+
+/// The table function.
+#[derive(Debug)]
+pub struct Correlate {
+    source: SharedSource,
+}
+
+/// `correlate(set, ...)` over `source`.
+pub fn correlate_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Correlate { source: Arc::clone(source) })
+}
+
+impl TableFunctionImpl for Correlate {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let mut args = Arguments::parse(NAME, args.exprs())?;
+        let call = CorrelateCall {
+            source: Arc::clone(&self.source),
+            set: args.positional("set").required_text()?,
+            min_docs: args.named("min_docs").count()?,
+            direction: match args.named("direction").choice_or(&["positive", "negative", "both"], "positive")? {
+                "negative" => Direction::Negative,
+                "both" => Direction::Both,
+                _ => Direction::Positive,
+            },
+            echoes: args.named("echoes").flag_or(false)?,
+            unexpected: match args.named("unexpected") {
+                unexpected if unexpected.is_given() => Some(unexpected.number_between(-1.0, 1.0, 1.0)?),
+                _ => None,
+            },
+            selection: FeatureSelection::from_args(&mut args)?,
+            limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
+            block_bytes: BLOCK_BYTES,
+        };
+        args.finish()?;
+        call.source.catalog().select(NAME, &call.selection)?;
+        Ok(ComputedTable::provider(call))
+    }
+}
+
+#[derive(Debug)]
+struct CorrelateCall {
+    source: SharedSource,
+    set: String,
+    min_docs: Option<usize>,
+    direction: Direction,
+    /// Whether to return pairs that the same token fires.
+    echoes: bool,
+    /// Return only pairs whose labels are less alike than this.
+    unexpected: Option<f64>,
+    selection: FeatureSelection,
+    limit: usize,
+    block_bytes: usize,
+}
+
+impl fmt::Display for CorrelateCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAME}('{}')", self.set)
+    }
+}
+
+/// Likeness of labels by the reader's own embeddings.
+#[derive(Debug)]
+pub(crate) struct LabelSimilarity {
+    embeddings: Arc<LabelEmbeddings>,
+    rows: HashMap<FeatureId, usize>,
+}
+
+impl LabelSimilarity {
+    pub(crate) fn new(embeddings: Arc<LabelEmbeddings>) -> Self {
+        let rows = embeddings.ids.iter().copied().zip(0..).collect();
+        Self { embeddings, rows }
+    }
+
+    pub(crate) fn row(&self, id: FeatureId) -> Option<&[f32]> {
+        let (row, width) = (*self.rows.get(&id)?, self.embeddings.width);
+        self.embeddings.values.get(row * width..(row + 1) * width)
+    }
+
+    /// Cosine of the labels of two features; `None` if one has no embedding (hidden).
+    pub(crate) fn between(&self, a: FeatureId, b: FeatureId) -> Option<f64> {
+        let (a, b) = (self.row(a)?, self.row(b)?);
+        Some(a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum())
+    }
+}
+
+impl CorrelateCall {
+    /// The features with enough documents, ascending.
+    async fn eligible(&self, selected: &[bool]) -> Result<Vec<FeatureId>> {
+        let mut counts = FeatureCounts::new(selected.len());
+        let mut n_null = 0u64;
+        let mut stream = self.source.documents(&self.set, &[DocumentColumn::Ids]).await?;
+        while let Some(batch) = stream.try_next().await? {
+            let ids = IdsView::try_new(NAME, batch.column(0))?;
+            for row in 0..ids.len() {
+                if ids.is_null(row) { n_null += 1 } else { counts.update(ids.ids(row)) }
+            }
+        }
+        if counts.n_docs == 0 {
+            return match n_null {
+                0 => exec_err!("{NAME}: set '{}' has no documents", self.set),
+                n => exec_err!("{NAME}: none of the {n} documents of set '{}' has features", self.set),
+            };
+        }
+        let min_docs = self.min_docs.map_or_else(|| default_min_docs(counts.n_docs), |min_docs| min_docs as u64).max(1);
+        Ok((0..)
+            .zip(selected)
+            .filter(|(id, selected)| **selected && counts.docs(*id) >= min_docs)
+            .map(|(id, _)| id)
+            .collect())
+    }
+
+    async fn count_block(
+        &self,
+        n_features: usize,
+        block: std::ops::Range<usize>,
+        position_of: &[u32],
+    ) -> Result<PairCounts> {
+        let mut counts = PairCounts::new(n_features, block);
+        let mut documents = Documents::default();
+        let mut stream = self.source.documents(&self.set, &[DocumentColumn::Ids]).await?;
+        loop {
+            let batch = stream.try_next().await?;
+            if let Some(batch) = &batch {
+                let ids = IdsView::try_new(NAME, batch.column(0))?;
+                (0..ids.len())
+                    .filter(|row| !ids.is_null(*row))
+                    .for_each(|row| documents.push(ids.ids(row), position_of));
+            }
+            if documents.len() >= BATCH_DOCUMENTS || batch.is_none() {
+                let full = std::mem::take(&mut documents);
+                counts = blocking(NAME, move |_| {
+                    counts.update(&full);
+                    Ok(counts)
+                })
+                .await?;
+            }
+            if batch.is_none() {
+                return Ok(counts);
+            }
+        }
+    }
+
+    async fn pairs(
+        &self,
+        catalog: &Arc<FeatureCatalog>,
+        request: &Request,
+    ) -> Result<(Vec<PairRow>, Option<Arc<LabelSimilarity>>)> {
+        let selected = catalog.select(NAME, &self.selection)?;
+        let features = Arc::new(self.eligible(&selected).await?);
+        let mut position_of = vec![u32::MAX; selected.len()];
+        for (position, id) in (0..).zip(features.iter()) {
+            position_of[*id as usize] = position;
+        }
+        let similarity = match self.unexpected {
+            None => None,
+            Some(_) => {
+                let source = Arc::clone(&self.source);
+                Some(Arc::new(LabelSimilarity::new(blocking(NAME, move |_| source.label_embeddings()).await?)))
+            }
+        };
+        let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
+        let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
+        let mut ranking = Ranking::new(self.direction, limit);
+        let memory = request.memory(NAME);
+        for block in blocks(features.len(), self.block_bytes) {
+            memory.try_resize(block_bytes(features.len(), &block))?;
+            let counts = self.count_block(features.len(), block, &position_of).await?;
+            let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.clone());
+            let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
+            ranking = blocking(NAME, move |_| {
+                ranking.scan(&counts, &features, |a, b| {
+                    let alike = similarity.as_ref().and_then(|similarity| similarity.between(a, b));
+                    !echoes.contains(a, b) && alike.is_none_or(|alike| alike < least_alike)
+                });
+                Ok(ranking)
+            })
+            .await?;
+        }
+        let rows = blocking(NAME, move |_| Ok(ranking.finish())).await?;
+        Ok((rows, similarity))
+    }
+}
+
+fn columns(catalog: &FeatureCatalog, rows: &[PairRow], similarity: Option<&LabelSimilarity>) -> Columns {
+    let mut columns = pair_columns(catalog, rows);
+    let alike = |row: &PairRow| similarity.and_then(|similarity| similarity.between(row.features.0, row.features.1));
+    columns.push("label_similarity", rows.iter().map(alike).collect::<Float64Array>(), true);
+    columns
+}
+
+#[async_trait]
+impl Computation for CorrelateCall {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn schema(&self) -> SchemaRef {
+        columns(&FeatureCatalog::default(), &[], None).schema()
+    }
+
+    async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
+        let catalog = self.source.catalog();
+        let (rows, similarity) = self.pairs(&catalog, &request).await?;
+        Ok(vec![columns(&catalog, &rows, similarity.as_deref()).into_batch()?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemorySource;
+    use crate::test_support::{answers, cells, error};
+
+    /// 200 documents: "tea" and "milk" mostly together, "sugar" by chance, "teas" an echo of "tea", "war" never with tea.
+    fn drinks() -> MemorySource {
+        let features: &[(&str, &[&str])] = &[
+            ("tea", &["tea"]),
+            ("milk", &["milk"]),
+            ("sugar", &["sugar"]),
+            ("teas", &["teas"]),
+            ("war", &["war"]),
+            ("milk jug", &["jug"]),
+        ];
+        let source = MemorySource::with_words(features, vec![]);
+        let texts: Vec<String> = (0..200)
+            .map(|row| {
+                let mut text = String::from("a");
+                if row % 4 == 0 {
+                    text.push_str(" tea teas")
+                }
+                if row % 4 == 0 && row % 40 != 0 || row % 50 == 1 {
+                    text.push_str(" milk jug")
+                }
+                if row % 5 == 0 {
+                    text.push_str(" sugar")
+                }
+                if row % 4 == 2 {
+                    text.push_str(" war")
+                }
+                text
+            })
+            .collect();
+        source.put_texts("notes", &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>(), vec![]).unwrap();
+        source
+    }
+
+    #[tokio::test]
+    async fn finds_pairs_and_drops_echoes() {
+        let source = drinks();
+        let columns = "label_a, label_b, docs_both, docs_a, docs_b, n, q_value < 0.001";
+        let rows =
+            cells(&source, format!("SELECT {columns} FROM correlate('notes') WHERE q_value < 0.05")).await.unwrap();
+        assert_eq!(rows[0], ["milk", "milk jug", "49", "49", "49", "200", "true"]);
+        assert_eq!(rows[1], ["tea", "milk", "45", "50", "49", "200", "true"]);
+        assert_eq!(rows.len(), 5, "(tea, teas) is an echo: {rows:?}");
+        let with = "SELECT label_b FROM correlate('notes', named_argument('echoes', true)) LIMIT 1";
+        assert_eq!(cells(&source, with).await.unwrap(), [["teas"]]);
+    }
+
+    #[tokio::test]
+    async fn keeps_the_unexpected_if_asked() {
+        let source = drinks();
+        let sql = "SELECT label_a, label_b, label_similarity FROM correlate('notes', named_argument('unexpected', 0.5), \
+                   named_argument('limit', 1))";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "milk", "0.0"]]);
+        let sql = "SELECT label_similarity FROM correlate('notes') LIMIT 1";
+        assert_eq!(cells(&source, sql).await.unwrap(), [[""]]);
+    }
+
+    #[tokio::test]
+    async fn negative_associations_and_support() {
+        let source = drinks();
+        let sql =
+            "SELECT label_a, label_b, npmi FROM correlate('notes', named_argument('direction', 'negative')) LIMIT 1";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "war", "-1.0"]]);
+        let sql = "SELECT label_a, label_b FROM correlate('notes', named_argument('min_docs', 50))";
+        assert_eq!(cells(&source, sql).await.unwrap(), [] as [[&str; 2]; 0], "only echoes and rivals have so many");
+        let sql = "SELECT count(*) FROM correlate('answers', named_argument('level', 'span'))";
+        assert_eq!(cells(&answers(), sql).await.unwrap(), [["0"]]);
+        let message = error(&source, "SELECT * FROM correlate('notes WHERE false')").await;
+        assert!(message.contains("correlate: set 'notes WHERE false' has no documents"), "{message}");
+        let message = error(&source, "SELECT * FROM correlate('notes', named_argument('direction', 'postive'))").await;
+        assert!(message.contains("'direction' cannot be 'postive'; did you mean 'positive'?"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn blocks_of_rows_give_the_same() {
+        let source: SharedSource = Arc::new(drinks());
+        let call = |block_bytes| CorrelateCall {
+            source: Arc::clone(&source),
+            set: "notes".to_string(),
+            min_docs: None,
+            direction: Direction::Both,
+            echoes: true,
+            unexpected: None,
+            selection: FeatureSelection::default(),
+            limit: 100,
+            block_bytes,
+        };
+        let request = Request { projection: None, limit: None, context: Arc::default() };
+        let whole = call(BLOCK_BYTES).run(request.clone()).await.unwrap();
+        assert_eq!(whole[0].num_rows(), 15);
+        assert_eq!(call(50).run(request).await.unwrap(), whole);
+    }
+}
