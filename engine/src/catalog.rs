@@ -3,13 +3,16 @@
 //! Small Lance tables under `catalog/`; [`Catalog`] is the in-memory picture that is loaded on opening and replaced as a
 //! whole after each change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use saequel_udfs::FeatureCatalog;
+use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::store::NewDictionary;
+
 
 /// A corpus as the catalog knows it.
 #[derive(Debug, Clone)]
@@ -62,6 +65,17 @@ pub struct JobInfo {
     pub finished_micros: Option<i64>,
 }
 
+/// What only a detailed view of a feature shows.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureDetail {
+    /// Activation from which it counts as present in a document.
+    pub presence_threshold: f32,
+    /// Why it is hidden from users unless they ask (`dense`, `sub-word`, `dead`, ...).
+    pub hidden_because: Option<String>,
+    /// Short text windows around its strongest tokens, the token in «guillemets».
+    pub examples: Vec<String>,
+}
+
 /// Immutable picture of the catalog.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
@@ -71,8 +85,23 @@ pub struct Catalog {
     pub readers: Vec<ReaderInfo>,
     /// Dictionaries, features and concepts.
     pub features: Arc<FeatureCatalog>,
+    /// Beside [`FeatureCatalog::features`], in the same order: what only a detailed view shows.
+    pub feature_details: Arc<Vec<FeatureDetail>>,
     /// Newest first.
     pub jobs: Vec<JobInfo>,
+}
+
+impl Catalog {
+    /// The corpus of that name.
+    pub fn corpus(&self, name: &str) -> Option<&Arc<CorpusInfo>> {
+        self.corpora.iter().find(|corpus| corpus.name == name)
+    }
+
+    /// What only a detailed view of a feature shows.
+    pub fn feature_detail(&self, id: FeatureId) -> Option<&FeatureDetail> {
+        let at = self.features.features().binary_search_by_key(&id, |feature| feature.id).ok()?;
+        self.feature_details.get(at)
+    }
 }
 
 /// A health check of [`Engine::doctor`].
@@ -92,8 +121,7 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
     pub async fn rename_feature(&self, id: u32, label: &str) -> Result<()> {
-        let _ = (id, label);
-        todo!("owner of store")
+        self.import_labels(&[(id, label.to_owned())], "user").await.map(drop)
     }
 
     /// Takes labels for many features at once; returns how many changed.
@@ -101,8 +129,29 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] if an id does not exist; then nothing is changed.
     pub async fn import_labels(&self, labels: &[(u32, String)], source: &str) -> Result<u64> {
-        let _ = (labels, source);
-        todo!("owner of store")
+        let store = &self.inner.store;
+        let guard = store.write("changing labels").await?;
+        let wanted: BTreeMap<u32, &str> = labels.iter().map(|(id, label)| (*id, label.trim())).collect();
+        if let Some((id, _)) = wanted.iter().find(|(_, label)| label.is_empty()) {
+            return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
+        }
+        let catalog = store.catalog();
+        require_features(&catalog, wanted.keys().copied())?;
+        store
+            .change(&guard, &["features"], |state| {
+                let mut changed = 0;
+                for row in &mut state.features {
+                    let Some(label) = wanted.get(&row.feature.id) else { continue };
+                    if row.feature.label != *label || row.feature.label_source != source {
+                        row.feature.label = (*label).to_owned();
+                        row.feature.label_source = source.to_owned();
+                        row.feature.label_score = None;
+                        changed += 1;
+                    }
+                }
+                Ok(changed)
+            })
+            .await
     }
 
     /// Makes or replaces a concept.
@@ -110,8 +159,27 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for a feature that does not exist.
     pub async fn put_concept(&self, name: &str, members: &[(u32, f32)]) -> Result<()> {
-        let _ = (name, members);
-        todo!("owner of store")
+        let store = &self.inner.store;
+        let name = name.trim();
+        if name.is_empty() || name.parse::<u32>().is_ok() {
+            let message = format!("'{name}' cannot be the name of a concept: a number means a feature; use a word");
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        if !members.iter().any(|(_, weight)| *weight > 0.0) || members.iter().any(|(_, weight)| !weight.is_finite()) {
+            let message = format!("concept '{name}' needs at least one feature with a positive weight, all weights finite");
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        let guard = store.write("changing a concept").await?;
+        require_features(&store.catalog(), members.iter().map(|(id, _)| *id))?;
+        let concept = Concept { name: name.to_owned(), members: members.to_vec() };
+        store
+            .change(&guard, &["concepts"], |state| {
+                state.concepts.retain(|other| other.name != concept.name);
+                state.concepts.push(concept);
+                state.concepts.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(())
+            })
+            .await
     }
 
     /// Removes a concept.
@@ -119,8 +187,19 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
     pub async fn drop_concept(&self, name: &str) -> Result<()> {
-        let _ = name;
-        todo!("owner of store")
+        let store = &self.inner.store;
+        let guard = store.write("dropping a concept").await?;
+        store
+            .change(&guard, &["concepts"], |state| {
+                let before = state.concepts.len();
+                state.concepts.retain(|concept| concept.name != name);
+                if state.concepts.len() == before {
+                    let hint = did_you_mean(name, state.concepts.iter().map(|concept| concept.name.as_str()));
+                    return Err(Error::new(ErrorKind::NotFound, format!("concept '{name}' not found{hint}")));
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Adds a trained SAE to the database as a dictionary; returns its first feature id.
@@ -128,15 +207,22 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::Exists`] if another dictionary has its name.
     pub async fn add_dictionary(&self, sae: &crate::sae::Sae) -> Result<u32> {
-        let _ = sae;
-        todo!("owner of store")
+        let store = &self.inner.store;
+        let guard = store.write("adding a dictionary").await?;
+        store.add_dictionary(&guard, &NewDictionary::of(sae)).await
     }
+}
 
-    /// Looks at everything that can go wrong: folder, catalog, datasets, indexes, weights, disk space.
-    ///
-    /// # Errors
-    /// Only if the checks themselves cannot run.
-    pub async fn doctor(&self) -> Result<Vec<Check>> {
-        todo!("owner of store")
+fn require_features(catalog: &Catalog, ids: impl Iterator<Item = FeatureId>) -> Result<()> {
+    for id in ids {
+        if catalog.features.feature(id).is_none() {
+            let bound = catalog.features.id_bound();
+            let message = match bound.checked_sub(1) {
+                Some(last) => format!("feature {id} not found; the database has features 0 to {last}"),
+                None => format!("feature {id} not found; the database has no dictionary yet"),
+            };
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
     }
+    Ok(())
 }

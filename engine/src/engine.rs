@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::options::EngineOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
+use crate::sae::Sae;
 use crate::session::SqlState;
 use crate::store::Store;
 
@@ -39,7 +40,7 @@ impl Engine {
     /// [`crate::ErrorKind::NotFound`] if read-only and missing, [`crate::ErrorKind::Corrupt`] if the folder holds
     /// something else or is damaged, [`crate::ErrorKind::Io`].
     pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
-        let store = Store::open(dir.as_ref(), &options).await?;
+        let store = Store::open(dir.as_ref(), &options, || Ok(vec![Sae::embedded_default()?])).await?;
         Ok(Self { inner: Arc::new(Inner { options, store, reader: OnceLock::new(), sql: SqlState::default() }) })
     }
 

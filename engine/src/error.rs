@@ -90,3 +90,81 @@ impl std::error::Error for Error {
         self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
+
+/// An I/O error on `path`; a full disk is said so, with the way out.
+pub(crate) fn io_error(what: &str, path: &std::path::Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        _ => ErrorKind::Io,
+    };
+    if is_full_disk(&error) {
+        return disk_full(&path.display().to_string());
+    }
+    Error::new(kind, format!("{what}: {}", path.display())).with_source(error)
+}
+
+/// Whether an error, or what caused it, is a full disk or an exhausted quota.
+pub(crate) fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+            if matches!(io.kind(), StorageFull | QuotaExceeded) {
+                return true;
+            }
+            // An error that wraps another answers `source()` with the source of the inner one: look at the inner one.
+            if io.get_ref().is_some_and(|inner| is_full_disk(inner)) {
+                return true;
+            }
+        }
+        next = error.source();
+    }
+    // Some libraries keep only the text of the cause.
+    let text = error.to_string();
+    text.contains("No space left on device") || text.contains("os error 28") || text.contains("Disk quota exceeded")
+}
+
+/// The message for a full disk.
+pub(crate) fn disk_full(place: &str) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        format!(
+            "no space left on the disk while writing {place}; everything up to the last commit is intact: free some \
+             space and run the same command again, it continues where it stopped"
+        ),
+    )
+}
+
+/// `; did you mean 'x'?` with the name nearest to `wanted`, or the names there are if none is near, or nothing.
+pub(crate) fn did_you_mean<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    use datafusion::common::utils::datafusion_strsim::levenshtein;
+    let names: Vec<&str> = names.into_iter().collect();
+    let lower = wanted.to_lowercase();
+    let nearest = names.iter().map(|name| (levenshtein(&lower, &name.to_lowercase()), *name)).min();
+    match nearest {
+        None => String::new(),
+        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 3 => format!("; did you mean '{name}'?"),
+        Some(_) if names.len() <= 20 => format!("; there are: {}", names.join(", ")),
+        Some(_) => format!("; there are {} of them, among them: {}, ...", names.len(), names[..10].join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_disk_is_found_below_other_errors() {
+        let deep = std::io::Error::other(Error::new(ErrorKind::Io, "x").with_source(std::io::Error::from_raw_os_error(28)));
+        assert!(is_full_disk(&deep));
+        assert!(!is_full_disk(&std::io::Error::from_raw_os_error(2)));
+    }
+
+    #[test]
+    fn near_names_are_offered() {
+        assert_eq!(did_you_mean("answer", ["answers", "news"]), "; did you mean 'answers'?");
+        assert_eq!(did_you_mean("zzzzzz", ["answers", "news"]), "; there are: answers, news");
+        assert_eq!(did_you_mean("x", []), "");
+    }
+}

@@ -62,3 +62,23 @@ pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
     }
     fields
 }
+
+/// Whether a stored column is one that saequel adds, for a corpus with these dictionaries.
+pub fn is_added(column: &str, dictionaries: &[String]) -> bool {
+    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column)
+        || dictionaries.iter().any(|dictionary| {
+            column == ids_column(dictionary) || column == activations_column(dictionary) || column == fvu_column(dictionary)
+        })
+}
+
+/// Why a column of the user's cannot have this name; `None` if it can.
+pub fn reserved(column: &str) -> Option<&'static str> {
+    let lower = column.to_lowercase();
+    if lower == DOC_ID {
+        return Some("it is the name of the identity that every document gets");
+    }
+    let added = [EMBEDDING, N_TOKENS, N_SPANS, ERROR, sql::FEATURES, sql::N_TOKENS, sql::N_SPANS, sql::FVU];
+    let prefixes = ["_ids_", "_activations_", "_fvu_", "features_", "fvu_", "_row"];
+    (added.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)))
+        .then_some("saequel adds a column of that name")
+}

@@ -1,0 +1,249 @@
+//! Corpora on disk: making, appending, replacing, deleting, dropping, compacting. Each is one commit.
+
+use std::fs;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchIterator};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::logical_expr::Expr;
+use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::dataset::{
+    DeleteBuilder, InsertBuilder, MergeInsertBuilder, NewColumnTransform, WhenMatched, WhenNotMatched, WriteMode,
+    WriteParams,
+};
+use lance_file::version::LanceFileVersion;
+
+use super::catalog::check_name;
+use super::errors::lance_error;
+use super::state::CorpusRow;
+use super::table::uri;
+use super::{AsOf, Snapshot, Store, WriteGuard, now_micros};
+use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
+use crate::schema;
+
+/// Rows of a fragment after compaction: large enough for fast scans, small enough for encoding again by fragment.
+const ROWS_PER_FRAGMENT: usize = 128 * 1024;
+
+/// A corpus that is to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct NewCorpus {
+    pub(crate) name: String,
+    pub(crate) text_columns: Vec<String>,
+    pub(crate) key: Option<String>,
+    /// The user's columns.
+    pub(crate) columns: Vec<Field>,
+    pub(crate) dictionaries: Vec<String>,
+    /// Width of the reader's embedding.
+    pub(crate) width: usize,
+}
+
+/// A commit of a corpus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VersionInfo {
+    pub(crate) version: u64,
+    /// When, microseconds since 1970 UTC.
+    pub(crate) micros: i64,
+}
+
+pub(super) async fn version_infos(dataset: &Dataset, corpus: &str) -> Result<Vec<VersionInfo>> {
+    let versions = dataset.versions().await;
+    let versions = versions.map_err(|error| lance_error(&format!("listing versions of corpus '{corpus}'"), error))?;
+    let mut infos: Vec<VersionInfo> = versions
+        .into_iter()
+        .map(|version| VersionInfo { version: version.version, micros: version.timestamp.timestamp_micros() })
+        .collect();
+    infos.sort_by_key(|info| info.version);
+    Ok(infos)
+}
+
+impl Store {
+    /// Makes an empty corpus and notes it in the catalog.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`], [`ErrorKind::Query`] for a name that cannot be, [`ErrorKind::NotFound`] for an unknown
+    /// dictionary.
+    pub(crate) async fn create_corpus(&self, guard: &WriteGuard, new: NewCorpus) -> Result<()> {
+        check_name("corpus", &new.name, 63, "")?;
+        if self.catalog().corpus(&new.name).is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("corpus '{}' exists already", new.name)));
+        }
+        let catalog = self.catalog();
+        let known: Vec<&str> = catalog.features.dictionaries().iter().map(|d| d.name.as_str()).collect();
+        for dictionary in &new.dictionaries {
+            if !known.contains(&dictionary.as_str()) {
+                let hint = did_you_mean(dictionary, known.iter().copied());
+                return Err(Error::new(ErrorKind::NotFound, format!("dictionary '{dictionary}' not found{hint}")));
+            }
+        }
+        let what = format!("making corpus '{}'", new.name);
+        let path = self.corpus_dir(&new.name);
+        // A folder that the catalog does not know is what an interrupted creation or removal left.
+        for left in [&path, &self.words_dir(&new.name)] {
+            if left.exists() {
+                fs::remove_dir_all(left).map_err(|error| io_error("cannot replace", left, error))?;
+            }
+        }
+        let mut fields = vec![Field::new(schema::DOC_ID, DataType::Utf8, false)];
+        fields.extend(new.columns.iter().cloned());
+        fields.extend(schema::added_fields(new.width, &new.dictionaries));
+        let arrow = Arc::new(Schema::new(fields));
+        let empty = RecordBatchIterator::new([Ok(RecordBatch::new_empty(arrow.clone()))], arrow);
+        let params = WriteParams { mode: WriteMode::Create, ..self.write_params() };
+        let dataset = Dataset::write(empty, &uri(&path)?, Some(params)).await;
+        let dataset = dataset.map_err(|error| lance_error(&what, error))?;
+        let row = CorpusRow {
+            name: new.name,
+            text_columns: new.text_columns,
+            key: new.key,
+            dictionaries: new.dictionaries,
+            created_micros: now_micros(),
+        };
+        self.keep(&row, &dataset);
+        self.change(guard, &["corpora"], |state| {
+            state.corpora.push(row);
+            Ok(())
+        })
+        .await
+    }
+
+    fn write_params(&self) -> WriteParams {
+        WriteParams {
+            data_storage_version: Some(LanceFileVersion::V2_2),
+            enable_stable_row_ids: true,
+            session: Some(self.inner.session.clone()),
+            // A commit is small, and its rows stay in one file.
+            max_rows_per_file: ROWS_PER_FRAGMENT,
+            ..WriteParams::default()
+        }
+    }
+
+    /// Removes a corpus with its word index. Snapshots that are still open fail from now on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub(crate) async fn drop_corpus(&self, guard: &WriteGuard, corpus: &str) -> Result<()> {
+        let row = self.corpus_row(corpus)?;
+        self.change(guard, &["corpora"], |state| {
+            state.corpora.retain(|other| other.name != row.name);
+            Ok(())
+        })
+        .await?;
+        self.forget(corpus);
+        for folder in [self.corpus_dir(corpus), self.words_dir(corpus)] {
+            if folder.exists() {
+                fs::remove_dir_all(&folder).map_err(|error| io_error("cannot remove", &folder, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds columns of nulls; only the manifest changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] if a column exists.
+    pub(crate) async fn add_columns(&self, _guard: &WriteGuard, corpus: &str, fields: Vec<Field>) -> Result<()> {
+        let row = self.corpus_row(corpus)?;
+        let mut dataset = self.latest(&row).await?;
+        let fields: Vec<Field> = fields.into_iter().map(|field| field.with_nullable(true)).collect();
+        let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(fields)));
+        let added = dataset.add_columns(transform, None, None).await;
+        added.map_err(|error| lance_error(&format!("adding columns to corpus '{corpus}'"), error))?;
+        self.keep(&row, &dataset);
+        self.publish(self.picture()).await;
+        Ok(())
+    }
+
+    /// Appends documents in one commit; returns the snapshot with them. Columns that `batches` lack become null.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; then nothing is changed.
+    pub(crate) async fn append(&self, _guard: &WriteGuard, corpus: &str, batches: Vec<RecordBatch>) -> Result<Snapshot> {
+        let row = self.corpus_row(corpus)?;
+        let dataset = self.latest(&row).await?;
+        let params = WriteParams { mode: WriteMode::Append, ..self.write_params() };
+        let dataset = InsertBuilder::new(Arc::new(dataset)).with_params(&params).execute(batches).await;
+        let dataset = dataset.map_err(|error| lance_error(&format!("writing corpus '{corpus}'"), error))?;
+        self.keep(&row, &dataset);
+        Ok(Snapshot::new(row, dataset))
+    }
+
+    /// Appends documents and replaces those whose `doc_id` is there already, in one commit; no `doc_id` may be twice in
+    /// `batches`, which must have every stored column. Returns the snapshot, documents added and documents replaced.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; then nothing is changed.
+    pub(crate) async fn upsert(
+        &self,
+        _guard: &WriteGuard,
+        corpus: &str,
+        batches: Vec<RecordBatch>,
+    ) -> Result<(Snapshot, u64, u64)> {
+        let row = self.corpus_row(corpus)?;
+        let dataset = self.latest(&row).await?;
+        let failed = |error| lance_error(&format!("writing corpus '{corpus}'"), error);
+        let mut builder =
+            MergeInsertBuilder::try_new(Arc::new(dataset), vec![schema::DOC_ID.to_owned()]).map_err(failed)?;
+        builder.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::InsertAll);
+        let job = builder.try_build().map_err(failed)?;
+        let (dataset, stats) = job.execute_batches(batches).await.map_err(failed)?;
+        self.keep(&row, &dataset);
+        let snapshot = Snapshot::new(row, (*dataset).clone());
+        Ok((snapshot, stats.num_inserted_rows, stats.num_updated_rows))
+    }
+
+    /// Deletes the documents that satisfy `condition` in one commit; returns the snapshot and how many.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] for a condition that cannot be evaluated.
+    pub(crate) async fn delete(&self, _guard: &WriteGuard, corpus: &str, condition: Expr) -> Result<(Snapshot, u64)> {
+        let row = self.corpus_row(corpus)?;
+        let dataset = self.latest(&row).await?;
+        let result = DeleteBuilder::from_expr(Arc::new(dataset), condition).execute().await;
+        let result = result.map_err(|error| lance_error(&format!("deleting from corpus '{corpus}'"), error))?;
+        self.keep(&row, &result.new_dataset);
+        Ok((Snapshot::new(row, (*result.new_dataset).clone()), result.num_deleted_rows))
+    }
+
+    /// Versions of a corpus, ascending.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub(crate) async fn versions(&self, corpus: &str) -> Result<Vec<VersionInfo>> {
+        let snapshot = self.snapshot(corpus, AsOf::Latest).await?;
+        version_infos(&snapshot.dataset, corpus).await
+    }
+
+    /// Joins small fragments and drops deleted rows; returns a summary.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; then nothing is changed.
+    pub(crate) async fn join_fragments(&self, _guard: &WriteGuard, corpus: &str) -> Result<String> {
+        let row = self.corpus_row(corpus)?;
+        let mut dataset = self.latest(&row).await?;
+        let options = CompactionOptions {
+            target_rows_per_fragment: ROWS_PER_FRAGMENT,
+            materialize_deletions_threshold: 0.0,
+            ..CompactionOptions::default()
+        };
+        let metrics = compact_files(&mut dataset, options, None).await;
+        let metrics = metrics.map_err(|error| lance_error(&format!("compacting corpus '{corpus}'"), error))?;
+        self.keep(&row, &dataset);
+        Ok(format!("{} fragments joined to {}", metrics.fragments_removed, metrics.fragments_added))
+    }
+
+    /// Removes versions older than `keep_secs` seconds with what only they need; returns a summary.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) async fn forget_versions(&self, _guard: &WriteGuard, corpus: &str, keep_secs: u64) -> Result<String> {
+        let row = self.corpus_row(corpus)?;
+        let dataset = self.latest(&row).await?;
+        let seconds = i64::try_from(keep_secs).unwrap_or(i64::MAX / 1000);
+        let keep = chrono::TimeDelta::try_seconds(seconds).unwrap_or(chrono::TimeDelta::MAX);
+        // Nobody else writes while we hold the lock, so a file that no version names is a dead writer's and may go.
+        let removed = dataset.cleanup_old_versions(keep, Some(true), None).await;
+        let removed = removed.map_err(|error| lance_error(&format!("removing old versions of '{corpus}'"), error))?;
+        Ok(format!("{} old versions removed, {} bytes freed", removed.old_versions, removed.bytes_removed))
+    }
+}

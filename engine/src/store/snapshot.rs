@@ -1,0 +1,212 @@
+//! One version of one corpus, and scans of it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
+use futures::TryStreamExt;
+use lance::Dataset;
+
+use super::corpus::version_infos;
+use super::errors::lance_error;
+use super::state::CorpusRow;
+use crate::catalog::CorpusInfo;
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::schema;
+
+/// Which version of a corpus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum AsOf {
+    /// The newest commit.
+    #[default]
+    Latest,
+    /// A version number.
+    Version(u64),
+    /// The newest commit not after this moment, microseconds since 1970 UTC.
+    Micros(i64),
+}
+
+/// One version of one corpus: immutable, cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) info: Arc<CorpusInfo>,
+    pub(super) dataset: Arc<Dataset>,
+    schema: SchemaRef,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({} @ {})", self.info.name, self.version())
+    }
+}
+
+/// The user's own columns of a corpus.
+pub(super) fn user_columns(dataset: &Dataset, row: &CorpusRow) -> SchemaRef {
+    let stored = Schema::from(dataset.schema());
+    let ours = |name: &str| name == schema::DOC_ID || schema::is_added(name, &row.dictionaries);
+    Arc::new(Schema::new(
+        stored.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>(),
+    ))
+}
+
+impl Snapshot {
+    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf) -> Result<Self> {
+        let number = match as_of {
+            AsOf::Latest => None,
+            AsOf::Version(number) => Some(number),
+            AsOf::Micros(micros) => {
+                let versions = version_infos(&latest, &row.name).await?;
+                let found = versions.iter().rev().find(|version| version.micros <= micros);
+                Some(found.ok_or_else(|| no_version(&row.name, "that time", &versions))?.version)
+            }
+        };
+        let dataset = match number {
+            Some(number) if number != latest.version_id() => match latest.checkout_version(number).await {
+                Ok(dataset) => dataset,
+                Err(_) => {
+                    let versions = version_infos(&latest, &row.name).await?;
+                    return Err(no_version(&row.name, &format!("version {number}"), &versions));
+                }
+            },
+            _ => latest,
+        };
+        Ok(Self::new(row, dataset))
+    }
+
+    pub(super) fn new(row: CorpusRow, dataset: Dataset) -> Self {
+        let stored = Schema::from(dataset.schema());
+        // A dictionary may have been added after this version was written.
+        let has = |name: &String| stored.column_with_name(&schema::ids_column(name)).is_some();
+        let info = CorpusInfo {
+            columns: user_columns(&dataset, &row),
+            name: row.name,
+            text_columns: row.text_columns,
+            key: row.key,
+            dictionaries: row.dictionaries.into_iter().filter(has).collect(),
+            created_micros: row.created_micros,
+        };
+        let fields: Vec<_> = stored.fields().iter().map(|field| field.as_ref().clone().with_metadata([].into())).collect();
+        Self { info: Arc::new(info), schema: Arc::new(Schema::new(fields)), dataset: Arc::new(dataset) }
+    }
+
+    /// Stored schema: `doc_id`, the user's columns, the added columns (see [`crate::schema`]).
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// Version number.
+    pub(crate) fn version(&self) -> u64 {
+        self.dataset.version_id()
+    }
+
+    /// Documents, by a count that the dataset keeps.
+    pub(crate) async fn count(&self) -> Result<u64> {
+        let count = self.dataset.count_rows(None).await;
+        count.map(|count| count as u64).map_err(|error| self.failed("counting", error))
+    }
+
+    /// Plans a scan of the stored columns `projection` (in that order), of rows that satisfy all `filters` (expressions
+    /// over stored columns, evaluated exactly, through an index where one fits), at most `limit` rows.
+    ///
+    /// The rows come in the order of their insertion. `projection` may be empty: batches then have rows but no columns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] for a column that does not exist or a filter that cannot be evaluated.
+    pub(crate) async fn scan(
+        &self,
+        projection: &[String],
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        for name in projection {
+            if self.schema.column_with_name(name).is_none() && !name.starts_with("_row") {
+                let names = self.schema.fields().iter().map(|field| field.name().as_str());
+                let message = format!("corpus '{}' has no column '{name}'{}", self.info.name, did_you_mean(name, names));
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+        }
+        let mut scanner = self.dataset.scan();
+        let failed = |error| self.failed("scanning", error);
+        // Lance plans no scan of nothing: the identity is read (it is small) and dropped.
+        let columns: Vec<&str> =
+            if projection.is_empty() { vec![schema::DOC_ID] } else { projection.iter().map(String::as_str).collect() };
+        scanner.project(&columns).map_err(failed)?;
+        if let Some(filter) = conjunction(filters.iter().cloned()) {
+            scanner.filter_expr(filter);
+        }
+        if let Some(limit) = limit {
+            scanner.limit(Some(i64::try_from(limit).unwrap_or(i64::MAX)), None).map_err(failed)?;
+        }
+        let plan = scanner.create_plan().await.map_err(failed)?;
+        let schema = plan.schema();
+        let in_order = schema.fields().len() == projection.len()
+            && schema.fields().iter().zip(projection).all(|(field, name)| field.name() == name);
+        if in_order {
+            return Ok(plan);
+        }
+        let mut expressions: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(projection.len());
+        for name in projection {
+            let column = Column::new_with_schema(name, &schema).map_err(|error| self.planned_wrongly(error))?;
+            expressions.push((Arc::new(column), name.clone()));
+        }
+        Ok(Arc::new(ProjectionExec::try_new(expressions, plan).map_err(|error| self.planned_wrongly(error))?))
+    }
+
+    /// Streams what [`Self::scan`] plans, in batches of at most a few thousand rows.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub(crate) async fn read(
+        &self,
+        projection: &[String],
+        filters: &[Expr],
+        mut each: impl FnMut(arrow::array::RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let plan = self.scan(projection, filters, None).await?;
+        let context = Arc::new(datafusion::execution::TaskContext::default());
+        let mut stream = datafusion::physical_plan::execute_stream(plan, context).map_err(|error| self.read_failed(error))?;
+        while let Some(batch) = stream.try_next().await.map_err(|error| self.read_failed(error))? {
+            each(batch)?;
+        }
+        Ok(())
+    }
+
+    fn planned_wrongly(&self, error: datafusion::error::DataFusionError) -> Error {
+        Error::new(ErrorKind::Internal, format!("scanning corpus '{}'", self.info.name)).with_source(error)
+    }
+
+    fn read_failed(&self, error: datafusion::error::DataFusionError) -> Error {
+        if crate::error::is_full_disk(&error) {
+            return crate::error::disk_full(&format!("(reading corpus '{}')", self.info.name));
+        }
+        Error::new(ErrorKind::Corrupt, format!("reading corpus '{}'", self.info.name)).with_source(error)
+    }
+
+    fn failed(&self, what: &str, error: lance::Error) -> Error {
+        lance_error(&format!("{what} corpus '{}'", self.info.name), error)
+    }
+}
+
+fn no_version(corpus: &str, wanted: &str, versions: &[super::corpus::VersionInfo]) -> Error {
+    let there = match (versions.first(), versions.last()) {
+        (Some(first), Some(last)) => {
+            let time = |micros: i64| {
+                chrono::DateTime::from_timestamp_micros(micros).map_or_else(String::new, |time| time.to_rfc3339())
+            };
+            format!(
+                "the versions kept are {} ({}) to {} ({})",
+                first.version,
+                time(first.micros),
+                last.version,
+                time(last.micros)
+            )
+        }
+        _ => "it has no version".to_owned(),
+    };
+    Error::new(ErrorKind::NotFound, format!("corpus '{corpus}' has no commit of {wanted}; {there}"))
+}
