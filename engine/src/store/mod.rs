@@ -249,7 +249,8 @@ impl Store {
         }
         corpora.sort_by(|a, b| a.name.cmp(&b.name));
         let catalog = Catalog { corpora, ..(*picture.catalog).clone() };
-        let picture = Picture { catalog: Arc::new(catalog), ..(*picture).clone() };
+        let mut picture = (*picture).clone();
+        picture.catalog = Arc::new(catalog);
         let mut current = self.inner.picture.write().unwrap_or_else(PoisonError::into_inner);
         // Two refreshes may end in either order: an older picture must not replace a newer one.
         if picture.generation() >= current.generation() {
