@@ -1,20 +1,41 @@
 //! Sparse autoencoders: the artifact, encoding, training and evaluation.
+//!
+//! A dictionary reads a hidden state `x` of the reader. With `y = (x - mean) * scale` (span level: brought to length 1
+//! first) its latents are `a = y E^T + e`, of which those above one learned threshold fire, at most `cap` on a row, and
+//! `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an activation is the length of what a latent contributes.
 
+mod artifact;
+pub(crate) mod encode;
 mod evaluate;
+pub(crate) mod harvest;
+mod random;
+pub(crate) mod texts;
 mod train;
+mod trainer;
 
-use std::path::Path;
+use crate::error::{Error, ErrorKind, Result};
 
-use crate::error::Result;
-
+pub(crate) use artifact::Spec;
+pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.
-pub struct Sae {}
+#[derive(Debug, Clone)]
+pub struct Sae {
+    spec: Spec,
+    /// Row-major `[width, input width]`.
+    encoder: Vec<f32>,
+    encoder_bias: Vec<f32>,
+    /// Row-major `[width, input width]`, rows of length 1.
+    decoder: Vec<f32>,
+    decoder_bias: Vec<f32>,
+    mean: Vec<f32>,
+    latents: Vec<LatentInfo>,
+}
 
 /// What is known of one latent, beside the weights (file `features.jsonl` of the artifact).
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LatentInfo {
     /// Position, 0 to width - 1.
     pub latent: u32,
@@ -35,78 +56,70 @@ pub struct LatentInfo {
     /// 90th percentile of the same.
     pub q90: f32,
     /// Hidden from users unless they ask, and why (`dense`, `sub-word`, `dead`, ...).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<String>,
     /// Strongest tokens, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub top_tokens: Vec<String>,
     /// Words that set its documents apart, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub top_words: Vec<String>,
     /// Short text windows around its strongest tokens, the token in «guillemets».
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
 }
 
 impl Sae {
-    /// The dictionary that is shipped with saequel, embedded in the program.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Corrupt`] if the build is damaged.
-    pub fn embedded_default() -> Result<Self> {
-        todo!("owner of sae")
-    }
-
-    /// Loads an artifact folder (`sae.json`, `sae.safetensors`, `features.jsonl`).
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::NotFound`], or [`crate::ErrorKind::Corrupt`] naming the file, the tensor and the shapes.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let _ = dir;
-        todo!("owner of sae")
-    }
-
-    /// Writes the artifact folder, each file at once (temporary name, then rename).
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Io`].
-    pub fn save(&self, dir: &Path) -> Result<()> {
-        let _ = dir;
-        todo!("owner of sae")
-    }
-
     /// Name of the dictionary, e.g. `minilm-l4-token-4096`.
     pub fn name(&self) -> &str {
-        todo!("owner of sae")
+        &self.spec.name
     }
 
     /// Name of the reader it belongs to.
     pub fn reader(&self) -> &str {
-        todo!("owner of sae")
+        &self.spec.reader
     }
 
     /// Layer of the hook point: 0 is the embedding, n the output of the n-th block.
     pub fn layer(&self) -> usize {
-        todo!("owner of sae")
+        self.spec.layer
     }
 
     /// Token, span or document.
     pub fn level(&self) -> saequel_udfs::Level {
-        todo!("owner of sae")
+        self.spec.level.into()
     }
 
     /// Number of latents.
     pub fn width(&self) -> usize {
-        todo!("owner of sae")
+        self.encoder_bias.len()
+    }
+
+    /// Width of the hidden states that it reads.
+    pub fn input_width(&self) -> usize {
+        self.mean.len()
     }
 
     /// What is known of each latent, in order.
     pub fn latents(&self) -> &[LatentInfo] {
-        todo!("owner of sae")
+        &self.latents
     }
 
     /// The same weights with other descriptions, one a latent and in order.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Query`] if their number is not the width.
-    pub fn with_latents(self, latents: Vec<LatentInfo>) -> Result<Self> {
-        let _ = latents;
-        todo!("owner of sae")
+    pub fn with_latents(mut self, latents: Vec<LatentInfo>) -> Result<Self> {
+        if latents.len() != self.width() || latents.iter().zip(0..).any(|(info, i)| info.latent != i) {
+            let message = format!(
+                "dictionary '{}': expected descriptions of latents 0 to {} in order, got {}",
+                self.name(),
+                self.width() - 1,
+                latents.len()
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        self.latents = latents;
+        Ok(self)
     }
 }

@@ -1,0 +1,128 @@
+//! BERT encoder (Devlin et al. 2019, arXiv:1810.04805) that gives the hidden states after every block.
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+
+use super::ops::{add_norm, attention, linear};
+
+/// What `config.json` says of a BERT.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Config {
+    pub(super) hidden_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) vocab_size: usize,
+    pub(super) max_position_embeddings: usize,
+    pub(super) type_vocab_size: usize,
+    pub(super) layer_norm_eps: f32,
+    pub(super) hidden_act: String,
+}
+
+struct Block {
+    qkv: (Tensor, Tensor),
+    attended: (Tensor, Tensor),
+    attended_norm: Tensor,
+    inner: (Tensor, Tensor),
+    outer: (Tensor, Tensor),
+    outer_norm: Tensor,
+}
+
+/// The model; all tensors `f32`.
+pub(super) struct Bert {
+    config: Config,
+    words: Tensor,
+    /// Position plus the embedding of the first segment type.
+    positions: Tensor,
+    norm: Tensor,
+    blocks: Vec<Block>,
+    device: Device,
+}
+
+impl Bert {
+    /// Takes the weights out of a checkpoint.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape, naming both.
+    pub(super) fn load(config: Config, vb: &VarBuilder) -> Result<Self> {
+        if config.hidden_act != "gelu" {
+            candle_core::bail!("hidden_act is '{}', expected 'gelu'", config.hidden_act);
+        }
+        let width = config.hidden_size;
+        let linear = |vb: VarBuilder, inputs: usize, outputs: usize| -> Result<(Tensor, Tensor)> {
+            Ok((vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?))
+        };
+        let norm = |vb: VarBuilder| Tensor::stack(&[vb.get(width, "weight")?, vb.get(width, "bias")?], 0);
+        let embeddings = vb.pp("embeddings");
+        let types = embeddings.get((config.type_vocab_size, width), "token_type_embeddings.weight")?;
+        let positions = embeddings.get((config.max_position_embeddings, width), "position_embeddings.weight")?;
+        let mut blocks = Vec::with_capacity(config.num_hidden_layers);
+        for i in 0..config.num_hidden_layers {
+            let vb = vb.pp(format!("encoder.layer.{i}"));
+            let attention = vb.pp("attention.self");
+            let (query, key, value) = (
+                linear(attention.pp("query"), width, width)?,
+                linear(attention.pp("key"), width, width)?,
+                linear(attention.pp("value"), width, width)?,
+            );
+            blocks.push(Block {
+                qkv: (
+                    Tensor::cat(&[&query.0, &key.0, &value.0], 0)?,
+                    Tensor::cat(&[&query.1, &key.1, &value.1], 0)?,
+                ),
+                attended: linear(vb.pp("attention.output.dense"), width, width)?,
+                attended_norm: norm(vb.pp("attention.output.LayerNorm"))?,
+                inner: linear(vb.pp("intermediate.dense"), width, config.intermediate_size)?,
+                outer: linear(vb.pp("output.dense"), config.intermediate_size, width)?,
+                outer_norm: norm(vb.pp("output.LayerNorm"))?,
+            });
+        }
+        Ok(Self {
+            words: embeddings.get((config.vocab_size, width), "word_embeddings.weight")?,
+            positions: positions.broadcast_add(&types.get(0)?)?,
+            norm: norm(embeddings.pp("LayerNorm"))?,
+            blocks,
+            device: vb.device().clone(),
+            config,
+        })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Hidden states of packed windows at the layers `wanted` (ascending; 0 is the embedding, n the output of block n),
+    /// each `[ids.len(), width]`. `lengths` are the windows' lengths; nothing is padded and no window sees another. Blocks
+    /// above the last wanted layer are not run.
+    pub(super) fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[usize]) -> Result<Vec<Tensor>> {
+        let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let ids = Tensor::new(ids, &self.device)?;
+        let positions = Tensor::new(positions.as_slice(), &self.device)?;
+        let epsilon = self.config.layer_norm_eps;
+        let mut x = add_norm(
+            &self.words.index_select(&ids, 0)?,
+            &self.positions.index_select(&positions, 0)?,
+            &self.norm,
+            epsilon,
+        )?;
+        let mut states = Vec::with_capacity(wanted.len());
+        if wanted.first() == Some(&0) {
+            states.push(x.clone());
+        }
+        let last = wanted.last().copied().unwrap_or(0);
+        for (i, block) in self.blocks.iter().enumerate().take(last) {
+            let qkv = linear(&x, &block.qkv.0, &block.qkv.1, false)?;
+            let attended = attention(&qkv, lengths, self.config.num_attention_heads)?;
+            let attended = linear(&attended, &block.attended.0, &block.attended.1, false)?;
+            x = add_norm(&attended, &x, &block.attended_norm, epsilon)?;
+            let inner = linear(&x, &block.inner.0, &block.inner.1, true)?;
+            let outer = linear(&inner, &block.outer.0, &block.outer.1, false)?;
+            x = add_norm(&outer, &x, &block.outer_norm, epsilon)?;
+            if wanted.contains(&(i + 1)) {
+                states.push(x.clone());
+            }
+        }
+        Ok(states)
+    }
+}

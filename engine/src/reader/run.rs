@@ -1,0 +1,218 @@
+//! Reading many texts: pieces of texts are packed into batches, and each thread takes the next batch when it is free.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::Reader;
+use super::text::{Piece, TokenizedText, Window, tokenize};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Positions (tokens, special ones included) that a thread reads at once: enough for the matrix products to be busy, few
+/// enough for the activations to stay in the cache.
+const BATCH_POSITIONS: usize = 1024;
+
+/// Hidden states of a batch: of the tokens that its pieces own, special tokens left out.
+pub(crate) struct BatchStates {
+    /// One matrix per layer asked for, row-major `[rows, width]`.
+    pub(crate) layers: Vec<Vec<f32>>,
+    /// The pieces whose tokens are the rows.
+    pub(crate) pieces: Vec<PieceStates>,
+}
+
+/// One piece of a text within a batch.
+pub(crate) struct PieceStates {
+    /// Position of the text.
+    pub(crate) doc: usize,
+    /// Position of the piece within the text.
+    pub(crate) piece: usize,
+    /// Its rows in [`BatchStates::layers`].
+    pub(crate) rows: Range<usize>,
+    /// Sum of the special tokens' states at the last layer asked for.
+    pub(crate) special_sum: Vec<f32>,
+    /// How many special tokens that is.
+    pub(crate) n_special: usize,
+}
+
+/// Calls `work(state, i)` for `i` in `0..n` on `threads` threads (this one among them), each with its own `state`.
+/// Results are in order. Stops at the first error.
+pub(crate) fn parallel<S: Default, R: Send>(
+    n: usize,
+    threads: usize,
+    work: impl Fn(&mut S, usize) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::with_capacity(n));
+    let run = || {
+        let mut state = S::default();
+        while !failed.load(Ordering::Relaxed) {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                break;
+            }
+            let result = work(&mut state, i);
+            if result.is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+            results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((i, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(n) {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.sort_unstable_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+impl Reader {
+    /// Tokenizes texts on all threads.
+    ///
+    /// # Errors
+    /// As [`tokenize`].
+    pub(crate) fn tokenize(&self, texts: &[&str]) -> Result<Vec<TokenizedText>> {
+        const TEXTS: usize = 16;
+        let chunks: Vec<&[&str]> = texts.chunks(TEXTS).collect();
+        let capacity = self.context() - 2;
+        let results = parallel(chunks.len(), self.threads, |(), i| {
+            chunks[i].iter().map(|text| tokenize(&self.tokenizer, text, capacity)).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Reads texts to the last of the `layers` (ascending, not empty) and hands batches of hidden states to `visit`, which
+    /// returns one result per piece. The results of each text come back in the order of its pieces.
+    ///
+    /// Memory: per thread one batch ([`BATCH_POSITIONS`] positions, or one piece if that is more) and what `visit` keeps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if a tensor operation fails; the first error of `visit`.
+    pub(crate) fn read<S: Default, R: Send>(
+        &self,
+        texts: &[TokenizedText],
+        layers: &[usize],
+        visit: impl Fn(&mut S, &BatchStates) -> Result<Vec<R>> + Sync,
+    ) -> Result<Vec<Vec<R>>> {
+        let mut order: Vec<(usize, usize, usize)> = Vec::new();
+        for (doc, text) in texts.iter().enumerate() {
+            for (i, piece) in text.pieces.iter().enumerate() {
+                order.push((doc, i, piece.windows.iter().map(|window| window.read.len() + 2).sum()));
+            }
+        }
+        // Longest first: the last batches are then small, and no thread waits long for another.
+        order.sort_by_key(|&(_, _, positions)| std::cmp::Reverse(positions));
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        let mut filled = 0;
+        for (at, &(_, _, positions)) in order.iter().enumerate() {
+            match batches.last_mut() {
+                Some(batch) if filled + positions <= BATCH_POSITIONS => {
+                    batch.end = at + 1;
+                    filled += positions;
+                }
+                _ => {
+                    batches.push(at..at + 1);
+                    filled = positions;
+                }
+            }
+        }
+        let results = parallel(batches.len(), self.threads, |state, i| {
+            let pieces: Vec<(usize, usize)> =
+                order[batches[i].clone()].iter().map(|&(doc, piece, _)| (doc, piece)).collect();
+            let states = self.states(texts, &pieces, layers)?;
+            visit(state, &states)
+        })?;
+        let mut by_text: Vec<Vec<Option<R>>> =
+            texts.iter().map(|text| text.pieces.iter().map(|_| None).collect()).collect();
+        for (batch, results) in batches.iter().zip(results) {
+            for (&(doc, piece, _), result) in order[batch.clone()].iter().zip(results) {
+                by_text[doc][piece] = Some(result);
+            }
+        }
+        Ok(by_text.into_iter().map(|pieces| pieces.into_iter().flatten().collect()).collect())
+    }
+
+    /// Hidden states of a batch of pieces, given as position of the text and position within it.
+    fn states(&self, texts: &[TokenizedText], batch: &[(usize, usize)], layers: &[usize]) -> Result<BatchStates> {
+        let (mut ids, mut lengths) = (Vec::new(), Vec::new());
+        let piece_of = |&(doc, piece): &(usize, usize)| -> &Piece { &texts[doc].pieces[piece] };
+        for at in batch {
+            for window in &piece_of(at).windows {
+                ids.push(self.cls);
+                ids.extend(texts[at.0].tokens[window.read.clone()].iter().map(|token| token.id));
+                ids.push(self.sep);
+                lengths.push(window.read.len() + 2);
+            }
+        }
+        let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
+        let states = self.model.forward(&ids, &lengths, layers).map_err(failed)?;
+        let width = self.width();
+        let mut pieces = Vec::with_capacity(batch.len());
+        let mut owned = Vec::with_capacity(layers.len());
+        for (i, layer) in states.iter().enumerate() {
+            let last = i + 1 == states.len();
+            let (storage, layout) = layer.storage_and_layout();
+            let on_host;
+            let all: &[f32] = match &*storage {
+                candle_core::Storage::Cpu(storage) => {
+                    &storage.as_slice::<f32>().map_err(failed)?[layout.start_offset()..]
+                }
+                _ => {
+                    on_host = layer.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)?;
+                    &on_host
+                }
+            };
+            let mut rows = Vec::with_capacity(all.len());
+            let mut position = 0;
+            for at in batch {
+                let piece = piece_of(at);
+                let first = rows.len() / width;
+                let mut special_sum = vec![0.0; if last { width } else { 0 }];
+                for Window { read, own } in &piece.windows {
+                    let row = |i: usize| (position + i) * width;
+                    let from = row(1 + own.start - read.start);
+                    rows.extend_from_slice(&all[from..from + own.len() * width]);
+                    if last {
+                        for special in [row(0), row(read.len() + 1)] {
+                            special_sum.iter_mut().zip(&all[special..]).for_each(|(sum, value)| *sum += value);
+                        }
+                    }
+                    position += read.len() + 2;
+                }
+                if last {
+                    pieces.push(PieceStates {
+                        doc: at.0,
+                        piece: at.1,
+                        rows: first..rows.len() / width,
+                        special_sum,
+                        n_special: 2 * piece.windows.len(),
+                    });
+                }
+            }
+            owned.push(rows);
+        }
+        Ok(BatchStates { layers: owned, pieces })
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parallel_keeps_order_and_stops_at_an_error() {
+        let squares = parallel(100, 4, |(), i| Ok(i * i)).unwrap();
+        assert_eq!(squares, (0..100).map(|i| i * i).collect::<Vec<_>>());
+        let calls = AtomicUsize::new(0);
+        let result = parallel(1_000_000, 2, |(), i| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            if i == 3 { Err(Error::new(ErrorKind::Internal, "three")) } else { Ok(()) }
+        });
+        assert_eq!(result.unwrap_err().message(), "three");
+        assert!(calls.load(Ordering::Relaxed) < 1_000_000);
+    }
+}

@@ -1,0 +1,233 @@
+//! Texts as tokens: tokenizing without limit, cutting into windows of the reader's context, and into sentences.
+
+use std::ops::Range;
+
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Tokens that two neighbouring windows of a long text share.
+pub(super) const OVERLAP: usize = 32;
+/// Windows of one text that are read together; longer texts are read in several pieces, so that memory stays bounded.
+pub(super) const WINDOWS_PER_PIECE: usize = 8;
+/// Bytes of text that are tokenized at once; longer texts are cut at white space.
+const TOKENIZE_BYTES: usize = 64 << 10;
+/// Tokens of a sentence: shorter ones are joined to the next, longer ones cut.
+const SENTENCE_TOKENS: std::ops::RangeInclusive<usize> = 4..=40;
+
+/// A word piece and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// Number in the reader's vocabulary.
+    pub id: u32,
+    /// First byte in the text.
+    pub start: u32,
+    /// End in bytes, exclusive.
+    pub end: u32,
+    /// Whether a word begins here, as opposed to going on.
+    pub begins_word: bool,
+}
+
+/// A text ready to be read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TokenizedText {
+    /// All tokens, special ones excluded.
+    pub(crate) tokens: Vec<Token>,
+    /// What is read together, in order; never empty.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+impl TokenizedText {
+    /// Number of sentences.
+    pub(crate) fn n_spans(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.spans.len()).sum()
+    }
+}
+
+/// A run of windows of one text.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Piece {
+    pub(crate) windows: Vec<Window>,
+    /// Tokens that the windows own together.
+    pub(crate) tokens: Range<usize>,
+    /// Sentences of those tokens, without gaps: ranges of tokens of the text. None crosses the end of a piece.
+    pub(crate) spans: Vec<Range<usize>>,
+}
+
+/// What the reader sees at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Tokens that are read.
+    pub(crate) read: Range<usize>,
+    /// Those of them whose hidden states count; each token is owned by exactly one window.
+    pub(crate) own: Range<usize>,
+}
+
+/// Windows of at most `capacity` tokens over `n` tokens, [`OVERLAP`] tokens shared, each half of the overlap owned by the
+/// window that sees more around it. One window, empty, if there is no token.
+pub(super) fn windows(n: usize, capacity: usize) -> Vec<Window> {
+    let stride = capacity - OVERLAP;
+    let mut windows = Vec::new();
+    let mut start = 0;
+    loop {
+        let last = start + capacity >= n;
+        let own_start = if start == 0 { 0 } else { start + OVERLAP / 2 };
+        let own_end = if last { n } else { start + stride + OVERLAP / 2 };
+        windows.push(Window { read: start..(start + capacity).min(n), own: own_start..own_end });
+        if last {
+            return windows;
+        }
+        start += stride;
+    }
+}
+
+/// Whether a sentence can end behind `token`: with `.`, `!`, `?` (also full-width) before white space or a closing
+/// quote, or with a line break after it.
+fn ends_sentence(text: &str, token: Token, next: Token) -> bool {
+    let (Some(word), Some(between)) =
+        (text.get(token.start as usize..token.end as usize), text.get(token.end as usize..next.start as usize))
+    else {
+        return false;
+    };
+    if between.contains('\n') || word.ends_with(['。', '！', '？']) {
+        return true;
+    }
+    let closes = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '”' | '’' | '»' | '*');
+    word.ends_with(['.', '!', '?'])
+        && (!between.is_empty() || text[next.start as usize..].chars().next().is_some_and(closes))
+}
+
+/// Sentences of `own`, a range of `tokens`: see [`SENTENCE_TOKENS`].
+fn sentences(text: &str, tokens: &[Token], own: Range<usize>) -> Vec<Range<usize>> {
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    let mut start = own.start;
+    for i in own.clone() {
+        let last = i + 1 == own.end;
+        if !last && (i + 1 - start < *SENTENCE_TOKENS.start() || !ends_sentence(text, tokens[i], tokens[i + 1])) {
+            continue;
+        }
+        let length = i + 1 - start;
+        match spans.last_mut() {
+            // What is left at the end is too short for a sentence of its own.
+            Some(previous)
+                if length < *SENTENCE_TOKENS.start() && previous.len() + length <= *SENTENCE_TOKENS.end() =>
+            {
+                previous.end = i + 1;
+            }
+            _ => {
+                let parts = length.div_ceil(*SENTENCE_TOKENS.end());
+                spans.extend((0..parts).map(|p| start + length * p / parts..start + length * (p + 1) / parts));
+            }
+        }
+        start = i + 1;
+    }
+    spans
+}
+
+/// Tokenizes `text` and cuts it into pieces of windows with `capacity` tokens each.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] if the tokenizer fails, which it does for no text.
+pub(crate) fn tokenize(tokenizer: &Tokenizer, text: &str, capacity: usize) -> Result<TokenizedText> {
+    let mut tokens = Vec::with_capacity(text.len() / 4);
+    let mut start = 0;
+    while start < text.len() {
+        let part = &text[start..cut(text, start)];
+        let encoding = tokenizer
+            .encode(part, false)
+            .map_err(|error| Error::new(ErrorKind::Internal, "the tokenizer failed").with_source(error))?;
+        let mut previous_word = None;
+        let words = encoding.get_word_ids();
+        for ((&id, &(from, to)), &word) in encoding.get_ids().iter().zip(encoding.get_offsets()).zip(words) {
+            tokens.push(Token {
+                id,
+                start: (start + from) as u32,
+                end: (start + to) as u32,
+                begins_word: word.is_none() || word != previous_word,
+            });
+            previous_word = word;
+        }
+        start += part.len();
+    }
+    let windows = windows(tokens.len(), capacity);
+    let pieces = windows
+        .chunks(WINDOWS_PER_PIECE)
+        .map(|windows| {
+            let own = windows[0].own.start..windows[windows.len() - 1].own.end;
+            Piece { windows: windows.to_vec(), spans: sentences(text, &tokens, own.clone()), tokens: own }
+        })
+        .collect();
+    Ok(TokenizedText { tokens, pieces })
+}
+
+/// Where the part that begins at `start` ends: at the last white space within [`TOKENIZE_BYTES`], so that no word is cut.
+fn cut(text: &str, start: usize) -> usize {
+    if text.len() - start <= TOKENIZE_BYTES {
+        return text.len();
+    }
+    let end = text.floor_char_boundary(start + TOKENIZE_BYTES);
+    text[start..end].rfind(char::is_whitespace).filter(|&at| at > 0).map_or(end, |at| start + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_own_each_token_once() {
+        for n in [0, 1, 253, 254, 255, 256, 475, 476, 477, 1000, 5000] {
+            let windows = windows(n, 254);
+            let mut next = 0;
+            for window in &windows {
+                assert!(window.read.len() <= 254);
+                assert_eq!(window.own.start, next, "{n} tokens");
+                assert!(window.read.start <= window.own.start && window.own.end <= window.read.end);
+                next = window.own.end;
+            }
+            assert_eq!(next, n);
+            assert_eq!(windows.len() == 1, n <= 254);
+        }
+    }
+
+    /// Word-level tokens with spaces between.
+    fn by_space(text: &str) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        for (start, part) in text.match_indices(|c: char| !c.is_whitespace()) {
+            match tokens.last_mut() {
+                Some(Token { end, .. }) if *end as usize == start && !".!?".contains(part) => *end += part.len() as u32,
+                _ => tokens.push(Token { id: 0, start: start as u32, end: (start + part.len()) as u32, begins_word: true }),
+            }
+        }
+        tokens
+    }
+
+    fn spans_of(text: &str) -> Vec<&str> {
+        let tokens = by_space(text);
+        let spans = sentences(text, &tokens, 0..tokens.len());
+        spans.iter().map(|s| &text[tokens[s.start].start as usize..tokens[s.end - 1].end as usize]).collect()
+    }
+
+    #[test]
+    fn sentences_end_at_marks_and_lines() {
+        assert_eq!(spans_of("I am very sorry. Is that all right?"), ["I am very sorry.", "Is that all right?"]);
+        assert_eq!(spans_of("one two three four\nfive six seven eight"), ["one two three four", "five six seven eight"]);
+        // Three tokens are too few: joined to the next, or to the one before at the end.
+        assert_eq!(spans_of("Oh no! I am very sorry. Bye."), ["Oh no! I am very sorry. Bye."]);
+        assert_eq!(spans_of("Sure!"), ["Sure!"]);
+        assert_eq!(spans_of(""), [""; 0]);
+        // A hundred tokens without a mark: three parts of nearly equal length.
+        let long = "w ".repeat(100);
+        let tokens = by_space(&long);
+        let lengths: Vec<usize> = sentences(&long, &tokens, 0..100).iter().map(|s| s.len()).collect();
+        assert_eq!(lengths, [33, 33, 34]);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_words() {
+        let text = "word ".repeat(40_000);
+        let end = cut(&text, 0);
+        assert!(end <= TOKENIZE_BYTES && text[end..].starts_with(' '));
+        let solid = "é".repeat(80_000);
+        assert!(solid.is_char_boundary(cut(&solid, 0)));
+    }
+}

@@ -1,0 +1,309 @@
+//! Hidden states on disk: the reader reads the training texts once, and any number of dictionaries train from the result.
+//!
+//! A harvest is a folder with `harvest.json` and one `unit-00000.safetensors` for every [`DOCS_PER_UNIT`] documents: the
+//! texts, where their tokens and sentences are, and for each hook point the states as `f16`, in the order of the texts. A
+//! unit appears under its name only when it is whole, so a harvest that was stopped goes on behind its last unit.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use saequel_udfs::Level;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::LevelName;
+use super::texts::TextSource;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Progress;
+use crate::reader::{BatchStates, Reader, Token, TokenizedText};
+
+/// Documents in a unit: about 64,000 tokens of ordinary text, 50 MB a hook point.
+pub(crate) const DOCS_PER_UNIT: usize = 512;
+
+/// Where hidden states are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hook {
+    pub(crate) layer: usize,
+    pub(crate) level: LevelName,
+}
+
+impl Hook {
+    pub(crate) fn new(layer: usize, level: Level) -> Self {
+        Self { layer, level: level.into() }
+    }
+
+    fn tensor(self) -> String {
+        format!("l{}.{}", self.layer, Level::from(self.level).as_str())
+    }
+}
+
+/// What a harvest was made from; a harvest goes on only if this is the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Recipe {
+    reader: String,
+    hooks: Vec<Hook>,
+    input: Vec<PathBuf>,
+    text_column: String,
+}
+
+/// What to harvest.
+pub(crate) struct HarvestOptions<'a> {
+    pub(crate) input: &'a [PathBuf],
+    pub(crate) text_column: &'a str,
+    pub(crate) hooks: &'a [Hook],
+    /// Stop once this many tokens have been read; 0: read all.
+    pub(crate) tokens: u64,
+}
+
+/// A finished harvest.
+#[derive(Debug, Clone)]
+pub(crate) struct Harvest {
+    pub(crate) units: Vec<PathBuf>,
+    pub(crate) n_tokens: u64,
+}
+
+/// One unit in memory.
+pub(crate) struct Unit {
+    bytes: Vec<u8>,
+    shown: String,
+}
+
+/// Reads the texts and writes their hidden states to `dir`, or goes on where an earlier run stopped.
+///
+/// # Errors
+/// [`ErrorKind::Query`] if `dir` holds the harvest of something else, [`ErrorKind::Data`] without a text,
+/// [`ErrorKind::Io`], [`ErrorKind::Cancelled`].
+pub(crate) fn harvest(
+    reader: &Reader,
+    dir: &Path,
+    options: &HarvestOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Harvest> {
+    let io = |what: &str, path: &Path, error: std::io::Error| {
+        Error::new(ErrorKind::Io, format!("cannot {what} {}", path.display())).with_source(error)
+    };
+    fs::create_dir_all(dir).map_err(|error| io("make folder", dir, error))?;
+    let recipe = Recipe {
+        reader: reader.name().to_owned(),
+        hooks: options.hooks.to_vec(),
+        input: options.input.to_vec(),
+        text_column: options.text_column.to_owned(),
+    };
+    let recipe_path = dir.join("harvest.json");
+    match fs::read(&recipe_path) {
+        Ok(bytes) => {
+            let found: Recipe = serde_json::from_slice(&bytes).map_err(|error| {
+                Error::new(ErrorKind::Corrupt, format!("cannot read {}", recipe_path.display())).with_source(error)
+            })?;
+            let covered = recipe.hooks.iter().all(|hook| found.hooks.contains(hook));
+            if !covered || (&found.reader, &found.input, &found.text_column) != (&recipe.reader, &recipe.input, &recipe.text_column) {
+                let message = format!(
+                    "{} holds hidden states of other texts or hook points ({:?}); remove it or take another folder",
+                    dir.display(),
+                    found.hooks.iter().map(|hook| hook.tensor()).collect::<Vec<_>>()
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+        }
+        Err(_) => {
+            let json = serde_json::to_vec_pretty(&recipe)
+                .map_err(|error| Error::new(ErrorKind::Internal, "cannot write recipe").with_source(error))?;
+            super::artifact::write_file(&recipe_path, &json)?;
+        }
+    }
+    let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
+    let mut layers: Vec<usize> = options.hooks.iter().map(|hook| hook.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let total = (options.tokens > 0).then_some(options.tokens);
+    progress.stage("reading training texts", total, "tokens");
+    let mut harvest = Harvest { units: Vec::new(), n_tokens: 0 };
+    while options.tokens == 0 || harvest.n_tokens < options.tokens {
+        let Some(texts) = source.next_turn()? else { break };
+        let path = dir.join(format!("unit-{:05}.safetensors", harvest.units.len()));
+        if path.exists() {
+            harvest.n_tokens += Unit::load(&path)?.n_tokens()?;
+        } else {
+            if progress.cancelled() {
+                return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
+            }
+            let (bytes, n_tokens) = read_unit(reader, &texts, options.hooks, &layers)?;
+            super::artifact::write_file(&path, &bytes)?;
+            harvest.n_tokens += n_tokens;
+        }
+        harvest.units.push(path);
+        progress.update(harvest.n_tokens, "");
+    }
+    progress.finish(&format!("{} tokens of {} documents", harvest.n_tokens, harvest.units.len() * DOCS_PER_UNIT));
+    if harvest.n_tokens == 0 {
+        return Err(Error::new(ErrorKind::Data, "the input holds no text"));
+    }
+    Ok(harvest)
+}
+
+fn to_f16(values: &[f32]) -> Vec<f16> {
+    let mut out = vec![f16::ZERO; values.len()];
+    out.convert_from_f32_slice(values);
+    out
+}
+
+/// Adds the mean state of each span of a piece to `out`; `states` are the piece's rows.
+pub(crate) fn span_means(text: &TokenizedText, piece: usize, states: &[f32], width: usize, out: &mut Vec<f32>) {
+    let piece = &text.pieces[piece];
+    for span in &piece.spans {
+        let rows = &states[(span.start - piece.tokens.start) * width..(span.end - piece.tokens.start) * width];
+        let from = out.len();
+        out.resize(from + width, 0.0);
+        let mean = &mut out[from..];
+        for row in rows.chunks_exact(width) {
+            mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= span.len() as f32);
+    }
+}
+
+fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]) -> Result<(Vec<u8>, u64)> {
+    let views: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let tokenized = reader.tokenize(&views)?;
+    let width = reader.width();
+    let layer_at = |hook: &Hook| layers.iter().position(|&layer| layer == hook.layer).unwrap_or(0);
+    let states = reader.read(&tokenized, layers, |(): &mut (), batch: &BatchStates| {
+        let piece_states = batch.pieces.iter().map(|piece| {
+            let of_hook = hooks.iter().map(|hook| {
+                let states = &batch.layers[layer_at(hook)][piece.rows.start * width..piece.rows.end * width];
+                match Level::from(hook.level) {
+                    Level::Token => to_f16(states),
+                    _ => {
+                        let mut means = Vec::new();
+                        span_means(&tokenized[piece.doc], piece.piece, states, width, &mut means);
+                        to_f16(&means)
+                    }
+                }
+            });
+            of_hook.collect::<Vec<_>>()
+        });
+        Ok(piece_states.collect())
+    })?;
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (i, hook) in hooks.iter().enumerate() {
+        let mut bytes = Vec::new();
+        for piece in states.iter().flatten() {
+            piece[i].iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        }
+        tensors.push((hook.tensor(), Dtype::F16, vec![bytes.len() / 2 / width, width], bytes));
+    }
+    let mut put = |name: &str, values: Vec<u32>| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        tensors.push((name.to_owned(), Dtype::U32, vec![values.len()], bytes));
+    };
+    let counts = |count: &dyn Fn(&TokenizedText) -> usize| tokenized.iter().map(|text| count(text) as u32).collect();
+    put("doc_tokens", counts(&|text| text.tokens.len()));
+    put("doc_spans", counts(&TokenizedText::n_spans));
+    put("doc_bytes", texts.iter().map(|text| text.len() as u32).collect());
+    let tokens = || tokenized.iter().flat_map(|text| &text.tokens);
+    put("token_start", tokens().map(|token| token.start).collect());
+    // The lowest bit says whether a word begins.
+    put("token_end", tokens().map(|token| token.end << 1 | u32::from(token.begins_word)).collect());
+    let spans = tokenized.iter().flat_map(|text| text.pieces.iter().flat_map(|piece| &piece.spans));
+    put("span_end", spans.map(|span| span.end as u32).collect());
+    tensors.push(("texts".to_owned(), Dtype::U8, vec![views.iter().map(|t| t.len()).sum()], views.concat().into_bytes()));
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let bytes = views
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .and_then(|views| safetensors::serialize(views, None))
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot write hidden states").with_source(error))?;
+    Ok((bytes, tokenized.iter().map(|text| text.tokens.len() as u64).sum()))
+}
+
+/// A text of a unit with its tokens and the ends of its sentences.
+pub(crate) struct UnitText {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<Token>,
+    /// Ends of the sentences, as positions in `tokens`.
+    pub(crate) span_ends: Vec<usize>,
+}
+
+impl Unit {
+    /// Reads a unit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let shown = path.display().to_string();
+        let bytes = fs::read(path)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {shown}")).with_source(error))?;
+        Ok(Self { bytes, shown })
+    }
+
+    fn damaged(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        let message = format!("{} is damaged; remove it and run the training again", self.shown);
+        Error::new(ErrorKind::Corrupt, message).with_source(error)
+    }
+
+    fn u32s(&self, tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<u32>> {
+        let tensor = tensors.tensor(name).map_err(|error| self.damaged(error))?;
+        let (values, _) = tensor.data().as_chunks::<4>();
+        Ok(values.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.bytes).map_err(|error| self.damaged(error))
+    }
+
+    fn n_tokens(&self) -> Result<u64> {
+        let counts = self.u32s(&self.tensors()?, "doc_tokens")?;
+        Ok(counts.into_iter().map(u64::from).sum())
+    }
+
+    /// States of a hook point, row-major, in the order of the texts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] naming the file.
+    pub(crate) fn states(&self, hook: Hook) -> Result<Vec<f16>> {
+        let tensors = self.tensors()?;
+        let tensor = tensors.tensor(&hook.tensor()).map_err(|error| self.damaged(error))?;
+        let (values, _) = tensor.data().as_chunks::<2>();
+        Ok(values.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect())
+    }
+
+    /// Its texts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] naming the file.
+    pub(crate) fn texts(&self) -> Result<Vec<UnitText>> {
+        let tensors = self.tensors()?;
+        let columns: HashMap<&str, Vec<u32>> =
+            ["doc_tokens", "doc_spans", "doc_bytes", "token_start", "token_end", "span_end"]
+                .into_iter()
+                .map(|name| Ok((name, self.u32s(&tensors, name)?)))
+                .collect::<Result<_>>()?;
+        let all = tensors.tensor("texts").map_err(|error| self.damaged(error))?.data();
+        let all = std::str::from_utf8(all).map_err(|error| self.damaged(error))?;
+        let (mut token_at, mut span_at, mut byte_at) = (0, 0, 0);
+        let mut texts = Vec::new();
+        for ((&n_tokens, &n_spans), &n_bytes) in
+            columns["doc_tokens"].iter().zip(&columns["doc_spans"]).zip(&columns["doc_bytes"])
+        {
+            let (n_tokens, n_spans, n_bytes) = (n_tokens as usize, n_spans as usize, n_bytes as usize);
+            let short = || self.damaged("a column is too short");
+            let starts = columns["token_start"].get(token_at..token_at + n_tokens).ok_or_else(short)?;
+            let ends = columns["token_end"].get(token_at..token_at + n_tokens).ok_or_else(short)?;
+            let span_ends = columns["span_end"].get(span_at..span_at + n_spans).ok_or_else(short)?;
+            let tokens = starts.iter().zip(ends);
+            texts.push(UnitText {
+                text: all.get(byte_at..byte_at + n_bytes).ok_or_else(short)?.to_owned(),
+                tokens: tokens
+                    .map(|(&start, &end)| Token { id: 0, start, end: end >> 1, begins_word: end & 1 == 1 })
+                    .collect(),
+                span_ends: span_ends.iter().map(|&end| end as usize).collect(),
+            });
+            token_at += n_tokens;
+            span_at += n_spans;
+            byte_at += n_bytes;
+        }
+        Ok(texts)
+    }
+}
