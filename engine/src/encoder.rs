@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use half::f16;
 
-use crate::error::Result;
-use crate::reader::Reader;
-use crate::sae::Sae;
+use saequel_udfs::Level;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::reader::{BatchStates, PieceStates, Reader, TokenizedText};
+use crate::sae::{EncodeScratch, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SparseFeatures {
     /// Latents (0 to width - 1, *not* yet the database's feature ids), ascending.
     pub latents: Vec<u32>,
-    /// Their activations, max-pooled; unitless, positive.
+    /// Their activations, max-pooled; unitless, positive. Only latents that reach their presence threshold, and of those
+    /// the [`MAX_FEATURES`] with the largest activation / q90, hidden ones last.
     pub activations: Vec<f16>,
     /// Fraction of variance that the dictionary leaves unexplained on this document; NaN without a token.
     pub fvu: f32,
@@ -22,7 +25,8 @@ pub struct SparseFeatures {
 /// One document as it will be stored.
 #[derive(Debug, Clone, Default)]
 pub struct EncodedDocument {
-    /// Mean of the last hidden states over tokens, L2-normalised; all zero without a token.
+    /// Mean of the last hidden states over tokens and the reader's special tokens, L2-normalised, as
+    /// sentence-transformers computes it. A text without a token has that of the special tokens alone.
     pub embedding: Vec<f16>,
     /// One entry per dictionary, in the encoder's order.
     pub features: Vec<SparseFeatures>,
@@ -43,11 +47,43 @@ pub struct EncodedToken {
     pub latents: Vec<Vec<(u32, f32)>>,
 }
 
+/// Features of one dictionary that are kept for a document at most.
+pub const MAX_FEATURES: usize = 128;
+
 /// A reader with the dictionaries that hang on it. Cheap to clone; one per set of dictionaries.
 #[derive(Clone)]
 pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
+    /// Layers that are read, ascending; the last is the reader's last, for the embedding.
+    layers: Vec<usize>,
+}
+
+/// What one piece of a text gives.
+struct EncodedPiece {
+    /// Sum of the last hidden states, special tokens included, and their number.
+    state_sum: Vec<f32>,
+    n_states: usize,
+    dictionaries: Vec<EncodedPieceFeatures>,
+}
+
+/// What one piece of a text gives for one dictionary.
+struct EncodedPieceFeatures {
+    /// Latents and their largest activations, those that reach the presence threshold.
+    maxima: Vec<(u32, f32)>,
+    /// Squared error of the reconstruction and squared length, summed over the rows.
+    residual: f64,
+    total: f64,
+}
+
+/// What a thread keeps between batches.
+#[derive(Default)]
+struct Scratch {
+    encode: EncodeScratch,
+    sparse: SparseRows,
+    rows: Vec<f32>,
+    maxima: Vec<f32>,
+    touched: Vec<u32>,
 }
 
 impl Encoder {
@@ -56,7 +92,29 @@ impl Encoder {
     /// # Errors
     /// [`crate::ErrorKind::Query`] if an SAE was trained on another reader, layer count or width.
     pub fn new(reader: Arc<Reader>, saes: Vec<Arc<Sae>>) -> Result<Self> {
-        Ok(Self { reader, saes })
+        for sae in &saes {
+            let wrong = |what: String| Err(Error::new(ErrorKind::Query, format!("dictionary '{}' {what}", sae.name())));
+            if sae.reader() != reader.name() {
+                return wrong(format!("belongs to reader '{}', not to '{}'", sae.reader(), reader.name()));
+            }
+            if sae.layer() > reader.n_layers() || sae.input_width() != reader.width() {
+                return wrong(format!(
+                    "reads {} values at layer {}, but reader '{}' has {} at layers 0 to {}",
+                    sae.input_width(),
+                    sae.layer(),
+                    reader.name(),
+                    reader.width(),
+                    reader.n_layers()
+                ));
+            }
+            if sae.level() == Level::Document {
+                return wrong("is of level document, which cannot be encoded yet; use token or span".to_owned());
+            }
+        }
+        let mut layers: Vec<usize> = saes.iter().map(|sae| sae.layer()).chain([reader.n_layers()]).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(Self { reader, saes, layers })
     }
 
     /// The reader.
@@ -77,8 +135,100 @@ impl Encoder {
     /// # Errors
     /// [`crate::ErrorKind::Internal`] only.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
-        let _ = texts;
-        todo!("owner of encoder")
+        let tokenized = self.reader.tokenize(texts)?;
+        let pieces = self.reader.read(&tokenized, &self.layers, |scratch: &mut Scratch, batch: &BatchStates| {
+            Ok(self.encode_batch(&tokenized, batch, scratch))
+        })?;
+        Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
+    }
+
+    fn encode_batch(
+        &self,
+        texts: &[TokenizedText],
+        batch: &BatchStates,
+        scratch: &mut Scratch,
+    ) -> Vec<EncodedPiece> {
+        let width = self.reader.width();
+        let last = &batch.layers[batch.layers.len() - 1];
+        let mut encoded: Vec<EncodedPiece> = batch
+            .pieces
+            .iter()
+            .map(|piece| {
+                let mut state_sum = piece.special_sum.clone();
+                for row in last[piece.rows.start * width..piece.rows.end * width].chunks_exact(width) {
+                    state_sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+                EncodedPiece { state_sum, n_states: piece.n_special + piece.rows.len(), dictionaries: Vec::new() }
+            })
+            .collect();
+        for sae in &self.saes {
+            let ranges = self.encode_rows(sae, texts, batch, scratch);
+            for (encoded, range) in encoded.iter_mut().zip(ranges) {
+                let maxima = pool(sae, range.clone(), scratch);
+                let (residual, total) = sae.unexplained(&scratch.rows, &scratch.sparse, range, &mut scratch.encode);
+                encoded.dictionaries.push(EncodedPieceFeatures { maxima, residual, total });
+            }
+        }
+        encoded
+    }
+
+    /// Leaves the normalised rows of a dictionary and their activations in `scratch`; returns each piece's rows.
+    fn encode_rows(
+        &self,
+        sae: &Sae,
+        texts: &[TokenizedText],
+        batch: &BatchStates,
+        scratch: &mut Scratch,
+    ) -> Vec<std::ops::Range<usize>> {
+        let width = self.reader.width();
+        let states = &batch.layers[self.layers.iter().position(|&layer| layer == sae.layer()).unwrap_or(0)];
+        scratch.rows.clear();
+        let ranges = match sae.level() {
+            Level::Token => {
+                scratch.rows.extend_from_slice(states);
+                batch.pieces.iter().map(|piece| piece.rows.clone()).collect()
+            }
+            _ => {
+                let span_means = |piece: &PieceStates, rows: &mut Vec<f32>| {
+                    let states = &states[piece.rows.start * width..piece.rows.end * width];
+                    let from = rows.len() / width;
+                    crate::sae::harvest::span_means(&texts[piece.doc], piece.piece, states, width, rows);
+                    from..rows.len() / width
+                };
+                batch.pieces.iter().map(|piece| span_means(piece, &mut scratch.rows)).collect()
+            }
+        };
+        sae.normalize(&mut scratch.rows);
+        sae.encode_rows(&scratch.rows, &mut scratch.encode, &mut scratch.sparse);
+        ranges
+    }
+
+    /// Joins the pieces of one text.
+    fn join(&self, text: &TokenizedText, pieces: Vec<EncodedPiece>) -> EncodedDocument {
+        let mut embedding = vec![0.0f32; self.reader.width()];
+        for piece in &pieces {
+            embedding.iter_mut().zip(&piece.state_sum).for_each(|(sum, value)| *sum += value);
+        }
+        let n = pieces.iter().map(|piece| piece.n_states).sum::<usize>().max(1) as f32;
+        let length = embedding.iter().map(|value| (value / n).powi(2)).sum::<f32>().sqrt().max(1e-12);
+        let embedding = embedding.iter().map(|value| f16::from_f32(value / n / length)).collect();
+        let features = self.saes.iter().enumerate().map(|(i, sae)| {
+            let (mut residual, mut total) = (0.0, 0.0);
+            let mut maxima: Vec<(u32, f32)> = Vec::new();
+            for piece in &pieces {
+                let piece = &piece.dictionaries[i];
+                residual += piece.residual;
+                total += piece.total;
+                maxima.extend_from_slice(&piece.maxima);
+            }
+            SparseFeatures::new(sae, maxima, if total > 0.0 { (residual / total) as f32 } else { f32::NAN })
+        });
+        EncodedDocument {
+            embedding,
+            features: features.collect(),
+            n_tokens: text.tokens.len() as u32,
+            n_spans: text.n_spans() as u32,
+        }
     }
 
     /// Encodes one text token by token, for highlighting; presence rules of the document are *not* applied.
@@ -86,7 +236,93 @@ impl Encoder {
     /// # Errors
     /// As [`Self::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<EncodedToken>> {
-        let _ = text;
-        todo!("owner of encoder")
+        let tokenized = self.reader.tokenize(&[text])?;
+        let pieces = self.reader.read(&tokenized, &self.layers, |scratch: &mut Scratch, batch: &BatchStates| {
+            let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
+            for sae in &self.saes {
+                let ranges = self.encode_rows(sae, &tokenized, batch, scratch);
+                for ((piece, range), out) in batch.pieces.iter().zip(ranges).zip(&mut pieces) {
+                    let row = |i: usize| {
+                        let (latents, activations) = scratch.sparse.row(range.start + i);
+                        latents.iter().copied().zip(activations.iter().copied()).collect::<Vec<_>>()
+                    };
+                    out.push(match sae.level() {
+                        Level::Token => (0..range.len()).map(row).collect(),
+                        _ => {
+                            let spans = &tokenized[piece.doc].pieces[piece.piece].spans;
+                            spans.iter().enumerate().flat_map(|(i, span)| vec![row(i); span.len()]).collect()
+                        }
+                    });
+                }
+            }
+            Ok(pieces)
+        })?;
+        let mut tokens: Vec<EncodedToken> = Vec::new();
+        for text in &tokenized {
+            tokens.extend(text.tokens.iter().map(|token| EncodedToken {
+                start: token.start as usize,
+                end: token.end as usize,
+                latents: Vec::with_capacity(self.saes.len()),
+            }));
+        }
+        let mut from = 0;
+        for piece in pieces.into_iter().flatten() {
+            let mut n = 0;
+            for dictionary in piece {
+                n = dictionary.len();
+                for (token, latents) in tokens[from..].iter_mut().zip(dictionary) {
+                    token.latents.push(latents);
+                }
+            }
+            from += n;
+        }
+        Ok(tokens)
+    }
+}
+
+/// Largest activation of each latent over the rows `range`, of latents that reach their presence threshold.
+fn pool(sae: &Sae, range: std::ops::Range<usize>, scratch: &mut Scratch) -> Vec<(u32, f32)> {
+    let Scratch { sparse, maxima, touched, .. } = scratch;
+    maxima.resize(maxima.len().max(sae.width()), 0.0);
+    touched.clear();
+    for i in range {
+        let (latents, activations) = sparse.row(i);
+        for (&latent, &activation) in latents.iter().zip(activations) {
+            let max = &mut maxima[latent as usize];
+            if *max == 0.0 {
+                touched.push(latent);
+            }
+            *max = max.max(activation);
+        }
+    }
+    let pooled = touched.iter().map(|&latent| (latent, std::mem::take(&mut maxima[latent as usize])));
+    pooled.filter(|&(latent, max)| max >= sae.latents()[latent as usize].presence_threshold).collect()
+}
+
+impl SparseFeatures {
+    /// Joins pooled latents (some may come several times), keeps the strongest, and sorts.
+    fn new(sae: &Sae, mut maxima: Vec<(u32, f32)>, fvu: f32) -> Self {
+        maxima.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        maxima.dedup_by_key(|&mut (latent, _)| latent);
+        if maxima.len() > MAX_FEATURES {
+            // Features that users do not want to see make room first.
+            let rank = |&(latent, max): &(u32, f32)| {
+                let info = &sae.latents()[latent as usize];
+                (info.hidden.is_none(), max / info.q90.max(1e-6))
+            };
+            maxima.select_nth_unstable_by(MAX_FEATURES, |a, b| {
+                let (a_rank, b_rank) = (rank(a), rank(b));
+                b_rank.0.cmp(&a_rank.0).then(b_rank.1.total_cmp(&a_rank.1)).then(a.0.cmp(&b.0))
+            });
+            maxima.truncate(MAX_FEATURES);
+            maxima.sort_unstable_by_key(|&(latent, _)| latent);
+        }
+        // Finite and positive in half precision too.
+        let half = |max: f32| f16::from_f32(max.min(f16::MAX.to_f32())).max(f16::MIN_POSITIVE_SUBNORMAL);
+        Self {
+            latents: maxima.iter().map(|&(latent, _)| latent).collect(),
+            activations: maxima.iter().map(|&(_, max)| half(max)).collect(),
+            fvu,
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::EngineOptions;
 use crate::progress::Progress;
 
-pub(crate) use run::{BatchStates, parallel};
+pub(crate) use run::{BatchStates, PieceStates, parallel};
 pub use text::Token;
 pub(crate) use text::TokenizedText;
 

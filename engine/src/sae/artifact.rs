@@ -105,7 +105,12 @@ impl Sae {
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] if the build is damaged.
     pub fn embedded_default() -> Result<Self> {
-        todo!("embed once trained")
+        Self::from_files(
+            "embedded dictionary",
+            include_bytes!("../../dictionaries/minilm-l4-token-4096/sae.json"),
+            include_bytes!("../../dictionaries/minilm-l4-token-4096/sae.safetensors"),
+            include_bytes!("../../dictionaries/minilm-l4-token-4096/features.jsonl"),
+        )
     }
 
     /// Loads an artifact folder (`sae.json`, `sae.safetensors`, `features.jsonl`).

@@ -27,6 +27,19 @@ impl SparseRows {
         (&self.latents[range.clone()], &self.activations[range])
     }
 
+    /// Adds rows `range` of `other`.
+    pub(crate) fn extend(&mut self, other: &Self, range: std::ops::Range<usize>) {
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
+        }
+        for i in range {
+            let (latents, activations) = other.row(i);
+            self.latents.extend_from_slice(latents);
+            self.activations.extend_from_slice(activations);
+            self.offsets.push(self.latents.len());
+        }
+    }
+
     fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);

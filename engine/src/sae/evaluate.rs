@@ -1,10 +1,15 @@
 //! How well a dictionary reconstructs texts it was not trained on.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
+use super::Sae;
+use super::survey::Survey;
+use super::texts::TextSource;
 use crate::error::Result;
 use crate::options::EngineOptions;
 use crate::progress::Progress;
+use crate::reader::Reader;
 
 /// What to evaluate, on what.
 #[derive(Debug, Clone)]
@@ -51,6 +56,28 @@ pub struct EvalReport {
 /// # Errors
 /// As [`super::Sae::load`], [`crate::Reader::load`]; [`crate::ErrorKind::Data`] for an input without text.
 pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalReport> {
-    let _ = (options, progress);
-    todo!("owner of sae")
+    let started = Instant::now();
+    let sae = match &options.dictionary {
+        Some(dir) => Sae::load(dir)?,
+        None => Sae::embedded_default()?,
+    };
+    let reader = Reader::load(sae.reader(), &options.engine, progress)?;
+    let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
+    let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;
+    let mut present = survey.present.clone();
+    present.sort_unstable();
+    let at = |share: f64| f64::from(present[((present.len() - 1) as f64 * share).round() as usize]);
+    let mean = present.iter().map(|&n| f64::from(n)).sum::<f64>() / present.len() as f64;
+    Ok(EvalReport {
+        name: sae.name().to_owned(),
+        n_docs: survey.n_docs,
+        n_tokens: survey.n_tokens,
+        n_samples: survey.n_samples,
+        fvu: survey.fvu(),
+        l0: survey.l0(),
+        dead_share: survey.dead_share(),
+        dense_share: survey.dense_share(crate::labels::DENSE),
+        present: [mean, at(0.5), at(0.95), at(1.0)],
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }

@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use saequel_udfs::Level;
 use serde::{Deserialize, Serialize};
 
@@ -65,10 +66,12 @@ pub(crate) struct Harvest {
     pub(crate) n_tokens: u64,
 }
 
-/// One unit in memory.
+/// One unit on disk, its header read.
 pub(crate) struct Unit {
-    bytes: Vec<u8>,
-    shown: String,
+    path: PathBuf,
+    metadata: Metadata,
+    /// Where the tensors begin in the file.
+    data_start: u64,
 }
 
 /// Reads the texts and writes their hidden states to `dir`, or goes on where an earlier run stopped.
@@ -93,6 +96,7 @@ pub(crate) fn harvest(
         text_column: options.text_column.to_owned(),
     };
     let recipe_path = dir.join("harvest.json");
+    let mut hooks = options.hooks.to_vec();
     match fs::read(&recipe_path) {
         Ok(bytes) => {
             let found: Recipe = serde_json::from_slice(&bytes).map_err(|error| {
@@ -107,6 +111,8 @@ pub(crate) fn harvest(
                 );
                 return Err(Error::new(ErrorKind::Query, message));
             }
+            // Units to come get all hook points that the others have.
+            hooks = found.hooks;
         }
         Err(_) => {
             let json = serde_json::to_vec_pretty(&recipe)
@@ -115,7 +121,7 @@ pub(crate) fn harvest(
         }
     }
     let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
-    let mut layers: Vec<usize> = options.hooks.iter().map(|hook| hook.layer).collect();
+    let mut layers: Vec<usize> = hooks.iter().map(|hook| hook.layer).collect();
     layers.sort_unstable();
     layers.dedup();
     let total = (options.tokens > 0).then_some(options.tokens);
@@ -125,12 +131,12 @@ pub(crate) fn harvest(
         let Some(texts) = source.next_turn()? else { break };
         let path = dir.join(format!("unit-{:05}.safetensors", harvest.units.len()));
         if path.exists() {
-            harvest.n_tokens += Unit::load(&path)?.n_tokens()?;
+            harvest.n_tokens += Unit::open(&path)?.n_tokens() as u64;
         } else {
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
             }
-            let (bytes, n_tokens) = read_unit(reader, &texts, options.hooks, &layers)?;
+            let (bytes, n_tokens) = read_unit(reader, &texts, &hooks, &layers)?;
             super::artifact::write_file(&path, &bytes)?;
             harvest.n_tokens += n_tokens;
         }
@@ -218,6 +224,11 @@ fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]
     Ok((bytes, tokenized.iter().map(|text| text.tokens.len() as u64).sum()))
 }
 
+fn damaged(path: &Path, error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    let message = format!("{} is damaged; remove it and run the training again", path.display());
+    Error::new(ErrorKind::Corrupt, message).with_source(error)
+}
+
 /// A text of a unit with its tokens and the ends of its sentences.
 pub(crate) struct UnitText {
     pub(crate) text: String,
@@ -227,35 +238,55 @@ pub(crate) struct UnitText {
 }
 
 impl Unit {
-    /// Reads a unit.
+    /// Opens a unit.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`].
-    pub(crate) fn load(path: &Path) -> Result<Self> {
-        let shown = path.display().to_string();
-        let bytes = fs::read(path)
-            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {shown}")).with_source(error))?;
-        Ok(Self { bytes, shown })
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`] naming the file.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let damaged = |error: Box<dyn std::error::Error + Send + Sync>| damaged(path, error);
+        let mut file = fs::File::open(path)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot open {}", path.display())).with_source(error))?;
+        let mut head = vec![0; 8];
+        file.read_exact(&mut head).map_err(|error| damaged(error.into()))?;
+        let length = head.iter().rev().fold(0u64, |length, &byte| length << 8 | u64::from(byte));
+        if length > 1 << 20 {
+            return Err(damaged("its header is too long".into()));
+        }
+        head.resize(8 + length as usize, 0);
+        file.read_exact(&mut head[8..]).map_err(|error| damaged(error.into()))?;
+        // `read_metadata` wants to see the tensors too; the header alone is plain JSON.
+        let metadata: Metadata = serde_json::from_slice(&head[8..]).map_err(|error| damaged(error.into()))?;
+        Ok(Self { path: path.to_owned(), metadata, data_start: 8 + length })
     }
 
-    fn damaged(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        let message = format!("{} is damaged; remove it and run the training again", self.shown);
-        Error::new(ErrorKind::Corrupt, message).with_source(error)
+    fn rows(&self, name: &str) -> usize {
+        self.metadata.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(0)
     }
 
-    fn u32s(&self, tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<u32>> {
-        let tensor = tensors.tensor(name).map_err(|error| self.damaged(error))?;
-        let (values, _) = tensor.data().as_chunks::<4>();
-        Ok(values.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    fn n_tokens(&self) -> usize {
+        self.rows("token_start")
     }
 
-    fn tensors(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.bytes).map_err(|error| self.damaged(error))
+    /// Samples of a hook point.
+    pub(crate) fn n_samples(&self, hook: Hook) -> usize {
+        self.rows(&hook.tensor())
     }
 
-    fn n_tokens(&self) -> Result<u64> {
-        let counts = self.u32s(&self.tensors()?, "doc_tokens")?;
-        Ok(counts.into_iter().map(u64::from).sum())
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let info = self.metadata.info(name).ok_or_else(|| damaged(&self.path, format!("it has no {name}").into()))?;
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end.saturating_sub(start)];
+        fs::File::open(&self.path)
+            .and_then(|mut file| {
+                file.seek(SeekFrom::Start(self.data_start + start as u64))?;
+                file.read_exact(&mut bytes)
+            })
+            .map_err(|error| damaged(&self.path, error.into()))?;
+        Ok(bytes)
+    }
+
+    fn u32s(&self, name: &str) -> Result<Vec<u32>> {
+        Ok(self.read(name)?.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
     }
 
     /// States of a hook point, row-major, in the order of the texts.
@@ -263,10 +294,7 @@ impl Unit {
     /// # Errors
     /// [`ErrorKind::Corrupt`] naming the file.
     pub(crate) fn states(&self, hook: Hook) -> Result<Vec<f16>> {
-        let tensors = self.tensors()?;
-        let tensor = tensors.tensor(&hook.tensor()).map_err(|error| self.damaged(error))?;
-        let (values, _) = tensor.data().as_chunks::<2>();
-        Ok(values.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect())
+        Ok(self.read(&hook.tensor())?.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect())
     }
 
     /// Its texts.
@@ -274,21 +302,19 @@ impl Unit {
     /// # Errors
     /// [`ErrorKind::Corrupt`] naming the file.
     pub(crate) fn texts(&self) -> Result<Vec<UnitText>> {
-        let tensors = self.tensors()?;
         let columns: HashMap<&str, Vec<u32>> =
             ["doc_tokens", "doc_spans", "doc_bytes", "token_start", "token_end", "span_end"]
                 .into_iter()
-                .map(|name| Ok((name, self.u32s(&tensors, name)?)))
+                .map(|name| Ok((name, self.u32s(name)?)))
                 .collect::<Result<_>>()?;
-        let all = tensors.tensor("texts").map_err(|error| self.damaged(error))?.data();
-        let all = std::str::from_utf8(all).map_err(|error| self.damaged(error))?;
+        let all = String::from_utf8(self.read("texts")?).map_err(|error| damaged(&self.path, error.into()))?;
         let (mut token_at, mut span_at, mut byte_at) = (0, 0, 0);
         let mut texts = Vec::new();
         for ((&n_tokens, &n_spans), &n_bytes) in
             columns["doc_tokens"].iter().zip(&columns["doc_spans"]).zip(&columns["doc_bytes"])
         {
             let (n_tokens, n_spans, n_bytes) = (n_tokens as usize, n_spans as usize, n_bytes as usize);
-            let short = || self.damaged("a column is too short");
+            let short = || damaged(&self.path, "a column is too short".into());
             let starts = columns["token_start"].get(token_at..token_at + n_tokens).ok_or_else(short)?;
             let ends = columns["token_end"].get(token_at..token_at + n_tokens).ok_or_else(short)?;
             let span_ends = columns["span_end"].get(span_at..span_at + n_spans).ok_or_else(short)?;

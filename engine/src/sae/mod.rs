@@ -9,8 +9,11 @@ pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
 mod random;
+mod samples;
+pub(crate) mod survey;
 pub(crate) mod texts;
 mod train;
+mod checkpoint;
 mod trainer;
 
 use crate::error::{Error, ErrorKind, Result};

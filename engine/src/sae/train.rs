@@ -1,12 +1,19 @@
 //! Training a BatchTopK sparse autoencoder: harvest once, train, describe, save.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use saequel_udfs::Level;
 
-use crate::error::Result;
+use super::harvest::{Harvest, HarvestOptions, Hook, harvest};
+use super::samples::{Normalization, SampleStream};
+use super::survey::Survey;
+use super::trainer::Trainer;
+use super::{Sae, Spec};
+use crate::error::{Error, ErrorKind, Result};
 use crate::options::EngineOptions;
 use crate::progress::Progress;
+use crate::reader::Reader;
 
 /// What to train, on what, and how. `TrainOptions::new` has the defaults of the shipped dictionary.
 #[derive(Debug, Clone)]
@@ -27,7 +34,7 @@ pub struct TrainOptions {
     pub name: Option<String>,
     /// Latents; default 4,096.
     pub width: usize,
-    /// Latents that may fire on a token, on average in training and at most in use; default 16.
+    /// Latents that fire on a token, on average in training; in use at most twice as many do. Default 16.
     pub k: usize,
     /// Tokens to read; default 4,000,000. Fewer if the input ends before.
     pub tokens: u64,
@@ -94,6 +101,19 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
+/// Samples on which mean and scale are measured and from which the first directions are drawn.
+const FIRST_SAMPLES: usize = 1 << 17;
+/// Steps in which the step size rises from 0.
+const WARM_UP: u64 = 100;
+/// Share of the steps, at the end, in which it falls to 0.
+const DECAY: f64 = 0.4;
+/// Latents that were not kept in so many steps are revived, as often as that, until the step size falls.
+const REVIVE_STEPS: u64 = 400;
+/// Seconds between checkpoints.
+const CHECKPOINT_SECS: u64 = 60;
+/// Latents that may fire on a row in use, in multiples of `k`.
+const CAP: usize = 2;
+
 /// Trains a dictionary and writes it to `options.output`, labels included.
 ///
 /// BatchTopK (Bussmann et al. 2024, arXiv:2412.06410): of a batch's latents the `k * batch` strongest fire. Resumes from
@@ -103,6 +123,157 @@ pub struct TrainReport {
 /// As [`crate::Reader::load`]; [`crate::ErrorKind::Query`] for an option out of range, [`crate::ErrorKind::Data`] for an
 /// input without text, [`crate::ErrorKind::Cancelled`] after a checkpoint if `progress` says so.
 pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainReport> {
-    let _ = (options, progress);
-    todo!("owner of sae")
+    let started = Instant::now();
+    check(options)?;
+    let reader = Reader::load(&options.reader, &options.engine, progress)?;
+    if options.layer > reader.n_layers() {
+        let message = format!("layer {}: reader '{}' has layers 0 to {}", options.layer, reader.name(), reader.n_layers());
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    let hook = Hook::new(options.layer, options.level);
+    let mut hooks = vec![hook];
+    hooks.extend(options.also_harvest.iter().map(|&(layer, level)| Hook::new(layer, level)));
+    let harvest_options = HarvestOptions {
+        input: &options.input,
+        text_column: &options.text_column,
+        hooks: &hooks,
+        tokens: options.tokens,
+    };
+    let harvest = harvest(&reader, &options.work_dir, &harvest_options, progress)?;
+    let (sae, n_samples) = fit(options, &reader, &harvest, hook, progress)?;
+    let survey = Survey::of_harvest(&sae, &harvest, hook, options.engine.threads, progress)?;
+    let latents = crate::labels::describe(&survey, &sae, options.examples);
+    let sae = sae.with_latents(latents)?;
+    sae.save(&options.output)?;
+    Ok(TrainReport {
+        name: sae.name().to_owned(),
+        n_tokens: harvest.n_tokens,
+        n_samples,
+        fvu: survey.fvu(),
+        l0: survey.l0(),
+        dead_share: survey.dead_share(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn check(options: &TrainOptions) -> Result<()> {
+    let wrong = |what: String| Err(Error::new(ErrorKind::Query, what));
+    match options {
+        TrainOptions { width, .. } if !(16..=1 << 20).contains(width) => {
+            wrong(format!("width {width}: expected 16 to 1048576 latents"))
+        }
+        TrainOptions { k, width, .. } if *k == 0 || *k * CAP > *width => {
+            wrong(format!("k {k}: expected 1 to {} for {width} latents", width / CAP))
+        }
+        TrainOptions { batch, .. } if !(16..=1 << 16).contains(batch) => {
+            wrong(format!("batch {batch}: expected 16 to 65536 samples"))
+        }
+        TrainOptions { learning_rate, .. } if !(*learning_rate > 0.0 && *learning_rate < 1.0) => {
+            wrong(format!("learning rate {learning_rate}: expected a number between 0 and 1"))
+        }
+        TrainOptions { level: Level::Document, .. } => {
+            wrong("level document: dictionaries are trained on tokens or spans".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn default_name(options: &TrainOptions) -> String {
+    // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
+    let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { &options.reader };
+    format!("{}-l{}-{}-{}", reader.to_lowercase(), options.layer, options.level.as_str(), options.width)
+}
+
+/// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
+fn fit(
+    options: &TrainOptions,
+    reader: &Reader,
+    harvest: &Harvest,
+    hook: Hook,
+    progress: &dyn Progress,
+) -> Result<(Sae, u64)> {
+    let inputs = reader.width();
+    let mut stream = SampleStream::open(harvest, hook, inputs, options.batch, options.seed)?;
+    let samples = if options.samples == 0 { 2 * stream.n_samples() } else { options.samples };
+    let steps = samples.div_ceil(options.batch as u64).max(1);
+    let name = options.name.clone().unwrap_or_else(|| default_name(options));
+
+    let mut first = Vec::new();
+    let mut batch = Vec::new();
+    for _ in 0..FIRST_SAMPLES.div_ceil(options.batch).min((stream.n_samples() as usize / options.batch).max(1)) {
+        stream.next_raw(&mut batch)?;
+        first.extend_from_slice(&batch);
+    }
+    let normalization = Normalization::measure(&first, inputs, options.level == Level::Span);
+    super::encode::normalize(&mut first, &normalization.mean, normalization.scale, normalization.unit);
+    let mut trainer =
+        Trainer::new(&first, inputs, options.width, options.k, options.seed, options.engine.threads.max(1));
+    drop(first);
+
+    let checkpoint = options.work_dir.join(format!("{name}.checkpoint.safetensors"));
+    let recipe = serde_json::json!({
+        "input": options.input, "tokens": harvest.n_tokens, "samples": samples, "batch": options.batch,
+        "learning_rate": options.learning_rate, "seed": options.seed, "width": options.width, "k": options.k,
+        "hook": hook,
+    })
+    .to_string();
+    if checkpoint.exists() {
+        match trainer.restore(&checkpoint, &recipe) {
+            Ok(()) => {}
+            Err(error) => progress.warn(&format!("starting anew: {error}")),
+        }
+    }
+    let mut stream = SampleStream::open(harvest, hook, inputs, options.batch, options.seed)?;
+    stream.skip(trainer.step)?;
+    progress.stage(&format!("training {name}"), Some(steps), "steps");
+    let mut saved = Instant::now();
+    let (mut fvu, mut l0) = (f64::NAN, f64::NAN);
+    while trainer.step < steps {
+        if progress.cancelled() {
+            trainer.checkpoint(&checkpoint, &recipe)?;
+            return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
+        }
+        stream.next(&normalization, &mut batch)?;
+        let done = trainer.step as f64 / steps as f64;
+        let rate = options.learning_rate as f64
+            * (((trainer.step + 1) as f64 / WARM_UP as f64).min(1.0)).min((1.0 - done) / DECAY);
+        let report = trainer.step(&batch, rate as f32)?;
+        let smooth = |old: f64, new: f64| if old.is_nan() { new } else { 0.95 * old + 0.05 * new };
+        (fvu, l0) = (smooth(fvu, report.fvu), smooth(l0, report.l0));
+        if trainer.step.is_multiple_of(REVIVE_STEPS) && done < 1.0 - DECAY {
+            let dead = trainer.dead(REVIVE_STEPS - 1);
+            trainer.revive(&dead, &batch, options.seed)?;
+        }
+        if trainer.step.is_multiple_of(10) || trainer.step == steps {
+            let dead = trainer.dead(REVIVE_STEPS).len() as f64 / options.width as f64;
+            let detail = format!("FVU {fvu:.3}, L0 {l0:.1}, dead {:.1} %", 100.0 * dead);
+            progress.update(trainer.step, &detail);
+        }
+        if saved.elapsed().as_secs() >= CHECKPOINT_SECS || trainer.step == steps {
+            trainer.checkpoint(&checkpoint, &recipe)?;
+            saved = Instant::now();
+        }
+    }
+    progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
+    let spec = Spec {
+        format: 1,
+        name,
+        reader: reader.name().to_owned(),
+        layer: options.layer,
+        level: options.level.into(),
+        width: options.width,
+        input_width: inputs,
+        k: options.k,
+        cap: CAP * options.k,
+        threshold: trainer.threshold,
+        scale: normalization.scale,
+        unit: normalization.unit,
+        training: serde_json::json!({
+            "method": "BatchTopK", "tokens": harvest.n_tokens, "samples": steps * options.batch as u64,
+            "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
+        }),
+    };
+    let Trainer { encoder, encoder_bias, decoder, decoder_bias, .. } = trainer;
+    let weights = [encoder.value, encoder_bias.value, decoder.value, decoder_bias.value, normalization.mean];
+    Ok((Sae::new(spec, weights), steps * options.batch as u64))
 }

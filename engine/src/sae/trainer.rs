@@ -1,0 +1,483 @@
+//! One step of BatchTopK training, on slices.
+//!
+//! Loss: mean squared error of `x ~ relu(x E^T + e)_kept D + d`, where the `k * batch` strongest latents of the whole batch
+//! are kept. The encoder is a dense matrix product; everything behind it touches only what was kept. Gradients are summed
+//! latent by latent and go straight into Adam, so no gradient matrix is ever held.
+
+use super::encode::above;
+use super::random::Random;
+use crate::error::Result;
+use crate::reader::parallel;
+use crate::reader::simd::{self, MatMul, multiversion};
+
+/// Decay of Adam's first and second moments.
+const BETAS: (f32, f32) = (0.9, 0.999);
+/// Decay of the running threshold.
+const THRESHOLD_DECAY: f32 = 0.99;
+/// Rows that a thread encodes at once.
+const BLOCK_ROWS: usize = 256;
+
+/// Parameters and the state of the optimiser; everything that a checkpoint holds.
+#[derive(Debug, Clone)]
+pub(super) struct Trainer {
+    pub(super) width: usize,
+    pub(super) inputs: usize,
+    k: usize,
+    threads: usize,
+    /// Row-major `[width, inputs]`, each with Adam's two moments.
+    pub(super) encoder: Moments,
+    pub(super) encoder_bias: Moments,
+    /// Row-major `[width, inputs]`, rows of length 1.
+    pub(super) decoder: Moments,
+    pub(super) decoder_bias: Moments,
+    /// Running mean of the weakest activation that a batch kept: the threshold for use.
+    pub(super) threshold: f32,
+    /// Steps done.
+    pub(super) step: u64,
+    /// Step at which each latent was last kept.
+    pub(super) last_kept: Vec<u64>,
+}
+
+/// Parameters with Adam's moments.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    pub(super) value: Vec<f32>,
+    pub(super) first: Vec<f32>,
+    pub(super) second: Vec<f32>,
+}
+
+impl Moments {
+    fn new(value: Vec<f32>) -> Self {
+        Self { first: vec![0.0; value.len()], second: vec![0.0; value.len()], value }
+    }
+}
+
+/// What a step saw.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepReport {
+    /// Fraction of variance unexplained in the batch, before the update.
+    pub(super) fvu: f64,
+    /// Latents per row.
+    pub(super) l0: f64,
+}
+
+/// An activation that was kept.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    row: u32,
+    latent: u32,
+    activation: f32,
+    /// Derivative of the loss by the activation.
+    gradient: f32,
+}
+
+/// Adam's step sizes, corrected for the first steps.
+#[derive(Clone, Copy)]
+struct AdamStep {
+    rate: f32,
+    correction: f32,
+}
+
+impl AdamStep {
+    fn new(rate: f32, step: u64) -> Self {
+        let step = step.min(1_000_000) as i32;
+        Self { rate: rate / (1.0 - BETAS.0.powi(step)), correction: 1.0 / (1.0 - BETAS.1.powi(step)) }
+    }
+
+    #[inline(always)]
+    fn apply(self, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) {
+        for (((gradient, value), first), second) in gradient.iter().zip(value).zip(first).zip(second) {
+            *first = BETAS.0 * *first + (1.0 - BETAS.0) * gradient;
+            *second = BETAS.1 * *second + (1.0 - BETAS.1) * gradient * gradient;
+            *value -= self.rate * *first / ((*second * self.correction).sqrt() + 1e-8);
+        }
+    }
+}
+
+/// One latent's row of a parameter with its moments.
+struct RowMut<'a> {
+    value: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+multiversion! {
+    /// Reconstruction error of one row into `error`, and the derivatives by its activations; returns the squared length
+    /// of the error.
+    fn backward_row(row: &[f32], bias: &[f32], decoder: &[f32], kept: &mut [Kept], error: &mut [f32]) -> f32 {
+        let inputs = row.len();
+        for ((error, bias), x) in error.iter_mut().zip(bias).zip(row) {
+            *error = bias - x;
+        }
+        for kept in kept.iter() {
+            let from = kept.latent as usize * inputs;
+            simd::axpy(kept.activation, &decoder[from..from + inputs], error);
+        }
+        for kept in kept.iter_mut() {
+            let from = kept.latent as usize * inputs;
+            kept.gradient = simd::dot(&decoder[from..from + inputs], error);
+        }
+        simd::dot(error, error)
+    }
+}
+
+multiversion! {
+    /// Updates one latent from the rows that kept it; returns the gradient of its bias.
+    fn update_latent(
+        kept: &[Kept],
+        batch: &[f32],
+        errors: &[f32],
+        scale: f32,
+        adam: AdamStep,
+        encoder: RowMut<'_>,
+        decoder: RowMut<'_>,
+        scratch: &mut (Vec<f32>, Vec<f32>),
+    ) -> f32 {
+        let inputs = encoder.value.len();
+        let (encoder_gradient, decoder_gradient) = (&mut scratch.0, &mut scratch.1);
+        encoder_gradient.clear();
+        encoder_gradient.resize(inputs, 0.0);
+        decoder_gradient.clear();
+        decoder_gradient.resize(inputs, 0.0);
+        let mut bias_gradient = 0.0;
+        for kept in kept {
+            let from = kept.row as usize * inputs;
+            simd::axpy(kept.gradient * scale, &batch[from..from + inputs], encoder_gradient);
+            simd::axpy(kept.activation * scale, &errors[from..from + inputs], decoder_gradient);
+            bias_gradient += kept.gradient * scale;
+        }
+        adam.apply(encoder_gradient, encoder.value, encoder.first, encoder.second);
+        // Only the part of the gradient that turns the row matters: its length is fixed at 1.
+        let along = simd::dot(decoder_gradient, decoder.value);
+        simd::axpy(-along, decoder.value, decoder_gradient);
+        adam.apply(decoder_gradient, decoder.value, decoder.first, decoder.second);
+        let inverse = 1.0 / simd::dot(decoder.value, decoder.value).sqrt().max(1e-12);
+        for value in decoder.value.iter_mut() {
+            *value *= inverse;
+        }
+        bias_gradient
+    }
+}
+
+fn normalized(row: &[f32]) -> impl Iterator<Item = f32> + '_ {
+    let inverse = 1.0 / row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+    row.iter().map(move |x| x * inverse)
+}
+
+impl Trainer {
+    /// Starts from `width` random rows of `samples` (normalised, `[n, inputs]`): each becomes the direction of a latent, in
+    /// the decoder and in the encoder. Latents are thus alive from the first step.
+    pub(super) fn new(samples: &[f32], inputs: usize, width: usize, k: usize, seed: u64, threads: usize) -> Self {
+        let mut random = Random::new(seed, 0x1217);
+        let mut rows: Vec<usize> = (0..samples.len() / inputs).collect();
+        random.shuffle(&mut rows);
+        let directions: Vec<f32> = (0..width)
+            .flat_map(|i| {
+                let row = rows[i % rows.len()];
+                normalized(&samples[row * inputs..(row + 1) * inputs])
+            })
+            .collect();
+        let mut trainer = Self {
+            width,
+            inputs,
+            k,
+            threads,
+            encoder: Moments::new(directions.clone()),
+            encoder_bias: Moments::new(vec![0.0; width]),
+            decoder: Moments::new(directions),
+            decoder_bias: Moments::new(vec![0.0; inputs]),
+            threshold: 0.0,
+            step: 0,
+            last_kept: vec![0; width],
+        };
+        trainer.fit_encoder_scale(&samples[..samples.len().min(1024 * inputs)]);
+        trainer
+    }
+
+    /// Multiplies the encoder by the factor with which the first reconstruction is best. Without it the k strongest of
+    /// thousands of similar directions would together overshoot many times.
+    fn fit_encoder_scale(&mut self, samples: &[f32]) {
+        let (width, inputs) = (self.width, self.inputs);
+        let (mut along, mut length) = (0.0f64, 0.0f64);
+        let mut products = vec![0.0; width];
+        let mut order: Vec<u32> = (0..width as u32).collect();
+        let mut sum = vec![0.0; inputs];
+        for row in samples.chunks_exact(inputs) {
+            MatMul::linear(1, width, inputs).run(row, &self.encoder.value, &mut products);
+            order.select_nth_unstable_by(self.k - 1, |a, b| products[*b as usize].total_cmp(&products[*a as usize]));
+            sum.fill(0.0);
+            for &latent in &order[..self.k] {
+                let from = latent as usize * inputs;
+                let activation = products[latent as usize].max(0.0);
+                simd::axpy(activation, &self.decoder.value[from..from + inputs], &mut sum);
+            }
+            along += f64::from(simd::dot(&sum, row));
+            length += f64::from(simd::dot(&sum, &sum));
+        }
+        let factor = (along / length.max(1e-12)) as f32;
+        self.encoder.value.iter_mut().for_each(|value| *value *= factor);
+    }
+
+    /// Learns from `batch` (normalised rows) with step size `rate`.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub(super) fn step(&mut self, batch: &[f32], rate: f32) -> Result<StepReport> {
+        let (width, inputs) = (self.width, self.inputs);
+        let n = batch.len() / inputs;
+        let wanted = self.k * n;
+        // Most of what a batch keeps lies above its predecessors' threshold; if too little does, take all.
+        let mut blocks = self.candidates(batch, self.threshold * 0.7)?;
+        if blocks.iter().map(Vec::len).sum::<usize>() < wanted {
+            blocks = self.candidates(batch, 0.0)?;
+        }
+        let mut activations: Vec<f32> = blocks.iter().flatten().map(|kept| kept.activation).collect();
+        let weakest = if activations.len() > wanted {
+            *activations.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a)).1
+        } else {
+            activations.iter().copied().fold(f32::INFINITY, f32::min)
+        };
+        if weakest.is_finite() {
+            let decay = if self.step == 0 { 0.0 } else { THRESHOLD_DECAY };
+            self.threshold = decay * self.threshold + (1.0 - decay) * weakest;
+        }
+        self.step += 1;
+
+        // Backward through the decoder, by blocks of rows.
+        let results = parallel(blocks.len(), self.threads, |(): &mut (), i| {
+            let rows = &batch[i * BLOCK_ROWS * inputs..((i + 1) * BLOCK_ROWS * inputs).min(batch.len())];
+            let mut kept: Vec<Kept> = blocks[i].iter().copied().filter(|kept| kept.activation >= weakest).collect();
+            let mut errors = vec![0.0; rows.len()];
+            let (mut from, mut error_sum) = (0, 0.0);
+            for (j, (row, error)) in rows.chunks_exact(inputs).zip(errors.chunks_exact_mut(inputs)).enumerate() {
+                let index = (i * BLOCK_ROWS + j) as u32;
+                let to = from + kept[from..].partition_point(|kept| kept.row <= index);
+                error_sum += f64::from(backward_row(
+                    row,
+                    &self.decoder_bias.value,
+                    &self.decoder.value,
+                    &mut kept[from..to],
+                    error,
+                ));
+                from = to;
+            }
+            Ok((kept, errors, error_sum))
+        })?;
+        let mut kept = Vec::with_capacity(wanted);
+        let mut errors = Vec::with_capacity(batch.len());
+        let mut error_sum = 0.0;
+        for (block_kept, block_errors, block_sum) in results {
+            kept.extend(block_kept);
+            errors.extend(block_errors);
+            error_sum += block_sum;
+        }
+        let total: f64 = batch.iter().map(|x| f64::from(x * x)).sum();
+        let report = StepReport { fvu: error_sum / total.max(1e-30), l0: kept.len() as f64 / n as f64 };
+
+        // Order by latent (counting sort), then update latent by latent.
+        let mut offsets = vec![0usize; width + 1];
+        for kept in &kept {
+            offsets[kept.latent as usize + 1] += 1;
+        }
+        for latent in 0..width {
+            if offsets[latent + 1] > 0 {
+                self.last_kept[latent] = self.step;
+            }
+            offsets[latent + 1] += offsets[latent];
+        }
+        let mut next = offsets.clone();
+        let mut by_latent = vec![Kept { row: 0, latent: 0, activation: 0.0, gradient: 0.0 }; kept.len()];
+        for kept in kept {
+            let at = &mut next[kept.latent as usize];
+            by_latent[*at] = kept;
+            *at += 1;
+        }
+        self.update(&by_latent, &offsets, batch, &errors, rate);
+        Ok(report)
+    }
+
+    /// Activations above `threshold`, by blocks of rows.
+    fn candidates(&self, batch: &[f32], threshold: f32) -> Result<Vec<Vec<Kept>>> {
+        let (width, inputs) = (self.width, self.inputs);
+        let blocks: Vec<&[f32]> = batch.chunks(BLOCK_ROWS * inputs).collect();
+        parallel(blocks.len(), self.threads, |(dense, found): &mut (Vec<f32>, Vec<(f32, u32)>), i| {
+            let n = blocks[i].len() / inputs;
+            dense.resize(BLOCK_ROWS * width, 0.0);
+            MatMul::linear(n, width, inputs).run(blocks[i], &self.encoder.value, dense);
+            let mut kept = Vec::new();
+            for (j, products) in dense.chunks_exact(width).take(n).enumerate() {
+                found.clear();
+                above(products, &self.encoder_bias.value, threshold, found);
+                let row = (i * BLOCK_ROWS + j) as u32;
+                kept.extend(found.iter().map(|&(activation, latent)| Kept { row, latent, activation, gradient: 0.0 }));
+            }
+            Ok(kept)
+        })
+    }
+
+    /// Adam on all parameters, from gradients summed latent by latent. Latents without a gradient move on with their
+    /// momentum, as in dense Adam.
+    fn update(&mut self, by_latent: &[Kept], offsets: &[usize], batch: &[f32], errors: &[f32], rate: f32) {
+        let inputs = self.inputs;
+        let n = batch.len() / inputs;
+        let scale = 2.0 / n as f32;
+        let adam = AdamStep::new(rate, self.step);
+        let share = self.width.div_ceil(self.threads);
+        let mut bias_gradients = vec![0.0; self.width];
+        std::thread::scope(|scope| {
+            let parts = self
+                .encoder
+                .value
+                .chunks_mut(share * inputs)
+                .zip(self.encoder.first.chunks_mut(share * inputs))
+                .zip(self.encoder.second.chunks_mut(share * inputs))
+                .zip(self.decoder.value.chunks_mut(share * inputs))
+                .zip(self.decoder.first.chunks_mut(share * inputs))
+                .zip(self.decoder.second.chunks_mut(share * inputs))
+                .zip(bias_gradients.chunks_mut(share))
+                .enumerate();
+            for (part, ((((((ev, ef), es), dv), df), ds), bias_gradients)) in parts {
+                let work = move || {
+                    let mut scratch = (Vec::new(), Vec::new());
+                    for (i, bias_gradient) in bias_gradients.iter_mut().enumerate() {
+                        let latent = part * share + i;
+                        let at = i * inputs..(i + 1) * inputs;
+                        let encoder =
+                            RowMut { value: &mut ev[at.clone()], first: &mut ef[at.clone()], second: &mut es[at.clone()] };
+                        let decoder =
+                            RowMut { value: &mut dv[at.clone()], first: &mut df[at.clone()], second: &mut ds[at] };
+                        let kept = &by_latent[offsets[latent]..offsets[latent + 1]];
+                        *bias_gradient =
+                            update_latent(kept, batch, errors, scale, adam, encoder, decoder, &mut scratch);
+                    }
+                };
+                scope.spawn(work);
+            }
+        });
+        let bias = &mut self.encoder_bias;
+        adam.apply(&bias_gradients, &mut bias.value, &mut bias.first, &mut bias.second);
+        let mut gradient = vec![0.0; inputs];
+        for error in errors.chunks_exact(inputs) {
+            simd::axpy(scale, error, &mut gradient);
+        }
+        let bias = &mut self.decoder_bias;
+        adam.apply(&gradient, &mut bias.value, &mut bias.first, &mut bias.second);
+    }
+
+    /// Latents that were kept by none of the last `steps` batches.
+    pub(super) fn dead(&self, steps: u64) -> Vec<usize> {
+        (0..self.width).filter(|&latent| self.last_kept[latent] + steps < self.step).collect()
+    }
+
+    /// Gives each of the `dead` latents the direction of what the others leave unexplained on a random row of `batch`, rows
+    /// chosen in proportion to the squared error (Bricken et al. 2023, neuron resampling).
+    ///
+    /// # Errors
+    /// None of its own.
+    pub(super) fn revive(&mut self, dead: &[usize], batch: &[f32], seed: u64) -> Result<()> {
+        let (inputs, n) = (self.inputs, batch.len() / self.inputs);
+        let blocks = self.candidates(batch, self.threshold)?;
+        let mut kept: Vec<Kept> = blocks.into_iter().flatten().collect();
+        let mut errors = vec![0.0; batch.len()];
+        let mut weights = Vec::with_capacity(n);
+        let (mut from, mut sum) = (0, 0.0);
+        for (i, (row, error)) in batch.chunks_exact(inputs).zip(errors.chunks_exact_mut(inputs)).enumerate() {
+            let to = from + kept[from..].partition_point(|kept| kept.row as usize <= i);
+            let bias = &self.decoder_bias.value;
+            sum += f64::from(backward_row(row, bias, &self.decoder.value, &mut kept[from..to], error));
+            weights.push(sum);
+            from = to;
+        }
+        let mut random = Random::new(seed, self.step);
+        for &latent in dead {
+            let at = random.below(1 << 30) as f64 / f64::from(1 << 30) * sum;
+            let row = weights.partition_point(|&weight| weight <= at).min(n - 1);
+            // The error is reconstruction minus row: its opposite is what is missing.
+            let missing: Vec<f32> = normalized(&errors[row * inputs..(row + 1) * inputs]).map(|x| -x).collect();
+            let range = latent * inputs..(latent + 1) * inputs;
+            for moments in [&mut self.encoder, &mut self.decoder] {
+                moments.value[range.clone()].copy_from_slice(&missing);
+                moments.first[range.clone()].fill(0.0);
+                moments.second[range.clone()].fill(0.0);
+            }
+            let bias = &mut self.encoder_bias;
+            (bias.value[latent], bias.first[latent], bias.second[latent]) = (0.0, 0.0, 0.0);
+            self.last_kept[latent] = self.step;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that are sums of two of 24 random directions.
+    fn planted(n: usize, inputs: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
+        let mut random = Random::new(seed, 0);
+        let mut uniform = move || random.below(1 << 24) as f32 / (1 << 24) as f32;
+        let mut directions = Vec::new();
+        for _ in 0..24 {
+            let row: Vec<f32> = (0..inputs).map(|_| uniform() - 0.5).collect();
+            directions.extend(normalized(&row));
+        }
+        let mut rows = vec![0.0; n * inputs];
+        for row in rows.chunks_exact_mut(inputs) {
+            for _ in 0..2 {
+                let direction = (uniform() * 23.99) as usize * inputs;
+                simd::axpy(0.5 + uniform(), &directions[direction..direction + inputs], row);
+            }
+        }
+        (rows, directions)
+    }
+
+    #[test]
+    fn planted_directions_are_found_and_rows_stay_of_length_one() {
+        let inputs = 32;
+        let (samples, directions) = planted(4096, inputs, 1);
+        let mut trainer = Trainer::new(&samples, inputs, 48, 2, 1, 2);
+        let mut fvu = Vec::new();
+        for step in 0..600 {
+            let from = step % 16 * 256 * inputs;
+            fvu.push(trainer.step(&samples[from..from + 256 * inputs], 3e-3).unwrap().fvu);
+        }
+        assert!(fvu[599] < 0.1 && fvu[599] < fvu[0] / 3.0, "FVU {} -> {}", fvu[0], fvu[599]);
+        for row in trainer.decoder.value.chunks_exact(inputs) {
+            assert!((simd::dot(row, row) - 1.0).abs() < 1e-4);
+        }
+        let found = directions.chunks_exact(inputs).filter(|direction| {
+            trainer.decoder.value.chunks_exact(inputs).any(|row| simd::dot(row, direction) > 0.9)
+        });
+        assert!(found.count() >= 18);
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        // One step of plain descent in the direction that `backward_row` gives must change the loss as predicted.
+        let (rows, decoder) = planted(1, 16, 5);
+        let bias = vec![0.01; 16];
+        let kept = |a: f32, b: f32| {
+            [(3u32, a), (7, b)].map(|(latent, activation)| Kept { row: 0, latent, activation, gradient: 0.0 })
+        };
+        let mut error = vec![0.0; 16];
+        let mut at = kept(0.7, 0.4);
+        let loss = backward_row(&rows, &bias, &decoder, &mut at, &mut error);
+        let mut moved = kept(0.701, 0.4);
+        let change = (backward_row(&rows, &bias, &decoder, &mut moved, &mut error) - loss) / 0.001;
+        assert!((change - 2.0 * at[0].gradient).abs() < 5e-3, "{change} {}", 2.0 * at[0].gradient);
+    }
+
+    #[test]
+    fn dead_latents_are_revived() {
+        let (samples, _) = planted(512, 32, 2);
+        let mut trainer = Trainer::new(&samples, 32, 48, 2, 1, 1);
+        trainer.encoder_bias.value[5] = -100.0;
+        for _ in 0..20 {
+            trainer.step(&samples, 1e-3).unwrap();
+        }
+        assert!(trainer.dead(15).contains(&5));
+        trainer.revive(&[5], &samples, 3).unwrap();
+        trainer.step(&samples, 1e-3).unwrap();
+        assert!(!trainer.dead(15).contains(&5));
+    }
+}
