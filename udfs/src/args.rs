@@ -192,6 +192,17 @@ impl Argument {
         }
     }
 
+    /// Text or whole number that names a thing, as text; must be given.
+    ///
+    /// # Errors
+    /// If it is missing or something else.
+    pub fn required_name(&self) -> Result<String> {
+        match &self.value {
+            Some(value) if value.data_type().is_integer() => Ok(value.to_string()),
+            _ => self.required_text(),
+        }
+    }
+
     /// Whole number, zero or more, if given.
     ///
     /// # Errors

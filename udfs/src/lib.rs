@@ -38,6 +38,9 @@ pub fn register_all(session: &SessionContext, source: &SharedSource) -> Result<(
     for function in scalar::functions(source) {
         session.register_udf(function);
     }
+    for function in aggregate::functions(source) {
+        session.register_udaf(function);
+    }
     for (name, function) in table::functions(source) {
         session.register_udtf(name, function);
     }

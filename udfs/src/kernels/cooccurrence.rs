@@ -109,6 +109,21 @@ impl PairCounts {
         });
     }
 
+    /// Adds documents that were counted elsewhere: how many there are, and how many of them have each feature.
+    pub fn add_documents(&mut self, n_docs: u64, docs: impl Iterator<Item = (usize, u32)>) {
+        self.n_docs += n_docs;
+        for (position, more) in docs {
+            self.docs[position] += more;
+        }
+    }
+
+    /// Adds documents that have the features at positions `a < b`; ignored if `a` is not of this block.
+    pub fn add_pair(&mut self, a: usize, b: usize, both: u32) {
+        if let Some(row) = a.checked_sub(self.first).and_then(|row| self.rows.get_mut(row)) {
+            row[b - a - 1] += both;
+        }
+    }
+
     /// Documents counted.
     pub fn n_docs(&self) -> u64 {
         self.n_docs
@@ -117,6 +132,18 @@ impl PairCounts {
     /// Documents that have the feature at each position.
     pub fn docs(&self) -> &[u32] {
         &self.docs
+    }
+
+    /// Whether the row of the feature at this position is of this block.
+    pub fn has_row(&self, position: usize) -> bool {
+        (self.first..self.first + self.rows.len()).contains(&position)
+    }
+
+    /// All pairs of the block that are together somewhere, with their counts.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize, u32)> {
+        (self.first..)
+            .zip(&self.rows)
+            .flat_map(|(a, row)| (a + 1..).zip(row).filter(|(_, both)| **both > 0).map(move |(b, both)| (a, b, *both)))
     }
 
     /// Rows of the block: position of the feature, and its counts with each later one.

@@ -6,4 +6,5 @@ pub mod counting;
 pub mod diff;
 pub mod similarity;
 pub mod statistics;
+pub mod sums;
 pub mod words;

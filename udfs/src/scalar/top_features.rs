@@ -31,7 +31,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("k", "how many at most"),
         ("include_hidden", "truth value; default false"),
     ],
-    example: "SELECT unnest(top_features(features, 2)) AS feature FROM answers WHERE prompt_id = 'p0' ORDER BY doc_id",
+    example: "SELECT doc_id, unnest(top_features(features, 2)) AS feature FROM answers WHERE prompt_id = 'p0' ORDER BY doc_id",
 };
 
 /// See [`DOC`].

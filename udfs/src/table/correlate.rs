@@ -19,6 +19,7 @@ use super::echoes::Echoes;
 use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, LabelEmbeddings};
 use crate::features::{FeatureId, IdsView};
 use crate::kernels::cooccurrence::{Documents, PairCounts, block_bytes, blocks};
@@ -28,6 +29,34 @@ use crate::rows::{Columns, pair_columns};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 
 const NAME: &str = "correlate";
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: NAME,
+    kind: Kind::Table,
+    syntax: "correlate(set [, option => value ...])",
+    text: "Which features come together in documents more often than chance. One row per pair: `docs_both`, `npmi` \
+           (normalised pointwise mutual information, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` (one-sided; Fisher's \
+           exact test where an expected count is below 5, else by the log-likelihood ratio), `q_value` (Benjamini-Hochberg \
+           over all pairs of features with enough documents), `llr` (log-likelihood ratio G²), `docs_a`, `docs_b`, `n` and \
+           `label_similarity` (only with `unexpected`). Ranked by `llr`. Pairs that the same token fires (half of the five \
+           strongest tokens are shared) are left out.",
+    arguments: &[
+        ("set", "corpus, corpus with a filter, or query"),
+        ("min_docs", "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5"),
+        ("direction", "`positive` (default), `negative` (together less often than chance) or `both` (p two-sided)"),
+        (
+            "unexpected",
+            "keep pairs whose labels are less alike than this (cosine by the reader); default: all, labels not \
+                        compared",
+        ),
+        ("echoes", "keep pairs that the same token fires; default false"),
+        ("include_hidden, dictionary, level", "which features; see `diff`"),
+        ("limit", "rows at most; default 1000"),
+    ],
+    example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
+              correlate('answers', direction => 'both')",
+};
 
 /// Pairs that are returned if the user says nothing.
 const DEFAULT_LIMIT: usize = 1000;

@@ -22,6 +22,7 @@ use futures::TryStreamExt;
 use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::DocumentColumn;
 use crate::features::IdsView;
 use crate::kernels::counting::FeatureCounts;
@@ -33,6 +34,38 @@ use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::table::pairing::{Matched, match_pairs};
 
 const NAME: &str = "diff";
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: NAME,
+    kind: Kind::Table,
+    syntax: "diff(a, b [, option => value ...])",
+    text: "Which features set two sets of documents apart. One row per feature: `docs_a`, `docs_b` (documents that have \
+           it), `frequency_a`, `frequency_b`, `difference` (a - b) with its confidence interval `ci_low`, `ci_high` (Newcombe's \
+           score interval), `odds_ratio` (0.5 added to each cell), two-sided `p_value` (Fisher's exact test where an expected \
+           count is below 5, else chi-squared; with `paired_by` McNemar's exact test), `q_value` (Benjamini-Hochberg over \
+           all features tested), `also_in_words` (the word or pair of words that shows at least 0.8 of the same difference \
+           in the same documents, phi at least 0.5, with its two frequencies; null if there is none; looked up for the first \
+           200 rows in up to 20,000 documents a side), `n_a`, `n_b` (documents compared) and `n_left_out` (documents that \
+           were never encoded or have no partner). Rows with q below 0.05 come first, then the larger difference.",
+    arguments: &[
+        ("a, b", "corpus, corpus with a filter (`answers WHERE model = 'x'`), or query"),
+        ("paired_by", "column that says which document of a belongs to which of b; unique in each set"),
+        (
+            "min_docs",
+            "documents (a and b together) that must have a feature for it to be tested; default 5, fewer if there \
+                      are fewer than 100 documents",
+        ),
+        ("include_hidden", "test also features that are hidden; default false"),
+        ("dictionary", "only features of this dictionary"),
+        ("level", "only `token`, `span` or `document` features; default `all`"),
+        ("confidence", "of the interval; default 0.95"),
+        ("words", "whether to look for words; default: where the sets have texts"),
+        ("limit", "rows at most; default all"),
+    ],
+    example: "SELECT label, frequency_a, frequency_b, round(q_value, 6) AS q_value, also_in_words FROM diff('answers WHERE \
+              model = ''a''', 'answers WHERE model = ''b''', paired_by => 'prompt_id')",
+};
 
 /// Rows for which words are looked up: the first ones.
 const WORD_ROWS: usize = 200;

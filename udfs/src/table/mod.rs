@@ -5,14 +5,23 @@ pub mod diff;
 pub mod echoes;
 pub mod exec;
 pub mod pairing;
+pub mod similar_features;
 
 use std::sync::Arc;
 
 use datafusion::catalog::TableFunctionImpl;
 
 use crate::SharedSource;
+use crate::docs::FunctionDoc;
+
+/// Documentation of all table functions, in the order in which they are explained.
+pub const DOCS: &[FunctionDoc] = &[diff::DOC, correlate::DOC, similar_features::DOC];
 
 /// All table functions with their names.
 pub fn functions(source: &SharedSource) -> Vec<(&'static str, Arc<dyn TableFunctionImpl>)> {
-    vec![("diff", diff::diff_udtf(source)), ("correlate", correlate::correlate_udtf(source))]
+    vec![
+        ("diff", diff::diff_udtf(source)),
+        ("correlate", correlate::correlate_udtf(source)),
+        ("similar_features", similar_features::similar_features_udtf(source)),
+    ]
 }

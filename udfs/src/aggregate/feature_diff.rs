@@ -1,0 +1,178 @@
+//! `feature_diff(features, in_target)`: the numbers of the table function `diff`, for the rows of a group.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::plan_err;
+use datafusion::error::Result;
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+
+use super::accumulate::{Aggregation, Groups, Single, check_distinct, state_fields};
+use crate::SharedSource;
+use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::docs::{FunctionDoc, Kind};
+use crate::features::FeaturesView;
+use crate::kernels::counting::FeatureCounts;
+use crate::kernels::diff::{DiffRow, default_min_docs, diff};
+use crate::kernels::statistics::normal_quantile_two_sided;
+use crate::kernels::sums::{GroupState, features_of};
+use crate::rows::{Columns, diff_columns, list_of};
+use crate::scalar::common::{Source, check_count, check_features};
+
+const NAME: &str = "feature_diff";
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: NAME,
+    kind: Kind::Aggregate,
+    syntax: "feature_diff(features, in_target)",
+    text: "Compares the documents of the group for which `in_target` is true (A) with those for which it is false (B): a \
+           list of structs with the columns of the table function `diff` from `feature_id` to `q_value`, then `n_a` and \
+           `n_b`, in the same order and with the same numbers. Rows where either argument is null are left out; if one \
+           side is empty the list is.",
+    arguments: &[("features", "features value"), ("in_target", "truth value, such as `model = 'a'`")],
+    example: "SELECT d['label'] AS label, d['difference'] AS difference, d['q_value'] < 0.05 AS significant FROM \
+              (SELECT unnest(feature_diff(features, model = 'a')) AS d FROM answers)",
+};
+
+/// See [`DOC`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct FeatureDiff {
+    source: Source,
+    signature: Signature,
+}
+
+/// `feature_diff(features, in_target)`.
+pub fn feature_diff_udaf(source: &SharedSource) -> AggregateUDF {
+    let signature = Signature::user_defined(Volatility::Stable);
+    AggregateUDF::from(FeatureDiff { source: Source(Arc::clone(source)), signature })
+}
+
+#[derive(Debug, Clone)]
+struct Compare {
+    source: SharedSource,
+}
+
+impl FeatureDiff {
+    fn compare(&self, args: &AccumulatorArgs) -> Result<Compare> {
+        check_distinct(NAME, args)?;
+        Ok(Compare { source: Arc::clone(&self.source.0) })
+    }
+}
+
+fn columns(catalog: &FeatureCatalog, rows: &[DiffRow], n_docs: &[[u64; 2]]) -> Columns {
+    let mut columns = diff_columns(catalog, rows);
+    columns.counts("n_a", n_docs.iter().map(|n| n[0]));
+    columns.counts("n_b", n_docs.iter().map(|n| n[1]));
+    columns
+}
+
+impl Aggregation for Compare {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn update(&self, state: &mut GroupState, features: &FeaturesView, values: &[ArrayRef], row: usize) {
+        let Some(in_target) = values[1].as_boolean_opt().filter(|side| side.is_valid(row)) else { return };
+        let (side, more) = if in_target.value(row) { (0, [1.0, 0.0]) } else { (1, [0.0, 1.0]) };
+        state.n_docs[side] += 1;
+        features.ids(row).iter().for_each(|id| state.add(*id, more));
+    }
+
+    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+        let catalog = self.source.catalog();
+        let selected = catalog.select(NAME, &FeatureSelection::default())?;
+        let z = normal_quantile_two_sided(0.95);
+        let (mut rows, mut lengths, mut n_docs) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups {
+            let side = |side: usize| {
+                let mut counts = FeatureCounts::new(selected.len());
+                counts.n_docs = group.n_docs[side];
+                for (key, sums) in &group.sums {
+                    if let Some(docs) = counts.docs.get_mut(features_of(*key).0 as usize) {
+                        *docs = sums[side] as u32;
+                    }
+                }
+                counts
+            };
+            let (a, b) = (side(0), side(1));
+            let mut group_rows = diff(&a, &b, &selected, default_min_docs(a.n_docs + b.n_docs), z);
+            lengths.push(group_rows.len());
+            n_docs.extend(std::iter::repeat_n(group.n_docs, group_rows.len()));
+            rows.append(&mut group_rows);
+        }
+        columns(&catalog, &rows, &n_docs).into_lists(&lengths)
+    }
+}
+
+impl AggregateUDFImpl for FeatureDiff {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
+        if !matches!(types[1], DataType::Boolean | DataType::Null) {
+            return plan_err!("{NAME}: expected true or false as 'in_target', such as model = 'a', got {}", types[1]);
+        }
+        Ok(vec![check_features(NAME, "features", &types[0])?, DataType::Boolean])
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(list_of(columns(&FeatureCatalog::default(), &[], &[]).fields()))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        Ok(state_fields(&args))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Single::new(self.compare(&args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
+        true
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Groups::new(self.compare(&args)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::test_support::{answers, cells, error};
+
+    #[tokio::test]
+    async fn says_what_the_table_function_says() {
+        let source = answers();
+        let columns = "feature_id, label, level, docs_a, docs_b, difference, ci_low, ci_high, odds_ratio, p_value, q_value, n_a, n_b";
+        let table = format!("SELECT {columns} FROM diff('answers WHERE model = ''a''', 'answers WHERE model = ''b''')");
+        let fields: Vec<String> = columns.split(", ").map(|name| format!("d['{name}']")).collect();
+        let aggregate = format!(
+            "SELECT {} FROM (SELECT unnest(feature_diff(features, model = 'a')) AS d FROM answers)",
+            fields.join(", ")
+        );
+        assert_eq!(cells(&source, aggregate).await.unwrap(), cells(&source, table).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_sided_and_null_groups_give_empty_lists() {
+        let source = answers();
+        let sql = "SELECT feature_diff(features, true), feature_diff(features, NULL) FROM answers";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["[]", "[]"]]);
+        let sql = "SELECT model, feature_diff(features, model = 'a') FROM answers GROUP BY model ORDER BY model";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["a", "[]"], ["b", "[]"]]);
+        assert!(
+            error(&source, "SELECT feature_diff(features, model) FROM answers")
+                .await
+                .contains("expected true or false as 'in_target'")
+        );
+    }
+}

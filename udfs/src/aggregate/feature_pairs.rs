@@ -1,0 +1,239 @@
+//! `feature_pairs(features, min_docs)`: the numbers of the table function `correlate`, for the rows of a group.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{ScalarValue, plan_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+
+use super::accumulate::{Aggregation, Groups, Single, check_distinct, constant, state_fields};
+use crate::SharedSource;
+use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::docs::{FunctionDoc, Kind};
+use crate::features::{FeatureId, FeaturesView};
+use crate::kernels::cooccurrence::{PairCounts, blocks};
+use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::sums::{GroupState, features_of};
+use crate::rows::{list_of, pair_columns};
+use crate::scalar::common::{Source, check_count, check_features};
+use crate::table::echoes::Echoes;
+
+const NAME: &str = "feature_pairs";
+
+/// Pairs of a group that are returned.
+const LIMIT: usize = 1000;
+
+/// Memory for the counts of a block.
+const BLOCK_BYTES: usize = 128 << 20;
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: NAME,
+    kind: Kind::Aggregate,
+    syntax: "feature_pairs(features [, min_docs])",
+    text: "Pairs of features that are together in documents of the group more often than chance: a list of structs with \
+           the columns of the table function `correlate` without `label_similarity`, strongest association first, at most \
+           1,000. Echoes (the same token fires both) and hidden features are left out. An empty group gives an empty \
+           list.",
+    arguments: &[
+        ("features", "features value"),
+        ("min_docs", "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5"),
+    ],
+    example: "SELECT model, p['label_a'] AS a, p['label_b'] AS b, p['docs_both'] AS both FROM (SELECT model, \
+              unnest(feature_pairs(features)) AS p FROM answers GROUP BY model) ORDER BY model, a, b",
+};
+
+/// See [`DOC`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct FeaturePairs {
+    source: Source,
+    signature: Signature,
+}
+
+/// `feature_pairs(features [, min_docs])`.
+pub fn feature_pairs_udaf(source: &SharedSource) -> AggregateUDF {
+    let signature = Signature::user_defined(Volatility::Stable);
+    AggregateUDF::from(FeaturePairs { source: Source(Arc::clone(source)), signature })
+}
+
+#[derive(Debug, Clone)]
+struct Pairs {
+    source: SharedSource,
+    min_docs: Option<u64>,
+}
+
+impl FeaturePairs {
+    fn pairs(&self, args: &AccumulatorArgs) -> Result<Pairs> {
+        check_distinct(NAME, args)?;
+        let min_docs = match constant(NAME, "min_docs", args, 1)? {
+            Some(ScalarValue::Int64(Some(min_docs))) => match u64::try_from(*min_docs) {
+                Ok(min_docs) => Some(min_docs),
+                Err(_) => return plan_err!("{NAME}: min_docs cannot be negative, got {min_docs}"),
+            },
+            _ => None,
+        };
+        Ok(Pairs { source: Arc::clone(&self.source.0), min_docs })
+    }
+}
+
+impl Pairs {
+    fn rank(&self, catalog: &FeatureCatalog, selected: &[bool], group: &GroupState) -> Vec<PairRow> {
+        let n_docs = group.n_docs[0];
+        let min_docs = self.min_docs.unwrap_or_else(|| default_min_docs(n_docs)).max(1);
+        let enough = |(id, docs): &(FeatureId, u32)| {
+            u64::from(*docs) >= min_docs && selected.get(*id as usize).is_some_and(|selected| *selected)
+        };
+        let features: Vec<FeatureId> = group.docs().into_iter().filter(enough).map(|(id, _)| id).collect();
+        let mut position_of = vec![u32::MAX; selected.len()];
+        for (position, id) in (0..).zip(&features) {
+            position_of[*id as usize] = position;
+        }
+        let position = |id: FeatureId| {
+            position_of
+                .get(id as usize)
+                .copied()
+                .filter(|position| *position != u32::MAX)
+                .map(|position| position as usize)
+        };
+        let documents = group.kept(&position_of);
+        let echoes = Echoes::new(catalog, &features);
+        let mut ranking = Ranking::new(Direction::Positive, LIMIT);
+        for block in blocks(features.len(), BLOCK_BYTES) {
+            let mut counts = PairCounts::new(features.len(), block);
+            counts.update(&documents);
+            counts.add_documents(n_docs - documents.len() as u64, std::iter::empty());
+            for (key, sums) in &group.sums {
+                let (a, b) = features_of(*key);
+                match (position(a), position(b)) {
+                    (Some(a), Some(b)) if a == b => counts.add_documents(0, std::iter::once((a, sums[0] as u32))),
+                    (Some(a), Some(b)) => counts.add_pair(a, b, sums[0] as u32),
+                    _ => {}
+                }
+            }
+            ranking.scan(&counts, &features, |a, b| !echoes.contains(a, b));
+        }
+        ranking.finish()
+    }
+}
+
+impl Aggregation for Pairs {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn update(&self, state: &mut GroupState, features: &FeaturesView, _values: &[ArrayRef], row: usize) {
+        state.keep(features.ids(row));
+    }
+
+    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+        let catalog = self.source.catalog();
+        let selected = catalog.select(NAME, &FeatureSelection::default())?;
+        let (mut rows, mut lengths) = (Vec::new(), Vec::new());
+        for group in groups {
+            let mut ranked = self.rank(&catalog, &selected, &group);
+            lengths.push(ranked.len());
+            rows.append(&mut ranked);
+        }
+        pair_columns(&catalog, &rows).into_lists(&lengths)
+    }
+}
+
+impl AggregateUDFImpl for FeaturePairs {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count(NAME, DOC.syntax, types.len(), 1..=2)?;
+        let mut coerced = vec![check_features(NAME, "features", &types[0])?];
+        if let Some(min_docs) = types.get(1) {
+            if !min_docs.is_integer() && *min_docs != DataType::Null {
+                return plan_err!("{NAME}: expected a whole number as 'min_docs', got {min_docs}");
+            }
+            coerced.push(DataType::Int64);
+        }
+        Ok(coerced)
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(list_of(pair_columns(&FeatureCatalog::default(), &[]).fields()))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        Ok(state_fields(&args))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Single::new(self.pairs(&args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
+        true
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Groups::new(self.pairs(&args)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{answers, cells, error};
+
+    #[tokio::test]
+    async fn says_what_the_table_function_says() {
+        let source = answers();
+        let columns =
+            "label_a, label_b, docs_both, npmi, p_a_given_b, p_b_given_a, p_value, q_value, llr, docs_a, docs_b, n";
+        let fields: Vec<String> = columns.split(", ").map(|name| format!("p['{name}']")).collect();
+        let aggregate =
+            format!("SELECT {} FROM (SELECT unnest(feature_pairs(features)) AS p FROM answers)", fields.join(", "));
+        let table = cells(&source, format!("SELECT {columns} FROM correlate('answers')")).await.unwrap();
+        assert_eq!(cells(&source, aggregate).await.unwrap(), table);
+    }
+
+    #[tokio::test]
+    async fn groups_without_pairs_give_empty_lists() {
+        let source = answers();
+        let sql = "SELECT feature_pairs(features), feature_pairs(features, 1) FROM answers WHERE prompt_id = 'p1' AND model = 'a'";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["[]", "[]"]]);
+        assert_eq!(cells(&source, "SELECT feature_pairs(features) FROM answers WHERE false").await.unwrap(), [["[]"]]);
+        assert!(
+            error(&source, "SELECT feature_pairs(features, -1) FROM answers")
+                .await
+                .contains("min_docs cannot be negative")
+        );
+        assert!(
+            error(&source, "SELECT feature_pairs(features, 'x') FROM answers")
+                .await
+                .contains("a whole number as 'min_docs'")
+        );
+    }
+
+    #[test]
+    fn counted_and_kept_documents_give_the_same() {
+        let source: SharedSource = Arc::new(answers());
+        let catalog = source.catalog();
+        let mut kept = GroupState::default();
+        for row in 0..100u32 {
+            let ids: Vec<u32> = (0..4).filter(|id| row % (id + 2) == 0).collect();
+            kept.keep(&ids);
+        }
+        let mut counted = kept.clone();
+        counted.count_kept();
+        counted.keep(&[0, 3]);
+        kept.keep(&[0, 3]);
+        let pairs = Pairs { source, min_docs: Some(1) };
+        let rows = pairs.rank(&catalog, &[true; 4], &kept);
+        assert!(!rows.is_empty());
+        assert_eq!(rows, pairs.rank(&catalog, &[true; 4], &counted));
+    }
+}
