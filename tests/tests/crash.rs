@@ -27,7 +27,16 @@ fn write_documents(scratch: &Scratch) -> std::path::PathBuf {
 
 fn import(scratch: &Scratch, file: &std::path::Path, db: &str) -> std::process::Command {
     let mut command = saequel(scratch.path(db));
-    command.args(["import"]).arg(file).args(["--corpus", "docs", "--text", "text", "--key", "id", "--batch-docs", "25"]);
+    command.args(["import"]).arg(file).args([
+        "--corpus",
+        "docs",
+        "--text",
+        "text",
+        "--key",
+        "id",
+        "--batch-docs",
+        "25",
+    ]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
