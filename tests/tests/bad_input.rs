@@ -208,7 +208,7 @@ fn a_damaged_dictionary_is_named() {
     assert_eq!(ids(&db, "docs").len(), 4);
 }
 
-/// A file system of 24 MiB that only this test sees fills up during an import.
+/// A file system of 16 MiB that only this test sees fills up during an import.
 #[test]
 fn a_full_disk_loses_nothing() {
     let scratch = Scratch::new();
@@ -216,7 +216,7 @@ fn a_full_disk_loses_nothing() {
     let small = scratch.path("small");
     std::fs::create_dir(&small).expect("make the mount point");
     let script = r#"
-        mount -t tmpfs -o size=24m saequel-test "$1" || exit 99
+        mount -t tmpfs -o size=16m saequel-test "$1" || exit 99
         "$2" --db "$1/x.db" import "$3" --corpus docs --text text --key id --batch-docs 200 --quiet
         echo "exit $?"
         "$2" --db "$1/x.db" --quiet sql "SELECT count(*) AS n, count(DISTINCT doc_id) AS d FROM docs" --format csv
