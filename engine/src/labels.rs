@@ -44,6 +44,8 @@ const MIN_DOCUMENTS: u64 = 8;
 const PRESENCE_SHARE: f32 = 0.7;
 /// What its strongest documents reach: this quantile of the largest activations of the documents in which it fires.
 const PRESENCE_QUANTILE: f64 = 0.98;
+/// Words in more than this share of the samples say nothing about where a latent fires.
+const COMMON: f64 = 0.004;
 /// Longest name, in characters.
 const LABEL_CHARS: usize = 48;
 /// Words in a name.
@@ -197,8 +199,6 @@ struct Candidate<'a> {
     word: &'a str,
     /// Share of the strong activations that are on it.
     share: f64,
-    /// Share of its occurrences on which the latent is strong.
-    precision: f64,
     n: u32,
 }
 
@@ -208,21 +208,14 @@ impl Namer<'_> {
         self.words.iter().take(200).filter(|(word, _)| !word.is_empty()).map(move |&(word, on)| Candidate {
             word,
             share: f64::from(on.sum) / total,
-            precision: (f64::from(on.n) / self.survey.word_count(word).max(1) as f64).min(1.0),
             n: on.n,
         })
     }
 
-    /// How much a word says about the latent: its share, less what its frequency alone would give it.
+    /// How much a word says about the latent: its share of the strong activations, the more the rarer it is elsewhere.
     fn weight(&self, candidate: &Candidate<'_>) -> f64 {
-        let background =
-            self.survey.word_count(candidate.word) as f64 / self.survey.n_samples.max(1) as f64;
-        let lift = candidate.share / background.max(1e-7);
-        match self.level {
-            Level::Token => candidate.share,
-            // All words of a sentence are seen: those that are everywhere say nothing.
-            _ => candidate.share * (lift.max(1.0)).ln(),
-        }
+        let background = self.survey.word_count(candidate.word) as f64 / self.survey.n_samples.max(1) as f64;
+        candidate.share * (1.0 + candidate.share / background.max(1e-7)).ln()
     }
 
     /// Words of the latent, best first, one of each stem.
@@ -252,7 +245,7 @@ impl Namer<'_> {
         let best = candidates.first().map_or(0.0, |best| self.weight(best));
         let mut chosen: Vec<&Candidate<'_>> = Vec::new();
         for candidate in candidates.iter().take(16) {
-            let enough = self.weight(candidate) >= (0.15 * best).max(0.03) || chosen.is_empty();
+            let enough = self.weight(candidate) >= 0.15 * best && candidate.n >= 2 || chosen.is_empty();
             if enough && !chosen.iter().any(|other| same_stem(other.word, candidate.word)) {
                 chosen.push(candidate);
             }
@@ -271,13 +264,14 @@ impl Namer<'_> {
         let precision = (strong / f64::max(seen, 1.0)).min(1.0);
         let coverage = coverage.min(1.0);
         let score = Some((2.0 * precision * coverage / (precision + coverage).max(1e-9)) as f32);
-        let words = || chosen.iter().map(|candidate| candidate.word).collect::<Vec<_>>().join(", ");
+        let lexical = chosen.iter().any(|candidate| is_word(candidate.word));
+        let separator = if lexical { ", " } else { " " };
+        let words = || chosen.iter().map(|candidate| candidate.word).collect::<Vec<_>>().join(separator);
 
         let piece_share = f64::from(places.piece) / f64::from(places.n);
         if self.level == Level::Token && piece_share > 0.6 && coverage < 0.25 {
             return Name { label: self.piece_label(), score: None, is_debris: true };
         }
-        let lexical = chosen.iter().any(|candidate| is_word(candidate.word));
         if self.level != Level::Token || (lexical && coverage >= 0.2 && precision >= 0.04) {
             return Name { label: clip(&words()), score, is_debris: false };
         }
@@ -288,7 +282,7 @@ impl Namer<'_> {
         if let Some(place) = self.place() {
             label = format!("{label} ({place})");
         } else {
-            let frequent = |count: u32| count as usize * 4 >= self.latent.examples.len();
+            let frequent = |count: u32| count as usize * 10 >= self.latent.examples.len() * 3;
             let context = self.context_words().into_iter().filter(|(_, count)| frequent(*count));
             let context: Vec<String> = context.take(2).map(|(word, _)| word).collect();
             if !context.is_empty() {
@@ -382,6 +376,7 @@ impl Namer<'_> {
         let mut scored: Vec<(f64, &str, u32)> = counts
             .into_iter()
             .filter(|&(word, count)| count >= 3 && word.chars().count() > 1)
+            .filter(|&(word, _)| self.survey.word_count(word) as f64 <= COMMON * total)
             .map(|(word, count)| {
                 let expected = n * (1.0 - (-(self.survey.word_count(word) as f64) / total * span_words).exp());
                 let log_odds = ((f64::from(count) + 0.5) / (expected + 0.5)).ln();

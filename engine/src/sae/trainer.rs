@@ -1,7 +1,8 @@
 //! One step of BatchTopK training, on slices.
 //!
 //! Loss: mean squared error of `x ~ relu(x E^T + e)_kept D + d`, where the `k * batch` strongest latents of the whole batch
-//! are kept. The encoder is a dense matrix product; everything behind it touches only what was kept. Gradients are summed
+//! are kept. Latents that are never kept learn from an auxiliary loss (Gao et al. 2024, arXiv:2406.04093): the strongest
+//! `k` of them rebuild what the others leave unexplained. The encoder is a dense matrix product; everything behind it touches only what was kept. Gradients are summed
 //! latent by latent and go straight into Adam, so no gradient matrix is ever held.
 
 use super::encode::above;
@@ -14,6 +15,10 @@ use crate::reader::simd::{self, MatMul, multiversion};
 const BETAS: (f32, f32) = (0.9, 0.999);
 /// Decay of the running threshold.
 const THRESHOLD_DECAY: f32 = 0.99;
+/// A latent that was kept by none of so many batches is dead.
+const DEAD_STEPS: u64 = 100;
+/// Rows of a batch from which dead latents learn.
+const AUXILIARY_ROWS: usize = 512;
 /// Rows that a thread encodes at once.
 const BLOCK_ROWS: usize = 256;
 
@@ -140,9 +145,12 @@ multiversion! {
         decoder_gradient.clear();
         decoder_gradient.resize(inputs, 0.0);
         let mut bias_gradient = 0.0;
+        let rows = batch.len() / inputs;
         for kept in kept {
-            let from = kept.row as usize * inputs;
+            // Rows behind the last are those of the auxiliary loss: the same inputs, other errors.
+            let from = kept.row as usize % rows * inputs;
             simd::axpy(kept.gradient * scale, &batch[from..from + inputs], encoder_gradient);
+            let from = kept.row as usize * inputs;
             simd::axpy(kept.activation * scale, &errors[from..from + inputs], decoder_gradient);
             bias_gradient += kept.gradient * scale;
         }
@@ -274,15 +282,17 @@ impl Trainer {
         let total: f64 = batch.iter().map(|x| f64::from(x * x)).sum();
         let report = StepReport { fvu: error_sum / total.max(1e-30), l0: kept.len() as f64 / n as f64 };
 
+        for kept in &kept {
+            self.last_kept[kept.latent as usize] = self.step;
+        }
+        self.auxiliary(batch, &mut errors, &mut kept);
+
         // Order by latent (counting sort), then update latent by latent.
         let mut offsets = vec![0usize; width + 1];
         for kept in &kept {
             offsets[kept.latent as usize + 1] += 1;
         }
         for latent in 0..width {
-            if offsets[latent + 1] > 0 {
-                self.last_kept[latent] = self.step;
-            }
             offsets[latent + 1] += offsets[latent];
         }
         let mut next = offsets.clone();
@@ -294,6 +304,47 @@ impl Trainer {
         }
         self.update(&by_latent, &offsets, batch, &errors, rate);
         Ok(report)
+    }
+
+    /// Lets dead latents rebuild the `errors` of the first rows: their activations are added to `kept`, and what is then
+    /// left of row `i` to `errors` as row `batch rows + i`.
+    fn auxiliary(&self, batch: &[f32], errors: &mut Vec<f32>, kept: &mut Vec<Kept>) {
+        let inputs = self.inputs;
+        let dead = self.dead(DEAD_STEPS);
+        if dead.is_empty() {
+            return;
+        }
+        let n = batch.len() / inputs;
+        let rows = n.min(AUXILIARY_ROWS);
+        let gather = |from: &[f32]| -> Vec<f32> {
+            dead.iter().flat_map(|&latent| &from[latent * inputs..(latent + 1) * inputs]).copied().collect()
+        };
+        let encoder = gather(&self.encoder.value);
+        let bias: Vec<f32> = dead.iter().map(|&latent| self.encoder_bias.value[latent]).collect();
+        let mut products = vec![0.0; rows * dead.len()];
+        MatMul::linear(rows, dead.len(), inputs).run(batch, &encoder, &mut products);
+        let mut found = Vec::new();
+        let zero = vec![0.0; inputs];
+        for (i, products) in products.chunks_exact(dead.len()).enumerate() {
+            found.clear();
+            above(products, &bias, 0.0, &mut found);
+            if found.len() > self.k {
+                found.select_nth_unstable_by(self.k, |a, b| b.0.total_cmp(&a.0));
+                found.truncate(self.k);
+            }
+            let mut of_row: Vec<Kept> = found
+                .iter()
+                .map(|&(activation, at)| {
+                    Kept { row: (n + i) as u32, latent: dead[at as usize] as u32, activation, gradient: 0.0 }
+                })
+                .collect();
+            // What is missing is the opposite of the error.
+            let missing: Vec<f32> = errors[i * inputs..(i + 1) * inputs].iter().map(|x| -x).collect();
+            let from = errors.len();
+            errors.resize(from + inputs, 0.0);
+            backward_row(&missing, &zero, &self.decoder.value, &mut of_row, &mut errors[from..]);
+            kept.extend(of_row);
+        }
     }
 
     /// Activations above `threshold`, by blocks of rows.
@@ -357,7 +408,7 @@ impl Trainer {
         let bias = &mut self.encoder_bias;
         adam.apply(&bias_gradients, &mut bias.value, &mut bias.first, &mut bias.second);
         let mut gradient = vec![0.0; inputs];
-        for error in errors.chunks_exact(inputs) {
+        for error in errors.chunks_exact(inputs).take(n) {
             simd::axpy(scale, error, &mut gradient);
         }
         let bias = &mut self.decoder_bias;
@@ -465,6 +516,23 @@ mod tests {
         let mut moved = kept(0.701, 0.4);
         let change = (backward_row(&rows, &bias, &decoder, &mut moved, &mut error) - loss) / 0.001;
         assert!((change - 2.0 * at[0].gradient).abs() < 5e-3, "{change} {}", 2.0 * at[0].gradient);
+    }
+
+    #[test]
+    fn a_latent_that_lost_every_competition_comes_back() {
+        let (samples, _) = planted(512, 32, 2);
+        let mut trainer = Trainer::new(&samples, 32, 48, 2, 1, 1);
+        // Dead, but not out of reach: it fires, too weakly to be kept.
+        trainer.encoder.value[5 * 32..6 * 32].iter_mut().for_each(|value| *value *= 0.01);
+        trainer.step = 1000;
+        trainer.last_kept.fill(1000);
+        trainer.last_kept[5] = 0;
+        let mut steps = 0;
+        while trainer.last_kept[5] == 0 && steps < 1000 {
+            trainer.step(&samples, 1e-3).unwrap();
+            steps += 1;
+        }
+        assert!(steps < 1000, "still dead after {steps} steps");
     }
 
     #[test]

@@ -326,3 +326,6 @@ impl SparseFeatures {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

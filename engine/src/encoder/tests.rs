@@ -1,0 +1,129 @@
+//! The encoder on the real model with the dictionary that is shipped. Fetches the reader if it is not in the cache.
+
+use std::path::Path;
+use std::sync::{LazyLock, Mutex};
+
+use super::*;
+use crate::options::EngineOptions;
+use crate::progress::Silent;
+
+static ENCODER: LazyLock<Mutex<Encoder>> = LazyLock::new(|| {
+    let options = EngineOptions { threads: 2, ..EngineOptions::default() };
+    let reader = Reader::load(crate::reader::DEFAULT_READER, &options, &Silent).unwrap();
+    Mutex::new(Encoder::new(Arc::new(reader), vec![Arc::new(Sae::embedded_default().unwrap())]).unwrap())
+});
+
+fn encoder() -> Encoder {
+    ENCODER.lock().unwrap().clone()
+}
+
+/// Labels of the present features, strongest (by activation / q90) first.
+fn labels<'a>(encoder: &'a Encoder, document: &EncodedDocument) -> Vec<&'a str> {
+    let latents = encoder.saes()[0].latents();
+    let features = &document.features[0];
+    let mut strengths: Vec<(f32, u32)> = features
+        .latents
+        .iter()
+        .zip(&features.activations)
+        .map(|(&latent, activation)| (activation.to_f32() / latents[latent as usize].q90, latent))
+        .collect();
+    strengths.sort_by(|a, b| b.0.total_cmp(&a.0));
+    strengths.into_iter().map(|(_, latent)| latents[latent as usize].label.as_str()).collect()
+}
+
+#[test]
+fn embeddings_agree_with_sentence_transformers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/reference.jsonl");
+    let lines: Vec<serde_json::Value> =
+        std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() >= 100);
+    let texts: Vec<&str> = lines.iter().map(|line| line["text"].as_str().unwrap()).collect();
+    let documents = encoder().encode(&texts).unwrap();
+    let mut worst = 1.0f64;
+    for (line, document) in lines.iter().zip(&documents) {
+        let text: String = line["text"].as_str().unwrap().chars().take(40).collect();
+        assert_eq!(u64::from(document.n_tokens), line["n_tokens"].as_u64().unwrap(), "tokens of {text:?}");
+        let hex = line["embedding"].as_str().unwrap();
+        let byte = |i: usize| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap();
+        let want: Vec<f64> =
+            (0..hex.len() / 4).map(|i| f16::from_le_bytes([byte(2 * i), byte(2 * i + 1)]).to_f64()).collect();
+        let got: Vec<f64> = document.embedding.iter().map(|value| value.to_f64()).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+        assert!(cosine >= 0.9999, "cosine {cosine} for {text:?}");
+        worst = worst.min(cosine);
+    }
+    println!("worst cosine of {} texts: {worst:.7}", lines.len());
+}
+
+#[test]
+fn features_say_what_texts_are_about() {
+    let encoder = encoder();
+    let texts = ["I am so sorry, please accept my apologies.", "Perhaps it might rain, maybe it will not."];
+    let documents = encoder.encode(&texts).unwrap();
+    for (document, word) in documents.iter().zip(["sorry", "maybe"]) {
+        let labels = labels(&encoder, document);
+        assert!(labels.iter().take(10).any(|label| label.contains(word)), "{word} is not in {labels:?}");
+        assert!(document.features[0].fvu < 0.5);
+    }
+}
+
+#[test]
+fn a_text_gives_the_same_alone_and_in_any_batch() {
+    let encoder = encoder();
+    let long = "The committee met on Tuesday. It decided nothing, as ever! ".repeat(400);
+    let texts = ["", "short", long.as_str(), "A list:\n- one\n- two", "\u{0}\u{fffd} \u{1F600}"];
+    let together = encoder.encode(&texts).unwrap();
+    assert!(together[2].n_tokens > 4000 && together[2].n_spans > 400, "several pieces of several windows");
+    for (text, document) in texts.iter().zip(&together) {
+        let alone = encoder.encode(&[text]).unwrap().remove(0);
+        let ids = |document: &EncodedDocument| document.features[0].latents.clone();
+        assert_eq!(ids(&alone), ids(document), "{:?}", &text[..text.len().min(20)]);
+        assert!(ids(document).len() <= MAX_FEATURES && ids(document).is_sorted());
+        assert_eq!((alone.n_tokens, alone.n_spans), (document.n_tokens, document.n_spans));
+        let length: f32 = document.embedding.iter().map(|value| value.to_f32().powi(2)).sum();
+        assert!((length - 1.0).abs() < 0.01);
+    }
+    assert!(together[0].n_tokens == 0 && together[0].features[0].latents.is_empty());
+    assert!(together[0].features[0].fvu.is_nan());
+}
+
+#[test]
+fn tokens_cover_the_text_and_their_maximum_is_the_document() {
+    let encoder = encoder();
+    let text = "I'm sorry, but the naïve résumé was lost — twice.";
+    let tokens = encoder.tokens(text).unwrap();
+    let words: Vec<&str> = tokens.iter().map(|token| &text[token.start..token.end]).collect();
+    assert_eq!(words[..5], ["I", "'", "m", "sorry", ","]);
+    assert!(words.contains(&"naïve"));
+    let document = encoder.encode(&[text]).unwrap().remove(0);
+    assert_eq!(document.n_tokens as usize, tokens.len());
+    for (latent, activation) in document.features[0].latents.iter().zip(&document.features[0].activations) {
+        let fired = tokens.iter().flat_map(|token| &token.latents[0]).filter(|(id, _)| id == latent);
+        let max = fired.map(|(_, activation)| *activation).fold(0.0, f32::max);
+        assert!((activation.to_f32() / max - 1.0).abs() < 0.01, "latent {latent}: {activation} and {max}");
+        let info = &encoder.saes()[0].latents()[*latent as usize];
+        assert!(max >= info.presence_threshold * 0.999);
+    }
+    assert!(encoder.tokens("").unwrap().is_empty());
+}
+
+#[test]
+fn a_dictionary_of_another_reader_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Sae::embedded_default().unwrap().save(dir.path()).unwrap();
+    let json = std::fs::read_to_string(dir.path().join("sae.json")).unwrap();
+    std::fs::write(dir.path().join("sae.json"), json.replace("all-MiniLM-L6-v2", "other")).unwrap();
+    let other = Sae::load(dir.path()).unwrap();
+    let error = Encoder::new(encoder().reader().clone(), vec![Arc::new(other)]).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Query);
+    assert!(error.message().contains("belongs to reader 'other'"), "{error}");
+
+    // A shape that does not fit is named.
+    std::fs::write(dir.path().join("sae.json"), json.replace("\"width\": 4096", "\"width\": 4095")).unwrap();
+    let error = Sae::load(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.message().contains("sae.safetensors: encoder.weight: expected shape [4095, 384]"), "{error}");
+    let error = Sae::load(&dir.path().join("none")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
