@@ -13,7 +13,6 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::store::NewDictionary;
 
-
 /// A corpus as the catalog knows it.
 #[derive(Debug, Clone)]
 pub struct CorpusInfo {
@@ -166,7 +165,8 @@ impl Engine {
             return Err(Error::new(ErrorKind::Query, message));
         }
         if !members.iter().any(|(_, weight)| *weight > 0.0) || members.iter().any(|(_, weight)| !weight.is_finite()) {
-            let message = format!("concept '{name}' needs at least one feature with a positive weight, all weights finite");
+            let message =
+                format!("concept '{name}' needs at least one feature with a positive weight, all weights finite");
             return Err(Error::new(ErrorKind::Query, message));
         }
         let guard = store.write("changing a concept").await?;

@@ -136,17 +136,22 @@ pub(crate) fn disk_full(place: &str) -> Error {
     )
 }
 
+/// The name in `names` that is spelt most like `wanted`, if one is near enough to be meant.
+pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    use datafusion::common::utils::datafusion_strsim::levenshtein;
+    let lower = wanted.to_lowercase();
+    let (distance, name) = names.into_iter().map(|name| (levenshtein(&lower, &name.to_lowercase()), name)).min()?;
+    (distance <= 1 + wanted.chars().count() / 3).then_some(name)
+}
+
 /// `; did you mean 'x'?` with the name nearest to `wanted`, or the names there are if none is near, or nothing.
 pub(crate) fn did_you_mean<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    use datafusion::common::utils::datafusion_strsim::levenshtein;
     let names: Vec<&str> = names.into_iter().collect();
-    let lower = wanted.to_lowercase();
-    let nearest = names.iter().map(|name| (levenshtein(&lower, &name.to_lowercase()), *name)).min();
-    match nearest {
-        None => String::new(),
-        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 3 => format!("; did you mean '{name}'?"),
-        Some(_) if names.len() <= 20 => format!("; there are: {}", names.join(", ")),
-        Some(_) => format!("; there are {} of them, among them: {}, ...", names.len(), names[..10].join(", ")),
+    match nearest(wanted, names.iter().copied()) {
+        Some(name) => format!("; did you mean '{name}'?"),
+        None if names.is_empty() => String::new(),
+        None if names.len() <= 20 => format!("; there are: {}", names.join(", ")),
+        None => format!("; there are {} of them, among them: {}, ...", names.len(), names[..10].join(", ")),
     }
 }
 
@@ -156,7 +161,8 @@ mod tests {
 
     #[test]
     fn full_disk_is_found_below_other_errors() {
-        let deep = std::io::Error::other(Error::new(ErrorKind::Io, "x").with_source(std::io::Error::from_raw_os_error(28)));
+        let deep =
+            std::io::Error::other(Error::new(ErrorKind::Io, "x").with_source(std::io::Error::from_raw_os_error(28)));
         assert!(is_full_disk(&deep));
         assert!(!is_full_disk(&std::io::Error::from_raw_os_error(2)));
     }

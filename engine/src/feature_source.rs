@@ -18,12 +18,11 @@ use saequel_udfs::{
 
 use crate::encoder::{EncodedDocument, Encoder};
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::join_features::{JOIN_FEATURES, JOIN_IDS};
 use crate::namespace::Viewer;
 use crate::picture::Picture;
 use crate::progress::Silent;
-use crate::query_error::nearest;
 use crate::schema::{DOC_ID, EMBEDDING, sql};
 use crate::session;
 use crate::statements::set::DocumentSet;
@@ -157,17 +156,10 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
             let lower = name.to_lowercase();
             let Some((expr, _)) = find(name).or_else(|| find(&lower)) else {
                 let schema = frame.schema();
-                let names: Vec<&str> = schema
-                    .fields()
-                    .iter()
-                    .map(|field| field.name().as_str())
-                    .filter(|name| ![TEXT, EMBEDDING].contains(name))
-                    .collect();
-                let hint = match nearest(name, names.iter().copied()) {
-                    Some(near) => format!("did you mean '{near}'?"),
-                    None => format!("there are {}", names.join(", ")),
-                };
-                return Err(Error::new(ErrorKind::Query, format!("column '{name}' not found; {hint}")));
+                let names = schema.fields().iter().map(|field| field.name().as_str());
+                let names = names.filter(|name| ![TEXT, EMBEDDING].contains(name));
+                let message = format!("column '{name}' not found{}", did_you_mean(name, names));
+                return Err(Error::new(ErrorKind::Query, message));
             };
             expr.alias(name)
         }

@@ -16,9 +16,8 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result as DFResult};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, nearest};
 use crate::options::EngineOptions;
-use crate::query_error::nearest;
 
 /// Rows that the columns and types of a text file are found from.
 const SCHEMA_ROWS: usize = 10_000;

@@ -26,6 +26,8 @@ pub mod sae;
 pub mod schema;
 mod session;
 mod set_words;
+#[cfg(test)]
+mod sql_tests;
 mod statements;
 mod store;
 mod system_tables;

@@ -5,11 +5,10 @@
 //! the partitions of a plan.
 
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, did_you_mean};
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
@@ -136,14 +135,8 @@ pub(crate) fn missing_table(message: &str) -> Option<&str> {
 fn schema_message(error: &SchemaError) -> String {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
-            let mut message = format!("column '{}' not found", field.flat_name());
-            let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
-            match nearest(&field.name, names.iter().copied()) {
-                Some(near) => message.push_str(&format!("; did you mean '{near}'?")),
-                None if !names.is_empty() => message.push_str(&format!("; there are {}", names.join(", "))),
-                None => {}
-            }
-            message
+            let names = valid_fields.iter().map(|column| column.name.as_str());
+            format!("column '{}' not found{}", field.flat_name(), did_you_mean(&field.name, names))
         }
         SchemaError::AmbiguousReference { field } => {
             format!("column '{}' is in several tables: write table.{}", field.name, field.name)
@@ -177,17 +170,6 @@ fn lowered(message: &str) -> String {
         }
         _ => message.to_owned(),
     }
-}
-
-/// The name in `names` that is spelt most like `name`, if one is near enough to be meant.
-pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let wanted = name.to_lowercase();
-    names
-        .into_iter()
-        .map(|candidate| (normalized_levenshtein(&wanted, &candidate.to_lowercase()), candidate))
-        .filter(|(similarity, _)| *similarity >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -233,11 +215,5 @@ mod tests {
         let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
         assert_eq!(kind(DataFusionError::IoError(gone)), ErrorKind::NotFound);
         assert_eq!(kind(DataFusionError::from(ArrowError::DivideByZero)), ErrorKind::Data);
-    }
-
-    #[test]
-    fn nearest_is_near() {
-        assert_eq!(nearest("anwsers", ["answers", "prompts"]), Some("answers"));
-        assert_eq!(nearest("zebra", ["answers", "prompts"]), None);
     }
 }

@@ -67,7 +67,9 @@ pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
 pub fn is_added(column: &str, dictionaries: &[String]) -> bool {
     [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column)
         || dictionaries.iter().any(|dictionary| {
-            column == ids_column(dictionary) || column == activations_column(dictionary) || column == fvu_column(dictionary)
+            column == ids_column(dictionary)
+                || column == activations_column(dictionary)
+                || column == fvu_column(dictionary)
         })
 }
 

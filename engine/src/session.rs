@@ -26,12 +26,12 @@ use futures::TryStreamExt;
 use saequel_udfs::FeatureSource;
 
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::feature_source::EngineSource;
 use crate::label_embeddings::LabelCache;
 use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
-use crate::query_error::{missing_table, nearest};
+use crate::query_error::missing_table;
 use crate::query_log::QueryLog;
 use crate::statements::{self, Statement};
 use crate::table_provider::FeatureFields;
@@ -163,20 +163,16 @@ fn with_hint(error: Error, picture: &Picture) -> Error {
     }
     let message = error.message();
     let Some(name) = message.find("table '").and_then(|start| missing_table(&message[start..])) else { return error };
-    let corpora: Vec<&str> = picture.corpora().collect();
-    let long: Vec<String> = corpora.iter().map(|name| format!("{name}{}", namespace::ACTIVATIONS_SUFFIX)).collect();
+    let long: Vec<String> = picture.corpora().map(|name| format!("{name}{}", namespace::ACTIVATIONS_SUFFIX)).collect();
     let system: Vec<String> =
-        crate::system_tables::NAMES.iter().map(|name| format!("{}.{name}", namespace::SYSTEM)).collect();
-    let names = corpora.iter().copied().chain(long.iter().map(String::as_str)).chain(system.iter().map(String::as_str));
-    let hint = match nearest(name, names) {
-        Some(near) => format!("did you mean '{near}'?"),
-        None if system.iter().any(|table| table.ends_with(&format!(".{name}"))) => {
-            format!("did you mean '{}.{name}'?", namespace::SYSTEM)
-        }
-        None if corpora.is_empty() => "there is no corpus yet; a file is named in quotes with its ending".to_owned(),
-        None => format!("corpora are {}; a file is named in quotes with its ending", corpora.join(", ")),
+        crate::system_tables::NAMES.iter().map(|table| format!("{}.{table}", namespace::SYSTEM)).collect();
+    let names = picture.corpora().chain(long.iter().map(String::as_str)).chain(system.iter().map(String::as_str));
+    let hint = match system.iter().find(|table| table.ends_with(&format!(".{name}"))) {
+        Some(table) => format!("; did you mean '{table}'?"),
+        None if long.is_empty() => "; there is no corpus yet, and a file is named in quotes with its ending".to_owned(),
+        None => did_you_mean(name, names),
     };
-    Error::new(error.kind(), format!("{message}; {hint}"))
+    Error::new(error.kind(), format!("{message}{hint}"))
 }
 
 impl Engine {

@@ -31,7 +31,7 @@ use datafusion::sql::TableReference;
 use saequel_udfs::features::{ACTIVATIONS_TYPE, FEATURES_TYPE, IDS_TYPE};
 
 use crate::namespace::{STORED, Viewer};
-use crate::schema::{DOC_ID, EMBEDDING, ERROR, N_SPANS, N_TOKENS, activations_column, fvu_column, ids_column, sql};
+use crate::schema::{DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, activations_column, fvu_column, ids_column, is_added, sql};
 use crate::store::Snapshot;
 
 /// Column of a set of documents that functions see: the text columns joined by a blank line.
@@ -229,12 +229,6 @@ impl CorpusView {
 /// `features`, `features_<dictionary>`.
 pub(crate) fn shown_column(what: &str, position: usize, dictionary: &str) -> String {
     if position == 0 { what.to_owned() } else { format!("{what}_{}", dictionary.replace('-', "_")) }
-}
-
-/// Whether saequel added the stored column `name`.
-pub(crate) fn is_added(name: &str, dictionaries: &[String]) -> bool {
-    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&name)
-        || dictionaries.iter().any(|d| name == ids_column(d) || name == activations_column(d) || name == fvu_column(d))
 }
 
 /// The text columns, those that are not null, joined by a blank line; null where all are.

@@ -308,7 +308,7 @@ fn excerpt(text: &str) -> String {
 }
 
 fn strings<S: AsRef<str>>(values: impl IntoIterator<Item = S>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(values))
+    Arc::new(values.into_iter().map(Some).collect::<StringArray>())
 }
 
 fn counts(values: impl IntoIterator<Item = u64>) -> ArrayRef {

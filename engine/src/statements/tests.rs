@@ -114,7 +114,7 @@ fn one_statement_at_a_time() {
     assert_eq!(query("SELECT 1 ; ; -- the end"), "SELECT 1");
     assert!(refused("SELECT 1; SELECT 2").starts_with("line 1, column 11: unexpected 'SELECT'; one statement"));
     assert_eq!(refused(" -- nothing\n;"), "the statement is empty");
-    assert!(refused("SELECT FROM WHERE").starts_with("line 1, column"));
+    assert!(refused("SELECT 1 +").contains("expected: an expression"));
     assert!(refused("SELECT 'open").contains("unterminated"));
     let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(refused(&deep).contains("recursion"));

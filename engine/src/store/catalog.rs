@@ -48,8 +48,12 @@ pub(super) fn add_dictionary(dir: &Path, state: &mut State, new: &NewDictionary<
         return Err(Error::new(ErrorKind::Exists, message));
     }
     if new.latents.len() != new.width as usize {
-        let message =
-            format!("dictionary '{}' has width {} but {} descriptions of latents", new.name, new.width, new.latents.len());
+        let message = format!(
+            "dictionary '{}' has width {} but {} descriptions of latents",
+            new.name,
+            new.width,
+            new.latents.len()
+        );
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
     let bound = state.saes.iter().map(|sae| sae.dictionary.first_id.saturating_add(sae.dictionary.width)).max();

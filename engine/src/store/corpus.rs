@@ -158,7 +158,12 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; then nothing is changed.
-    pub(crate) async fn append(&self, _guard: &WriteGuard, corpus: &str, batches: Vec<RecordBatch>) -> Result<Snapshot> {
+    pub(crate) async fn append(
+        &self,
+        _guard: &WriteGuard,
+        corpus: &str,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Snapshot> {
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
         let params = WriteParams { mode: WriteMode::Append, ..self.write_params() };

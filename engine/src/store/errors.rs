@@ -28,7 +28,8 @@ fn without_places(message: &str) -> String {
     let mut text = message.to_owned();
     while let Some(end) = text.find(".rs:") {
         let start = text[..end].rfind(", ").or_else(|| text[..end].rfind(' ')).unwrap_or(0);
-        let tail = text[end + 4..].find(|c: char| !c.is_ascii_digit() && c != ':').map_or(text.len(), |at| end + 4 + at);
+        let tail =
+            text[end + 4..].find(|c: char| !c.is_ascii_digit() && c != ':').map_or(text.len(), |at| end + 4 + at);
         text.replace_range(start..tail, "");
     }
     text.trim().to_owned()
@@ -40,7 +41,10 @@ mod tests {
 
     #[test]
     fn places_in_foreign_source_are_cut() {
-        assert_eq!(without_places("LanceError(IO): gone, /x/y/src/a.rs:12:34, more, src/b.rs:1:2"), "LanceError(IO): gone, more");
+        assert_eq!(
+            without_places("LanceError(IO): gone, /x/y/src/a.rs:12:34, more, src/b.rs:1:2"),
+            "LanceError(IO): gone, more"
+        );
         assert_eq!(without_places("plain"), "plain");
     }
 }

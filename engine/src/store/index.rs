@@ -78,7 +78,8 @@ fn uncovered(dataset: &Dataset, segments: &[IndexMetadata]) -> bool {
 }
 
 fn covered(dataset: &Dataset, segments: &[IndexMetadata]) -> usize {
-    let covers = |id: u32| segments.iter().any(|s| s.fragment_bitmap.as_ref().is_some_and(|bitmap| bitmap.contains(id)));
+    let covers =
+        |id: u32| segments.iter().any(|s| s.fragment_bitmap.as_ref().is_some_and(|bitmap| bitmap.contains(id)));
     dataset.iter_fragments().filter(|fragment| covers(fragment.id as u32)).count()
 }
 
@@ -91,8 +92,8 @@ impl Snapshot {
         let mut states = Vec::new();
         for (column, kind) in wanted(&self.info.dictionaries) {
             let segments = self.dataset.load_indices_by_name(&format!("{column}_idx")).await;
-            let segments =
-                segments.map_err(|error| lance_error(&format!("reading indexes of corpus '{}'", self.info.name), error))?;
+            let segments = segments
+                .map_err(|error| lance_error(&format!("reading indexes of corpus '{}'", self.info.name), error))?;
             states.push(IndexState {
                 column,
                 kind,

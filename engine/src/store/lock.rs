@@ -73,13 +73,8 @@ impl WriteLock {
 
     fn try_file(&self, purpose: &str) -> Result<Option<File>> {
         let failed = |error| io_error("cannot lock the database for writing", &self.path, error);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&self.path)
-            .map_err(failed)?;
+        let mut file =
+            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&self.path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -125,7 +120,10 @@ mod tests {
         let guard = first.acquire("import into 'answers'").await.unwrap();
         assert!(second.try_acquire("delete").unwrap().is_none());
         let holder = second.holder().unwrap();
-        assert!(holder.contains(&std::process::id().to_string()) && holder.contains("import into 'answers'"), "{holder}");
+        assert!(
+            holder.contains(&std::process::id().to_string()) && holder.contains("import into 'answers'"),
+            "{holder}"
+        );
         let error = second.acquire("delete").await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.message().contains("import into 'answers'"), "{error}");

@@ -49,9 +49,7 @@ impl std::fmt::Debug for Snapshot {
 pub(super) fn user_columns(dataset: &Dataset, row: &CorpusRow) -> SchemaRef {
     let stored = Schema::from(dataset.schema());
     let ours = |name: &str| name == schema::DOC_ID || schema::is_added(name, &row.dictionaries);
-    Arc::new(Schema::new(
-        stored.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>(),
-    ))
+    Arc::new(Schema::new(stored.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>()))
 }
 
 impl Snapshot {
@@ -90,7 +88,8 @@ impl Snapshot {
             dictionaries: row.dictionaries.into_iter().filter(has).collect(),
             created_micros: row.created_micros,
         };
-        let fields: Vec<_> = stored.fields().iter().map(|field| field.as_ref().clone().with_metadata([].into())).collect();
+        let fields: Vec<_> =
+            stored.fields().iter().map(|field| field.as_ref().clone().with_metadata([].into())).collect();
         Self { info: Arc::new(info), schema: Arc::new(Schema::new(fields)), dataset: Arc::new(dataset) }
     }
 
@@ -126,7 +125,8 @@ impl Snapshot {
         for name in projection {
             if self.schema.column_with_name(name).is_none() && !name.starts_with("_row") {
                 let names = self.schema.fields().iter().map(|field| field.name().as_str());
-                let message = format!("corpus '{}' has no column '{name}'{}", self.info.name, did_you_mean(name, names));
+                let message =
+                    format!("corpus '{}' has no column '{name}'{}", self.info.name, did_you_mean(name, names));
                 return Err(Error::new(ErrorKind::Query, message));
             }
         }
@@ -169,7 +169,8 @@ impl Snapshot {
     ) -> Result<()> {
         let plan = self.scan(projection, filters, None).await?;
         let context = Arc::new(datafusion::execution::TaskContext::default());
-        let mut stream = datafusion::physical_plan::execute_stream(plan, context).map_err(|error| self.read_failed(error))?;
+        let mut stream =
+            datafusion::physical_plan::execute_stream(plan, context).map_err(|error| self.read_failed(error))?;
         while let Some(batch) = stream.try_next().await.map_err(|error| self.read_failed(error))? {
             each(batch)?;
         }

@@ -15,8 +15,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::array::Array;
+use arrow::array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{Float32Type, Int64Type, UInt32Type, UInt64Type};
 use saequel_udfs::{Concept, Dictionary, Feature, FeatureCatalog, Level};
 
@@ -98,7 +98,8 @@ impl State {
             ]),
             "features" => self.features_batch(),
             "concepts" => {
-                let members = || self.concepts.iter().flat_map(|c| c.members.iter().map(move |member| (&c.name, member)));
+                let members =
+                    || self.concepts.iter().flat_map(|c| c.members.iter().map(move |member| (&c.name, member)));
                 batch(vec![
                     ("name", strings(members().map(|(name, _)| name.as_str()))),
                     ("feature_id", uint32s(members().map(|(_, (id, _))| *id))),
@@ -217,7 +218,8 @@ fn saes(table: &Table) -> Result<Vec<SaeRow>> {
             "span" => Level::Span,
             "document" => Level::Document,
             other => {
-                let message = format!("catalog table 'saes': unknown level '{other}'; expected token, span or document");
+                let message =
+                    format!("catalog table 'saes': unknown level '{other}'; expected token, span or document");
                 return Err(Error::new(ErrorKind::Corrupt, message));
             }
         };
@@ -301,7 +303,8 @@ fn jobs(table: &Table) -> Result<Vec<JobInfo>> {
 }
 
 fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(values))
+    // `from_iter_values` wants to know the number beforehand, which flattened iterators do not.
+    Arc::new(values.map(Some).collect::<StringArray>())
 }
 
 fn uint32s(values: impl Iterator<Item = u32>) -> ArrayRef {

@@ -40,7 +40,8 @@ impl TableDir {
         if let Some(version) = version {
             builder = builder.with_version(version);
         }
-        let dataset = builder.load().await.map_err(|error| lance_error(&format!("opening {}", path.display()), error))?;
+        let dataset =
+            builder.load().await.map_err(|error| lance_error(&format!("opening {}", path.display()), error))?;
         Ok(Some(dataset))
     }
 
@@ -109,7 +110,9 @@ impl Table {
     /// A column of texts.
     pub(super) fn strings(&self, name: &str) -> Result<&StringArray> {
         let column = self.column(name)?;
-        column.as_string_opt::<i32>().ok_or_else(|| self.damaged(name, &format!("expected text, got {}", column.data_type())))
+        column
+            .as_string_opt::<i32>()
+            .ok_or_else(|| self.damaged(name, &format!("expected text, got {}", column.data_type())))
     }
 
     /// A column of numbers.

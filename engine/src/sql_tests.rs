@@ -1,0 +1,302 @@
+//! SQL over a real store with documents whose features are given, so that no reader is needed.
+
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::common::{ParamValues, ScalarValue};
+use futures::TryStreamExt;
+use saequel_udfs::{DocumentColumn, FeatureSource};
+use tempfile::TempDir;
+
+use crate::engine::{Engine, Inner};
+use crate::error::{Error, ErrorKind};
+use crate::feature_source::EngineSource;
+use crate::options::EngineOptions;
+use crate::picture::Picture;
+use crate::session::SqlState;
+use crate::store::testing::{self, Doc};
+
+const LABELS: [&str; 6] = ["apology", "list", "hedge", "dense", "apology", "code"];
+
+fn docs() -> Vec<Doc> {
+    vec![
+        Doc { id: "a", text: "sorry about that", model: "x", features: vec![(0, 2.0), (2, 1.0)] },
+        Doc { id: "b", text: "one two three", model: "y", features: vec![(1, 4.0)] },
+        Doc { id: "c", text: "perhaps sorry", model: "x", features: vec![(2, 0.5), (4, 3.0)] },
+        Doc { id: "d", text: "nothing at all", model: "y", features: vec![] },
+    ]
+}
+
+async fn engine() -> (TempDir, Engine) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = testing::open(&folder.path().join("db")).await;
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &testing::dictionary("tiny-sae", &LABELS)).await.unwrap();
+    drop(guard);
+    testing::corpus(&store, "answers", "tiny-sae", &docs()).await;
+    let options = EngineOptions::default();
+    let inner = Inner { options, store, reader: Default::default(), sql: SqlState::default() };
+    (folder, Engine { inner: std::sync::Arc::new(inner) })
+}
+
+async fn rows(engine: &Engine, sql: &str) -> String {
+    match engine.sql_collect(sql).await {
+        Ok((_, batches)) => show(&batches),
+        Err(error) => panic!("{sql}: {error:?}"),
+    }
+}
+
+/// Rows joined by `|`, values by a comma, without header or padding.
+fn show(batches: &[RecordBatch]) -> String {
+    let table = pretty_format_batches(batches).unwrap().to_string();
+    let rows = table.lines().filter(|line| line.starts_with('|')).skip(1);
+    let cells = |line: &str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join(",");
+    rows.map(cells).collect::<Vec<_>>().join("|")
+}
+
+async fn failure(engine: &Engine, sql: &str) -> Error {
+    match engine.sql_collect(sql).await {
+        Ok((_, batches)) => panic!("{sql}: expected an error, got {}", show(&batches)),
+        Err(error) => error,
+    }
+}
+
+async fn plan(engine: &Engine, sql: &str) -> String {
+    let (_, batches) = engine.sql_collect(&format!("EXPLAIN {sql}")).await.unwrap();
+    pretty_format_batches(&batches).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_corpus_is_a_table() {
+    let (_folder, engine) = engine().await;
+    assert_eq!(rows(&engine, "SELECT doc_id, model FROM answers WHERE model = 'x' ORDER BY 1 DESC").await, "c,x|a,x");
+    assert_eq!(rows(&engine, "SELECT count(*) FROM answers").await, "4");
+    assert_eq!(
+        rows(&engine, "SELECT features FROM answers WHERE doc_id = 'a'").await,
+        "{ids: [0, 2], activations: [2, 1]}"
+    );
+    assert_eq!(rows(&engine, "SELECT n_tokens, n_spans FROM answers WHERE doc_id = 'c'").await, "2,2");
+    assert_eq!(rows(&engine, "SELECT doc_id FROM answers WHERE array_has(features['ids'], 2) ORDER BY 1").await, "a|c");
+    assert_eq!(rows(&engine, "SELECT count(*) FROM answers WHERE features IS NULL").await, "0");
+    assert_eq!(
+        rows(
+            &engine,
+            "SELECT a.model, count(*) FROM answers a JOIN stored.answers s USING (doc_id) GROUP BY 1 ORDER BY 1"
+        )
+        .await,
+        "x,2|y,2"
+    );
+    let error = failure(&engine, "SELECT *\nFROM anwsers").await;
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string(), "line 2, column 6: table 'anwsers' not found; did you mean 'answers'?");
+    let error = failure(&engine, "SELECT modle FROM answers").await;
+    assert_eq!(error.to_string(), "line 1, column 8: column 'modle' not found; did you mean 'model'?");
+    assert_eq!(failure(&engine, "SELECT 1 / 0").await.kind(), ErrorKind::Data);
+}
+
+#[tokio::test]
+async fn half_a_value_is_half_the_reading() {
+    let (_folder, engine) = engine().await;
+    let ids = plan(&engine, "SELECT sum(array_length(features['ids'])) FROM answers").await;
+    assert!(ids.contains("_ids_tiny-sae") && !ids.contains("_activations_tiny-sae"), "{ids}");
+    let nulls = plan(&engine, "SELECT count(*) FROM answers WHERE features IS NULL").await;
+    assert!(!nulls.contains("_activations_tiny-sae"), "{nulls}");
+    let filter = plan(&engine, "SELECT doc_id FROM answers WHERE array_has(features['ids'], 5) AND model = 'x'").await;
+    assert!(!filter.contains("FilterExec") && !filter.contains("_activations_tiny-sae"), "{filter}");
+    assert!(filter.contains("full_filter=array_has(_ids_tiny-sae, UInt32(5))"), "{filter}");
+    let expensive = plan(&engine, "SELECT doc_id FROM answers WHERE md5(model) = 'x' AND model > 'a'").await;
+    assert!(expensive.contains("FilterExec"), "{expensive}");
+}
+
+#[tokio::test]
+async fn the_long_view_is_what_is_stored() {
+    let (_folder, engine) = engine().await;
+    let all = "SELECT * FROM answers_activations ORDER BY doc_id, feature_id";
+    let expected =
+        "a,0,apology,token,2.0|a,2,hedge,token,1.0|b,1,list,token,4.0|c,2,hedge,token,0.5|c,4,apology,token,3.0";
+    assert_eq!(rows(&engine, all).await, expected);
+    let count = async |condition: &str| {
+        rows(&engine, &format!("SELECT count(*) FROM answers_activations WHERE {condition}")).await
+    };
+    assert_eq!(count("feature_id = 2").await, "2");
+    assert_eq!(count("label = 'apology'").await, "2");
+    assert_eq!(count("label = 'apology' AND doc_id = 'c'").await, "1");
+    assert_eq!(count("label IN ('list', 'hedge') OR feature_id = 0").await, "4");
+    assert_eq!(count("feature_id = 77 OR label = 'no'").await, "0");
+    assert_eq!(count("feature_id <> 2").await, "3");
+    assert_eq!(count("feature_id = 2 OR activation > 3").await, "3");
+    assert_eq!(count("level = 'token'").await, "5");
+    let plan = plan(&engine, "SELECT doc_id FROM answers_activations WHERE label = 'hedge'").await;
+    assert!(plan.contains("array_has"), "{plan}");
+}
+
+#[tokio::test]
+async fn sets_give_the_columns_that_functions_need() {
+    let (_folder, engine) = engine().await;
+    let source = EngineSource::new(Picture::take(&engine));
+    let ask = async |set: &str, columns: &[DocumentColumn]| -> Result<String, String> {
+        let stream = source.documents(set, columns).await.map_err(|error| Error::from(error).to_string())?;
+        let batches: Vec<_> = stream.try_collect().await.map_err(|error| error.to_string())?;
+        Ok(show(&batches))
+    };
+    use DocumentColumn::{DocId, Embedding, Features, Ids, Named, Text, TokenCount};
+    let columns = [DocId, Ids, Text, TokenCount, Named("model".into())];
+    assert_eq!(
+        ask("answers WHERE model = 'x'", &columns).await.unwrap(),
+        "a,[0, 2],sorry about that,3,x|c,[2, 4],perhaps sorry,2,x"
+    );
+    assert_eq!(ask("answers", &[Embedding]).await.unwrap().split('|').count(), 4);
+    assert_eq!(
+        ask("SELECT * FROM answers ORDER BY doc_id DESC LIMIT 1", &[Features, DocId]).await.unwrap(),
+        "{ids: [], activations: []},d"
+    );
+    assert_eq!(ask("SELECT 'q' AS doc_id, 'words' AS text", &[DocId, Text]).await.unwrap(), "q,words");
+    assert_eq!(
+        ask("answers WHERE doc_id IN (SELECT doc_id FROM answers_activations WHERE feature_id = 1)", &[DocId])
+            .await
+            .unwrap(),
+        "b"
+    );
+    let error = ask("SELECT doc_id FROM answers", &[Ids]).await.unwrap_err();
+    assert!(error.contains("no column 'features'"), "{error}");
+    let error = ask("answers WHERE modle = 'x'", &[DocId]).await.unwrap_err();
+    assert!(
+        error.starts_with("set 'answers WHERE modle = 'x'': line 1, column 15: column 'modle' not found"),
+        "{error}"
+    );
+    let error = ask("answers", &[Named("modle".into())]).await.unwrap_err();
+    assert!(error.contains("did you mean 'model'?"), "{error}");
+    // What functions see is not what people see.
+    assert!(failure(&engine, "SELECT _text FROM answers").await.to_string().contains("'_text' not found"));
+
+    let hits = source.search_words("answers WHERE model = 'x'", "sorry one", 10).await.unwrap();
+    assert_eq!(hits.iter().map(|hit| hit.doc_id.as_str()).collect::<Vec<_>>(), ["c", "a"]);
+    assert_eq!(engine.matching_documents("answers", "model = 'y' AND length(text) > 13").await.unwrap(), ["d"]);
+}
+
+#[tokio::test]
+async fn time_travel() {
+    let (_folder, engine) = engine().await;
+    let version: u64 = rows(&engine, "SELECT version FROM saequel.corpora").await.parse().unwrap();
+    let guard = engine.inner.store.write("test").await.unwrap();
+    let condition = datafusion::prelude::col("doc_id").eq(datafusion::prelude::lit("a"));
+    engine.inner.store.delete(&guard, "answers", condition).await.unwrap();
+    drop(guard);
+    assert_eq!(rows(&engine, "SELECT count(*) FROM answers").await, "3");
+    let travel =
+        format!("SELECT count(*) AS then, (SELECT count(*) FROM answers) AS now FROM answers AS OF VERSION {version}");
+    assert_eq!(rows(&engine, &travel).await, "4,3");
+    let set = format!("answers AS OF VERSION {version} WHERE answers.model = 'x'");
+    let source = EngineSource::new(Picture::take(&engine));
+    assert_eq!(source.frame(&set, &[DocumentColumn::DocId]).await.unwrap().count().await.unwrap(), 2);
+    let long = format!("SELECT count(*) FROM answers_activations AS OF VERSION {version}");
+    assert_eq!(rows(&engine, &long).await, "5");
+    assert_eq!(failure(&engine, "SELECT * FROM answers AS OF VERSION 999").await.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        failure(&engine, "SELECT * FROM answers AS OF TIMESTAMP '1999-01-01'").await.kind(),
+        ErrorKind::NotFound
+    );
+}
+
+#[tokio::test]
+async fn parameters() {
+    let (_folder, engine) = engine().await;
+    let with = async |sql: &str, values: Vec<ScalarValue>| {
+        let stream = engine.sql_with(sql, ParamValues::from(values)).await?;
+        stream.try_collect::<Vec<_>>().await.map(|batches| show(&batches)).map_err(Error::from)
+    };
+    let sql = "SELECT doc_id FROM answers WHERE model = $1 AND n_tokens > $2 ORDER BY 1 LIMIT 5";
+    assert_eq!(with(sql, vec!["x".into(), ScalarValue::Int64(Some(2))]).await.unwrap(), "a");
+    assert_eq!(with("SELECT $1", vec!["'; DROP CORPUS answers".into()]).await.unwrap(), "'; DROP CORPUS answers");
+    assert_eq!(with(sql, vec!["x".into()]).await.unwrap_err().kind(), ErrorKind::Query);
+    assert_eq!(failure(&engine, sql).await.to_string(), "no value was given for parameter $1");
+}
+
+#[tokio::test]
+async fn the_database_tells_of_itself() {
+    let (_folder, engine) = engine().await;
+    assert_eq!(
+        rows(&engine, "SELECT name, documents, text_columns, key, dictionaries FROM saequel.corpora").await,
+        "answers,4,[text],,[tiny-sae]"
+    );
+    assert_eq!(
+        rows(&engine, "SELECT name, level, first_feature_id, n_features, n_hidden FROM saequel.saes").await,
+        "tiny-sae,token,0,6,1"
+    );
+    assert_eq!(
+        rows(&engine, "SELECT feature_id, hidden, top_words FROM saequel.features WHERE label = 'dense'").await,
+        "3,true,[dense]"
+    );
+    assert_eq!(rows(&engine, "SHOW CORPORA LIKE 'x%'").await, "");
+    let described = rows(&engine, "DESCRIBE answers").await;
+    assert!(described.contains("text,Utf8,text: is read") && described.contains("features of tiny-sae"), "{described}");
+    assert!(rows(&engine, "DESCRIBE saequel.jobs").await.contains("started_at"));
+    assert!(rows(&engine, "SHOW TABLES").await.contains("answers_activations"));
+    failure(&engine, "SELECT nothing").await;
+    assert_eq!(
+        rows(&engine, "SELECT state, rows FROM saequel.queries WHERE statement = 'SELECT nothing'").await,
+        "failed,0"
+    );
+    assert_eq!(
+        rows(&engine, "SELECT state, rows FROM saequel.queries WHERE statement LIKE 'SELECT feature_id%'").await,
+        "done,1"
+    );
+}
+
+#[tokio::test]
+async fn features_are_named_and_combined() {
+    let (_folder, engine) = engine().await;
+    assert_eq!(rows(&engine, "ALTER FEATURE 5 RENAME TO 'source code'").await, "5,source code,code");
+    assert_eq!(
+        rows(&engine, "CREATE CONCEPT polite AS (0, 'source code' WEIGHT -1)").await,
+        "polite,0,apology,1.0|polite,5,source code,-1.0"
+    );
+    assert_eq!(failure(&engine, "CREATE CONCEPT polite AS (1)").await.kind(), ErrorKind::Exists);
+    rows(&engine, "CREATE OR REPLACE CONCEPT polite AS ('apology')").await;
+    assert_eq!(rows(&engine, "SELECT members[2]['feature_id'] FROM saequel.concepts").await, "4");
+    assert_eq!(failure(&engine, "ALTER FEATURE apology RENAME TO 'x'").await.kind(), ErrorKind::Query);
+    let described = rows(&engine, "DESCRIBE FEATURE 2").await;
+    assert!(described.contains("documents in answers,2 of 4"), "{described}");
+    assert!(described.contains("example of answers,a (1.000): sorry about that"), "{described}");
+    rows(&engine, "DROP CONCEPT polite").await;
+    assert_eq!(failure(&engine, "DROP CONCEPT polite").await.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn files_are_read_where_allowed() {
+    let (folder, mut engine) = engine().await;
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let csv = file("models.csv", "model,maker\nx,\"A, Inc\"\ny,B\n");
+    let tsv = file("models.tsv", "model\tmaker\nx\tA\n");
+    let lines = file("models [1].jsonl", "{\"model\": \"x\", \"n\": 1}\n{\"model\": \"y\", \"n\": 2}\n");
+    let array = file("models.json", "[{\"model\": \"x\"}, {\"model\": \"y\"}]");
+    assert_eq!(
+        rows(
+            &engine,
+            &format!("SELECT maker, count(*) FROM answers JOIN '{csv}' f USING (model) GROUP BY 1 ORDER BY 1")
+        )
+        .await,
+        "A, Inc,2|B,2"
+    );
+    assert_eq!(rows(&engine, &format!("SELECT maker FROM '{tsv}'")).await, "A");
+    assert_eq!(rows(&engine, &format!("SELECT sum(n) FROM '{lines}'")).await, "3");
+    assert_eq!(rows(&engine, &format!("SELECT count(model) FROM '{array}'")).await, "2");
+    let pattern = folder.path().join("models*.?sv").display().to_string();
+    assert_eq!(failure(&engine, &format!("SELECT * FROM '{pattern}x'")).await.kind(), ErrorKind::NotFound);
+    let broken = file("broken.parquet", "PAR1 and no more");
+    let error = failure(&engine, &format!("SELECT * FROM '{broken}'")).await;
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("broken.parquet"), "{error}");
+
+    let Engine { inner } = &mut engine;
+    std::sync::Arc::get_mut(inner).unwrap().options.allowed_dirs = Some(Vec::new());
+    assert_eq!(failure(&engine, &format!("SELECT * FROM '{csv}'")).await.kind(), ErrorKind::Denied);
+    assert_eq!(failure(&engine, &format!("IMPORT INTO answers FROM '{csv}'")).await.kind(), ErrorKind::Denied);
+    std::sync::Arc::get_mut(&mut engine.inner).unwrap().options.read_only = true;
+    let error = failure(&engine, "DROP CORPUS answers").await;
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("read-only"), "{error}");
+}
