@@ -3,18 +3,21 @@
 //! The struct and its opening are here; what it can do is written where it belongs: `ingest` (import, delete, compact),
 //! `session` (sql), `catalog` (labels, concepts, dictionaries).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use saequel_udfs::Dictionary;
 
 use crate::catalog::Catalog;
 use crate::encoder::Encoder;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::options::EngineOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
 use crate::sae::Sae;
 use crate::session::SqlState;
-use crate::store::Store;
+use crate::store::{Store, folder_sha256};
 
 /// An open database. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -26,10 +29,20 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) options: EngineOptions,
     pub(crate) store: Store,
-    /// The reader is loaded when the first text must be read: plain SQL never needs it.
-    pub(crate) reader: OnceLock<Arc<Reader>>,
+    /// Readers and dictionaries are loaded when the first text must be read: plain SQL never needs them.
+    pub(crate) loaded: Mutex<Loaded>,
     pub(crate) sql: SqlState,
 }
+
+/// Readers and dictionaries in memory, by name.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    readers: HashMap<String, Arc<Reader>>,
+    saes: HashMap<String, Arc<Sae>>,
+}
+
+/// The reader of a database that has no dictionary.
+const DEFAULT_READER: &str = "all-MiniLM-L6-v2";
 
 impl Engine {
     /// Opens the database in folder `dir`; makes it if it does not exist (unless `options.read_only`).
@@ -41,7 +54,7 @@ impl Engine {
     /// something else or is damaged, [`crate::ErrorKind::Io`].
     pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         let store = Store::open(dir.as_ref(), &options, || Ok(vec![Sae::embedded_default()?])).await?;
-        Ok(Self { inner: Arc::new(Inner { options, store, reader: OnceLock::new(), sql: SqlState::default() }) })
+        Ok(Self { inner: Arc::new(Inner { options, store, loaded: Mutex::default(), sql: SqlState::default() }) })
     }
 
     /// The folder.
@@ -64,8 +77,72 @@ impl Engine {
     /// # Errors
     /// As [`Reader::load`]; [`crate::ErrorKind::NotFound`] for an unknown dictionary, with the nearest name.
     pub fn encoder(&self, dictionaries: &[String], progress: &dyn Progress) -> Result<Encoder> {
-        let _ = (dictionaries, progress);
-        todo!("owner of store")
+        let catalog = self.catalog();
+        let known = catalog.features.dictionaries();
+        let wanted: Vec<&Dictionary> = if dictionaries.is_empty() {
+            known.iter().collect()
+        } else {
+            let find = |name: &String| {
+                known.iter().find(|dictionary| dictionary.name == *name).ok_or_else(|| {
+                    let hint = did_you_mean(name, known.iter().map(|dictionary| dictionary.name.as_str()));
+                    Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found{hint}"))
+                })
+            };
+            dictionaries.iter().map(find).collect::<Result<_>>()?
+        };
+        let reader = wanted.first().map_or(DEFAULT_READER, |dictionary| dictionary.reader.as_str());
+        if let Some(other) = wanted.iter().find(|dictionary| dictionary.reader != reader) {
+            let message = format!(
+                "dictionary '{}' belongs to the reader '{}' and '{}' to '{reader}': one pass reads with one reader, name \
+                 dictionaries of one of them",
+                other.name, other.reader, wanted[0].name
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        // Held while loading, so that two callers do not load the same weights twice.
+        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = match loaded.readers.get(reader) {
+            Some(reader) => reader.clone(),
+            None => {
+                let made = Arc::new(Reader::load(reader, &self.inner.options, progress)?);
+                loaded.readers.insert(reader.to_owned(), made.clone());
+                made
+            }
+        };
+        let mut saes = Vec::with_capacity(wanted.len());
+        for dictionary in wanted {
+            let sae = match loaded.saes.get(&dictionary.name) {
+                Some(sae) => sae.clone(),
+                None => {
+                    let made = Arc::new(self.load_sae(&dictionary.name)?);
+                    loaded.saes.insert(dictionary.name.clone(), made.clone());
+                    made
+                }
+            };
+            saes.push(sae);
+        }
+        drop(loaded);
+        Encoder::new(reader, saes)
+    }
+
+    /// Loads the folder's copy of a dictionary and checks it against the catalog's checksum.
+    fn load_sae(&self, dictionary: &str) -> Result<Sae> {
+        let store = &self.inner.store;
+        let folder = store.sae_dir(dictionary);
+        let Some(expected) = store.sae_sha256(dictionary) else {
+            let message = format!("dictionary '{dictionary}' has no weights: its features were computed elsewhere");
+            return Err(Error::new(ErrorKind::Query, message));
+        };
+        let found = folder_sha256(&folder)?;
+        if found != expected {
+            let message = format!(
+                "the weights of dictionary '{dictionary}' in {} are damaged: their SHA-256 is {found}, expected \
+                 {expected}; put the files of a backup there, or of another database with this dictionary",
+                folder.display()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Sae::load(&folder)
     }
 }
 
@@ -157,7 +234,9 @@ pub struct ImportReport {
     pub updated: u64,
     /// Documents that were there already.
     pub skipped: u64,
-    /// Rows set aside: place and reason (the first thousand).
+    /// Rows set aside.
+    pub n_set_aside: u64,
+    /// Their places and reasons (the first thousand).
     pub set_aside: Vec<String>,
     /// Tokens read.
     pub n_tokens: u64,

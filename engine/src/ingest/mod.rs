@@ -1,10 +1,34 @@
 //! From rows of a source to committed documents: read, encode, write, one bounded batch at a time.
+//!
+//! An import may be killed at any moment: the corpus is then what the last commit said, and importing again goes on from
+//! there. For that every document has an identity: the value of the key column, else a hash of the source's name (of
+//! the first 64 KiB of standard input) and the number of the row. What is there already is left out before it is read.
+
+mod columnar;
+mod documents;
+mod import;
+mod infer;
+mod pipeline;
+mod read;
+mod records;
+mod source;
+pub(crate) mod sync;
+mod typed;
 
 use std::sync::Arc;
+
+use datafusion::logical_expr::{col, lit};
 
 use crate::engine::{Engine, ImportOptions, ImportReport};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::schema;
+use crate::store::AsOf;
+use import::{Encoding, blocking};
+use sync::WordsSync;
+
+/// Documents that one commit of a delete names.
+const DELETE_AT_ONCE: usize = 10_000;
 
 impl Engine {
     /// Imports documents; may be killed at any moment and called again.
@@ -12,8 +36,17 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::Data`] naming file, line and column of what cannot be read. What was committed stays.
     pub async fn import(&self, options: ImportOptions, progress: Arc<dyn Progress>) -> Result<ImportReport> {
-        let _ = (options, progress);
-        todo!("owner of ingest")
+        let engine = self.clone();
+        let news = progress.clone();
+        let encoding = move |dictionaries: &[String]| {
+            let encoder = engine.encoder(dictionaries, news.as_ref())?;
+            Ok(Encoding {
+                width: encoder.reader().width(),
+                dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
+                encoder: Arc::new(encoder),
+            })
+        };
+        Box::pin(import::import(&self.inner.store, options, progress, encoding)).await
     }
 
     /// Deletes the documents that satisfy a SQL condition; returns how many.
@@ -21,8 +54,23 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::Query`], [`crate::ErrorKind::NotFound`].
     pub async fn delete(&self, corpus: &str, condition: &str) -> Result<u64> {
-        let _ = (corpus, condition);
-        todo!("owner of ingest")
+        let store = &self.inner.store;
+        let guard = store.write(&format!("delete from '{corpus}'")).await?;
+        let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
+        let doc_ids = self.matching_documents(corpus, condition).await?;
+        if doc_ids.is_empty() {
+            return Ok(0);
+        }
+        let mut words = WordsSync::open(store, &snapshot).await?;
+        let mut deleted = 0;
+        for some in doc_ids.chunks(DELETE_AT_ONCE) {
+            let condition = col(schema::DOC_ID).in_list(some.iter().map(|id| lit(id.as_str())).collect(), false);
+            let (snapshot, n) = store.delete(&guard, corpus, condition).await?;
+            words.delete(some, &snapshot)?;
+            deleted += n;
+        }
+        words.finish()?;
+        Ok(deleted)
     }
 
     /// Removes a corpus with its indexes.
@@ -30,8 +78,9 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
     pub async fn drop_corpus(&self, corpus: &str) -> Result<()> {
-        let _ = corpus;
-        todo!("owner of ingest")
+        let store = &self.inner.store;
+        let guard = store.write(&format!("drop '{corpus}'")).await?;
+        store.drop_corpus(&guard, corpus).await
     }
 
     /// Joins small fragments, brings indexes up to date, removes versions older than `keep_versions_secs`.
@@ -39,7 +88,25 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Io`].
     pub async fn compact(&self, corpus: &str, keep_versions_secs: u64) -> Result<String> {
-        let _ = (corpus, keep_versions_secs);
-        todo!("owner of ingest")
+        let store = &self.inner.store;
+        let guard = store.write(&format!("compact '{corpus}'")).await?;
+        let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
+        let job = store.start_job(&guard, "compact", corpus).await?;
+        let work = async {
+            let mut words = WordsSync::open(store, &snapshot).await?;
+            let joined = store.join_fragments(&guard, corpus).await?;
+            store.index(&guard, corpus).await?;
+            let forgotten = store.forget_versions(&guard, corpus, keep_versions_secs).await?;
+            words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?)?;
+            blocking(move || words.finish()).await?;
+            Ok(format!("{joined}; {forgotten}"))
+        };
+        let result = Box::pin(work).await;
+        let (state, detail) = match &result {
+            Ok(summary) => ("done", summary.clone()),
+            Err(error) => ("failed", crate::error::Error::to_string(error)),
+        };
+        store.finish_job(&guard, job, state, &detail).await?;
+        result
     }
 }

@@ -32,9 +32,8 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 
-pub(crate) use catalog::NewDictionary;
-pub(crate) use corpus::{NewCorpus, VersionInfo};
-pub(crate) use index::IndexState;
+pub(crate) use catalog::{NewDictionary, folder_sha256, hex};
+pub(crate) use corpus::NewCorpus;
 pub(crate) use lock::WriteGuard;
 pub(crate) use snapshot::{AsOf, Snapshot};
 pub(crate) use state::CorpusRow;

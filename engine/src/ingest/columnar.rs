@@ -1,0 +1,240 @@
+//! Sources with types: Parquet, and Arrow's file and stream formats.
+
+use std::io::BufReader;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringBuilder};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::source::Input;
+use super::typed::{CHUNK_ROWS, RowSource, Rows, Wanted, storable_name};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
+/// Rows of a typed file.
+pub(super) struct Columnar {
+    name: String,
+    /// Names as they will be stored, with the types that Lance can hold.
+    schema: SchemaRef,
+    batches: Batches,
+    /// The batch that is being handed out, and from which row on.
+    current: Option<(RecordBatch, usize)>,
+    wanted: Wanted,
+    read: u64,
+    /// Rows of the file, if it says so.
+    pub(super) total: Option<u64>,
+}
+
+impl Columnar {
+    /// Opens a Parquet file; one that is compressed or comes from standard input is copied to a temporary file first.
+    pub(super) fn parquet(input: Input, rename: &[(String, String)]) -> Result<Self> {
+        let name = input.name.clone();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(input.into_file()?).map_err(|error| {
+            let message = format!(
+                "{name}: not a complete Parquet file ({error}); was its writing or download interrupted? write it again"
+            );
+            Error::new(ErrorKind::Data, message)
+        })?;
+        let total = u64::try_from(builder.metadata().file_metadata().num_rows()).ok();
+        let schema = builder.schema().clone();
+        let reader = builder.with_batch_size(2 * CHUNK_ROWS).build();
+        let reader = reader.map_err(|error| damaged(&name, 0, &error.to_string()))?;
+        Self::new(name, &schema, Box::new(reader), rename, total)
+    }
+
+    /// Opens Arrow data, in the file or the stream format.
+    pub(super) fn arrow(mut input: Input, rename: &[(String, String)]) -> Result<Self> {
+        let name = input.name.clone();
+        let incomplete = |error: ArrowError| {
+            let message = format!(
+                "{name}: not complete Arrow data ({error}); was its writing or download interrupted? write it again"
+            );
+            Error::new(ErrorKind::Data, message)
+        };
+        let (schema, batches): (SchemaRef, Batches) = if input.first_bytes()?.starts_with(b"ARROW1") {
+            let reader = FileReader::try_new(BufReader::new(input.into_file()?), None).map_err(incomplete)?;
+            (reader.schema(), Box::new(reader))
+        } else {
+            let reader = StreamReader::try_new(input.reader, None).map_err(incomplete)?;
+            (reader.schema(), Box::new(reader))
+        };
+        Self::new(name, &schema, batches, rename, None)
+    }
+
+    fn new(
+        name: String,
+        schema: &Schema,
+        batches: Batches,
+        rename: &[(String, String)],
+        total: Option<u64>,
+    ) -> Result<Self> {
+        let mut fields: Vec<Field> = Vec::with_capacity(schema.fields().len());
+        for field in schema.fields() {
+            let renamed = rename.iter().find(|(from, _)| from == field.name());
+            let stored = renamed.map_or_else(|| storable_name(field.name()), |(_, to)| to.clone());
+            if fields.iter().any(|other| *other.name() == stored) {
+                let message = format!("{name}: two columns are called '{stored}'; give one another name with --rename");
+                return Err(Error::new(ErrorKind::Data, message));
+            }
+            fields.push(Field::new(stored, storable_type(field.data_type()), true));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self { name, schema, batches, current: None, wanted: Wanted::default(), read: 0, total })
+    }
+
+    fn convert(&self, batch: &RecordBatch) -> Result<Rows> {
+        let first = self.read + 1;
+        let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+        let mut keys = None;
+        for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
+            let name = field.name();
+            if self.wanted.key.as_ref() == Some(name) {
+                let texts = self.cast(name, array, &DataType::Utf8, first)?;
+                let texts = texts.as_string::<i32>();
+                keys = Some(texts.iter().map(|text| text.filter(|t| !t.is_empty()).map(str::to_owned)).collect());
+                if name == crate::schema::DOC_ID {
+                    continue;
+                }
+            }
+            let is_text = self.wanted.text_columns.contains(name);
+            let known = self.wanted.known.get(name).cloned();
+            let data_type =
+                if is_text { DataType::Utf8 } else { known.unwrap_or_else(|| field.data_type().clone()) };
+            arrays.push(self.cast(name, array, &data_type, first)?);
+            fields.push(Field::new(name, data_type, true));
+        }
+        let keys = if self.wanted.key.is_some() { keys.or_else(|| Some(vec![None; batch.num_rows()])) } else { None };
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let converted = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options);
+        let converted = converted.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
+        let rows = (first..first + batch.num_rows() as u64).collect();
+        Ok(Rows { batch: converted, rows, keys })
+    }
+
+    fn cast(&self, column: &str, array: &ArrayRef, to: &DataType, first: u64) -> Result<ArrayRef> {
+        if array.data_type() == to {
+            return Ok(array.clone());
+        }
+        let options = CastOptions { safe: true, format_options: FormatOptions::default() };
+        if let Ok(cast) = cast_with_options(array, to, &options) {
+            let lost = (cast.null_count() > array.logical_null_count())
+                .then(|| (0..array.len()).find(|row| cast.is_null(*row) && array.is_valid(*row)))
+                .flatten();
+            match lost {
+                None => return Ok(cast),
+                Some(row) => {
+                    let value = ArrayFormatter::try_new(array, &FormatOptions::default());
+                    let value = value.map_or(String::new(), |values| values.value(row).to_string());
+                    let message = format!(
+                        "{}, row {}, column '{column}': expected {to} (the column's type in the corpus), got '{value}'",
+                        self.name,
+                        first + row as u64
+                    );
+                    return Err(Error::new(ErrorKind::Data, message));
+                }
+            }
+        }
+        // Types that Arrow casts to nothing (maps, unions, intervals) are kept as the text that Arrow prints.
+        if *to != DataType::Utf8 {
+            let message = format!(
+                "{}, column '{column}': its type {} does not fit {to}, which it has in the corpus; give it another name \
+                 with --rename",
+                self.name,
+                array.data_type()
+            );
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        let failed = |error: ArrowError| damaged(&self.name, first, &error.to_string());
+        let options = FormatOptions::default();
+        let values = ArrayFormatter::try_new(array, &options).map_err(failed)?;
+        let mut texts = StringBuilder::new();
+        for row in 0..array.len() {
+            if array.is_null(row) {
+                texts.append_null();
+            } else {
+                texts.append_value(values.value(row).to_string());
+            }
+        }
+        Ok(Arc::new(texts.finish()))
+    }
+}
+
+fn damaged(name: &str, row: u64, what: &str) -> Error {
+    Error::new(ErrorKind::Data, format!("{name}: damaged after row {row} ({what}); write the file again"))
+}
+
+/// The type in which a column is stored: nearly always its own. Views and dictionaries become plain, list items are
+/// called `item`, what Lance cannot hold becomes text.
+fn storable_type(data_type: &DataType) -> DataType {
+    let item = |field: &Field| Arc::new(Field::new("item", storable_type(field.data_type()), true));
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => storable_type(values),
+        DataType::RunEndEncoded(_, values) => storable_type(values.data_type()),
+        DataType::List(field) | DataType::LargeList(field) | DataType::ListView(field) | DataType::LargeListView(field) => {
+            DataType::List(item(field))
+        }
+        DataType::FixedSizeList(field, n) => DataType::FixedSizeList(item(field), *n),
+        DataType::Struct(fields) => DataType::Struct(
+            fields.iter().map(|field| Field::new(field.name(), storable_type(field.data_type()), true)).collect(),
+        ),
+        DataType::Map(..) | DataType::Union(..) | DataType::Interval(_) => DataType::Utf8,
+        other => other.clone(),
+    }
+}
+
+impl RowSource for Columnar {
+    fn columns(&self) -> Vec<(String, Option<DataType>)> {
+        self.schema.fields().iter().map(|field| (field.name().clone(), Some(field.data_type().clone()))).collect()
+    }
+
+    fn prepare(&mut self, wanted: Wanted) -> Result<()> {
+        for name in wanted.text_columns.iter() {
+            let Ok(field) = self.schema.field_with_name(name) else { continue };
+            if matches!(field.data_type(), DataType::List(_) | DataType::Struct(_) | DataType::Binary | DataType::LargeBinary) {
+                let texts = self.schema.fields().iter().filter(|f| *f.data_type() == DataType::Utf8);
+                let hint = did_you_mean(name, texts.map(|f| f.name().as_str()));
+                let message =
+                    format!("{}: column '{name}' is {}, which cannot be read as text{hint}", self.name, field.data_type());
+                return Err(Error::new(ErrorKind::Data, message));
+            }
+        }
+        self.wanted = wanted;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<Rows>> {
+        loop {
+            if let Some((batch, from)) = self.current.take() {
+                let n = CHUNK_ROWS.min(batch.num_rows() - from);
+                let rows = self.convert(&batch.slice(from, n))?;
+                self.read += n as u64;
+                if from + n < batch.num_rows() {
+                    self.current = Some((batch, from + n));
+                }
+                return Ok(Some(rows));
+            }
+            match self.batches.next() {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(damaged(&self.name, self.read, &error.to_string())),
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                Some(Ok(batch)) => self.current = Some((batch, 0)),
+            }
+        }
+    }
+
+    fn take_set_aside(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn read(&self) -> u64 {
+        self.read
+    }
+}

@@ -1,0 +1,117 @@
+//! Documents as they are stored: the user's columns, and beside them what the reader found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListBuilder, Float16Builder, Float32Builder, ListBuilder, RecordBatch, StringArray,
+    UInt32Builder, new_null_array,
+};
+use arrow::datatypes::{DataType, SchemaRef};
+use saequel_udfs::FeatureId;
+
+use crate::encoder::EncodedDocument;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema;
+
+/// What the reader found in a document, or why it could not be read.
+pub(super) type Encoded = std::result::Result<EncodedDocument, String>;
+
+/// Text of each row: its text columns joined by a blank line, empty ones left out; `None` where all are null.
+pub(crate) fn texts(batch: &RecordBatch, text_columns: &[String]) -> Vec<Option<String>> {
+    let columns: Vec<&StringArray> = text_columns
+        .iter()
+        .filter_map(|name| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()))
+        .collect();
+    let row = |row: usize| {
+        let parts: Vec<&str> = columns.iter().filter(|c| c.is_valid(row)).map(|column| column.value(row)).collect();
+        (!parts.is_empty()).then(|| parts.join("\n\n"))
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
+/// Joins a batch of the user's columns with the identities and what the reader found, to a batch of the stored schema.
+///
+/// `first_ids` are the first feature ids of `dictionaries`, in the encoder's order.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] if the encoder's answer has another shape than the corpus.
+pub(super) fn stored_batch(
+    stored: &SchemaRef,
+    columns: &RecordBatch,
+    doc_ids: &[String],
+    encoded: &[Encoded],
+    dictionaries: &[String],
+    first_ids: &[FeatureId],
+) -> Result<RecordBatch> {
+    let n = columns.num_rows();
+    let wrong = |what: &str| Error::new(ErrorKind::Internal, format!("encoding documents: {what}"));
+    if doc_ids.len() != n || encoded.len() != n || dictionaries.len() != first_ids.len() {
+        return Err(wrong("another number of documents came back"));
+    }
+    let mut made: HashMap<String, ArrayRef> = HashMap::new();
+    made.insert(schema::DOC_ID.to_owned(), Arc::new(StringArray::from_iter_values(doc_ids)));
+    let width = match stored.field_with_name(schema::EMBEDDING).map(|field| field.data_type()) {
+        Ok(DataType::FixedSizeList(_, width)) => *width,
+        _ => return Err(wrong("the corpus has no embedding column")),
+    };
+    let mut embeddings = FixedSizeListBuilder::new(Float16Builder::with_capacity(n * width as usize), width);
+    let (mut n_tokens, mut n_spans) = (UInt32Builder::new(), UInt32Builder::new());
+    for document in encoded {
+        match document {
+            Ok(document) if document.embedding.len() == width as usize => {
+                embeddings.values().append_slice(&document.embedding);
+                embeddings.append(true);
+                n_tokens.append_value(document.n_tokens);
+                n_spans.append_value(document.n_spans);
+            }
+            Ok(document) => {
+                return Err(wrong(&format!("expected an embedding of width {width}, got {}", document.embedding.len())));
+            }
+            Err(_) => {
+                embeddings.values().append_nulls(width as usize);
+                embeddings.append(false);
+                n_tokens.append_null();
+                n_spans.append_null();
+            }
+        }
+    }
+    made.insert(schema::EMBEDDING.to_owned(), Arc::new(embeddings.finish()));
+    made.insert(schema::N_TOKENS.to_owned(), Arc::new(n_tokens.finish()));
+    made.insert(schema::N_SPANS.to_owned(), Arc::new(n_spans.finish()));
+    let errors: StringArray = encoded.iter().map(|document| document.as_ref().err().map(String::as_str)).collect();
+    made.insert(schema::ERROR.to_owned(), Arc::new(errors));
+    for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
+        let mut ids = ListBuilder::new(UInt32Builder::new());
+        let mut activations = ListBuilder::new(Float16Builder::new());
+        let mut fvus = Float32Builder::new();
+        for document in encoded {
+            let Ok(document) = document else {
+                ids.append_null();
+                activations.append_null();
+                fvus.append_null();
+                continue;
+            };
+            let features = document.features.get(at).ok_or_else(|| wrong("a dictionary is missing"))?;
+            for latent in &features.latents {
+                ids.values().append_value(first_id + latent);
+            }
+            ids.append(true);
+            activations.values().append_slice(&features.activations);
+            activations.append(true);
+            // Without a token nothing is left unexplained or explained.
+            if features.fvu.is_nan() { fvus.append_null() } else { fvus.append_value(features.fvu) }
+        }
+        made.insert(schema::ids_column(dictionary), Arc::new(ids.finish()));
+        made.insert(schema::activations_column(dictionary), Arc::new(activations.finish()));
+        made.insert(schema::fvu_column(dictionary), Arc::new(fvus.finish()));
+    }
+    let column = |field: &Arc<arrow::datatypes::Field>| {
+        made.get(field.name())
+            .or_else(|| columns.column_by_name(field.name()))
+            .cloned()
+            .unwrap_or_else(|| new_null_array(field.data_type(), n))
+    };
+    let arrays = stored.fields().iter().map(column).collect();
+    RecordBatch::try_new(stored.clone(), arrays).map_err(|error| wrong("columns do not fit the corpus").with_source(error))
+}

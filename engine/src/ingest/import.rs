@@ -1,0 +1,340 @@
+//! An import: opens the source, makes the corpus if need be, and commits what the pipeline brings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{Field, SchemaRef};
+use saequel_udfs::FeatureId;
+
+use super::documents::{Encoded, stored_batch};
+use super::pipeline::{Chunk, Encode, Message, Reading, Seen, start};
+use super::read::{Opened, Roles, first_columns, open, parts, roles};
+use super::sync::WordsSync;
+use crate::engine::{ImportOptions, ImportReport, OnConflict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Progress;
+use crate::schema;
+use crate::store::{AsOf, NewCorpus, Snapshot, Store, WriteGuard};
+
+/// Documents after which a commit is made.
+const COMMIT_DOCS: usize = 4096;
+/// Time after which a commit is made: what a kill costs at most.
+const COMMIT_AFTER: Duration = Duration::from_secs(30);
+/// Bytes after which a commit is made.
+const COMMIT_BYTES: usize = 64 << 20;
+/// Places of rows set aside that a report names.
+const SET_ASIDE_NAMED: usize = 1000;
+
+/// What the corpus is encoded with.
+pub(super) struct Encoding {
+    pub(super) encoder: Arc<dyn Encode>,
+    /// Width of the embedding.
+    pub(super) width: usize,
+    pub(super) dictionaries: Vec<String>,
+}
+
+/// Runs an import. `encoding` is asked for when the source has been found readable, with the dictionaries of the corpus
+/// (empty: those of a new one).
+pub(super) async fn import(
+    store: &Store,
+    options: ImportOptions,
+    progress: Arc<dyn Progress>,
+    encoding: impl FnOnce(&[String]) -> Result<Encoding>,
+) -> Result<ImportReport> {
+    let begin = Instant::now();
+    let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
+    let existing = store.catalog().corpus(&options.corpus).cloned();
+    // Everything that can be wrong with the source or the options is said before anything is written or loaded.
+    let (first, others, roles) = {
+        let (options, existing) = (options.clone(), existing.clone());
+        blocking(move || {
+            let mut parts = parts(&options)?.into_iter();
+            let first = parts.next().ok_or_else(|| Error::new(ErrorKind::Data, "there is nothing to import"))?;
+            let opened = open(&first, &options)?;
+            let roles = roles(&opened, &options, existing.as_deref())?;
+            Ok((opened, parts.collect::<Vec<_>>(), roles))
+        })
+        .await?
+    };
+    let wanted = existing.as_ref().map_or(options.dictionaries.clone(), |corpus| corpus.dictionaries.clone());
+    let encoding = encoding(&wanted)?;
+    if existing.is_none() {
+        let new = NewCorpus {
+            name: options.corpus.clone(),
+            text_columns: roles.text_columns.clone(),
+            key: roles.key.clone(),
+            columns: first_columns(&first, &roles),
+            dictionaries: encoding.dictionaries.clone(),
+            width: encoding.width,
+        };
+        store.create_corpus(&guard, new).await?;
+    }
+    let job = store.start_job(&guard, "import", &options.corpus).await?;
+    let corpus = options.corpus.clone();
+    // Boxed: the future is large, and so is the type that the compiler has to look through.
+    let result = Box::pin(run(store, &guard, options, progress, encoding, (first, others, roles), begin)).await;
+    let (state, detail) = match &result {
+        Ok(report) => ("done", summary(report)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => ("interrupted", error.to_string()),
+        Err(error) => ("failed", error.to_string()),
+    };
+    if let Err(error) = store.finish_job(&guard, job, state, &detail).await {
+        tracing::warn!("the end of the import into '{corpus}' could not be noted: {error}");
+    }
+    result
+}
+
+/// A report in a line.
+fn summary(report: &ImportReport) -> String {
+    let mut parts = vec![format!("{} documents added", report.written)];
+    for (n, what) in [(report.updated, "replaced"), (report.skipped, "there already")] {
+        if n > 0 {
+            parts.push(format!("{n} {what}"));
+        }
+    }
+    if report.n_set_aside > 0 {
+        parts.push(format!("{} rows set aside", report.n_set_aside));
+    }
+    parts.join(", ")
+}
+
+async fn run(
+    store: &Store,
+    guard: &WriteGuard,
+    options: ImportOptions,
+    progress: Arc<dyn Progress>,
+    encoding: Encoding,
+    (first, others, roles): (Opened, Vec<super::read::Part>, Roles),
+    begin: Instant,
+) -> Result<ImportReport> {
+    let snapshot = store.snapshot(&options.corpus, AsOf::Latest).await?;
+    let mut words = WordsSync::open(store, &snapshot).await?;
+    let mut seen = Seen::new();
+    let id = [schema::DOC_ID.to_owned()];
+    snapshot
+        .read(&id, &[], |batch| {
+            for doc_id in batch.column(0).as_string::<i32>().iter().flatten() {
+                seen.insert(doc_id);
+            }
+            Ok(())
+        })
+        .await?;
+    let total = if others.is_empty() { first.total.map(|n| options.limit.map_or(n, |limit| n.min(limit))) } else { None };
+    progress.stage(&format!("import into '{}'", options.corpus), total, "documents");
+    let on_conflict = options.on_conflict;
+    let mut writer = Writer {
+        store,
+        guard,
+        corpus: options.corpus.clone(),
+        commit_docs: if options.batch_docs > 0 { options.batch_docs } else { COMMIT_DOCS },
+        first_ids: first_ids(store, &encoding.dictionaries)?,
+        dictionaries: encoding.dictionaries,
+        schema: snapshot.schema(),
+        snapshot: snapshot.clone(),
+        pending: Vec::new(),
+        pending_docs: 0,
+        pending_bytes: 0,
+        pending_since: Instant::now(),
+        replaces: false,
+        report: ImportReport::default(),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let reading = Reading { options, first, others, roles, corpus: snapshot.info.clone(), seen };
+    let mut messages = start(reading, encoding.encoder, stop.clone())?;
+    loop {
+        if progress.cancelled() {
+            stop.store(true, Ordering::Relaxed);
+            writer.commit(&mut words).await?;
+            let done = writer.report.written + writer.report.updated;
+            let message = format!("stopped on request; {done} documents are stored, the same import goes on from there");
+            return Err(Error::new(ErrorKind::Cancelled, message));
+        }
+        // Waiting is interrupted so that a commit is made in time, and a request to stop is heard.
+        let message = match tokio::time::timeout(Duration::from_millis(200), messages.recv()).await {
+            Err(_) => {
+                writer.commit_if_due(&mut words).await?;
+                continue;
+            }
+            Ok(message) => message,
+        };
+        match message {
+            Some(Message::Chunk(chunk, encoded)) => {
+                for place in &chunk.set_aside {
+                    progress.warn(&format!("set aside: {place}"));
+                }
+                writer.take(chunk, encoded).await?;
+                writer.commit_if_due(&mut words).await?;
+                let report = &writer.report;
+                let seconds = begin.elapsed().as_secs_f64().max(1e-3);
+                let rate = |n: u64| (n as f64 / seconds).round();
+                let encoded = report.written + report.updated + writer.pending_docs as u64;
+                let detail = format!("{} documents/s, {} tokens/s", rate(encoded), rate(report.n_tokens));
+                progress.update(report.read, &detail);
+            }
+            Some(Message::End) => break,
+            Some(Message::Failed(error)) => {
+                stop.store(true, Ordering::Relaxed);
+                // With "fail" a batch is written as a whole or not at all.
+                if on_conflict != OnConflict::Fail {
+                    writer.commit(&mut words).await?;
+                }
+                return Err(error);
+            }
+            None => return Err(Error::new(ErrorKind::Internal, "a thread of the import ended without a word")),
+        }
+    }
+    writer.commit(&mut words).await?;
+    words.finish()?;
+    let mut report = writer.report;
+    progress.update(report.read, "building indexes");
+    store.index(guard, &snapshot.info.name).await?;
+    report.total = store.snapshot(&snapshot.info.name, AsOf::Latest).await?.count().await?;
+    report.seconds = begin.elapsed().as_secs_f64();
+    progress.finish(&summary(&report));
+    Ok(report)
+}
+
+fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
+    let catalog = store.catalog();
+    let known = catalog.features.dictionaries();
+    dictionaries
+        .iter()
+        .map(|name| {
+            known.iter().find(|dictionary| dictionary.name == *name).map(|dictionary| dictionary.first_id).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("dictionary '{name}' is not in the catalog"))
+            })
+        })
+        .collect()
+}
+
+/// Runs blocking work off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "a thread ended unexpectedly").with_source(error)))
+}
+
+/// Collects chunks and commits them.
+struct Writer<'a> {
+    store: &'a Store,
+    guard: &'a WriteGuard,
+    corpus: String,
+    commit_docs: usize,
+    dictionaries: Vec<String>,
+    first_ids: Vec<FeatureId>,
+    /// Stored schema of the corpus.
+    schema: SchemaRef,
+    snapshot: Snapshot,
+    pending: Vec<RecordBatch>,
+    pending_docs: usize,
+    pending_bytes: usize,
+    pending_since: Instant,
+    /// Whether a pending document replaces another.
+    replaces: bool,
+    report: ImportReport,
+}
+
+impl Writer<'_> {
+    async fn take(&mut self, chunk: Chunk, encoded: Vec<Encoded>) -> Result<()> {
+        let report = &mut self.report;
+        report.read += chunk.read;
+        report.skipped += chunk.skipped;
+        report.n_set_aside += chunk.set_aside.len() as u64;
+        let room = SET_ASIDE_NAMED.saturating_sub(report.set_aside.len());
+        report.set_aside.extend(chunk.set_aside.into_iter().take(room));
+        if chunk.doc_ids.is_empty() {
+            return Ok(());
+        }
+        report.n_tokens += encoded.iter().flatten().map(|document| u64::from(document.n_tokens)).sum::<u64>();
+        self.add_new_columns(&chunk.columns.schema()).await?;
+        let stored =
+            stored_batch(&self.schema, &chunk.columns, &chunk.doc_ids, &encoded, &self.dictionaries, &self.first_ids)?;
+        if self.pending.is_empty() {
+            self.pending_since = Instant::now();
+        }
+        self.pending_docs += stored.num_rows();
+        self.pending_bytes += stored.get_array_memory_size();
+        self.replaces |= chunk.replaces;
+        self.pending.push(stored);
+        Ok(())
+    }
+
+    /// Columns that the corpus does not have yet: nulls in all documents before.
+    async fn add_new_columns(&mut self, columns: &SchemaRef) -> Result<()> {
+        let new: Vec<Field> = columns
+            .fields()
+            .iter()
+            .filter(|field| self.schema.field_with_name(field.name()).is_err())
+            .map(|field| field.as_ref().clone())
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.store.add_columns(self.guard, &self.corpus, new).await?;
+        self.snapshot = self.store.snapshot(&self.corpus, AsOf::Latest).await?;
+        self.schema = self.snapshot.schema();
+        // What waits has the columns of before: it is brought to the new ones.
+        for batch in &mut self.pending {
+            let n = batch.num_rows();
+            let column = |field: &Arc<Field>| {
+                let null = || arrow::array::new_null_array(field.data_type(), n);
+                batch.column_by_name(field.name()).cloned().unwrap_or_else(null)
+            };
+            let arrays = self.schema.fields().iter().map(column).collect();
+            *batch = RecordBatch::try_new(self.schema.clone(), arrays)
+                .map_err(|error| Error::new(ErrorKind::Internal, "adding columns").with_source(error))?;
+        }
+        Ok(())
+    }
+
+    async fn commit_if_due(&mut self, words: &mut WordsSync) -> Result<()> {
+        let due = self.pending_docs >= self.commit_docs
+            || self.pending_bytes >= COMMIT_BYTES
+            || self.pending_since.elapsed() >= COMMIT_AFTER;
+        if due && !self.pending.is_empty() { self.commit(words).await } else { Ok(()) }
+    }
+
+    async fn commit(&mut self, words: &mut WordsSync) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut batches = std::mem::take(&mut self.pending);
+        let n = std::mem::take(&mut self.pending_docs) as u64;
+        self.pending_bytes = 0;
+        if std::mem::take(&mut self.replaces) {
+            let (batch, dropped) = newest_of_each(&self.schema, &batches)?;
+            batches = vec![batch.clone()];
+            let (snapshot, inserted, updated) = self.store.upsert(self.guard, &self.corpus, vec![batch]).await?;
+            self.snapshot = snapshot;
+            self.report.written += inserted;
+            self.report.updated += updated + dropped;
+        } else {
+            self.snapshot = self.store.append(self.guard, &self.corpus, batches.clone()).await?;
+            self.report.written += n;
+        }
+        words.add(&batches, &self.snapshot).await
+    }
+}
+
+/// Joins batches to one that has each document once, as it came last; and how many were dropped for that.
+fn newest_of_each(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(RecordBatch, u64)> {
+    let failed = |error| Error::new(ErrorKind::Internal, "joining documents").with_source(error);
+    let all = concat_batches(schema, batches).map_err(failed)?;
+    let ids = all.column_by_name(schema::DOC_ID).map(|column| column.as_string::<i32>());
+    let Some(ids) = ids else { return Ok((all, 0)) };
+    let mut last: HashMap<&str, usize> = HashMap::with_capacity(ids.len());
+    for (row, id) in ids.iter().enumerate() {
+        last.insert(id.unwrap_or_default(), row);
+    }
+    if last.len() == all.num_rows() {
+        return Ok((all, 0));
+    }
+    let mut rows: Vec<u64> = last.into_values().map(|row| row as u64).collect();
+    rows.sort_unstable();
+    let dropped = all.num_rows() - rows.len();
+    let newest = take_record_batch(&all, &UInt64Array::from(rows)).map_err(failed)?;
+    Ok((newest, dropped as u64))
+}

@@ -1,0 +1,292 @@
+//! Three stages that run at the same time: one thread reads and leaves out what is there already, one encodes, and the
+//! caller's task writes. Between them are short queues, so that memory is bounded by a few chunks and one commit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::documents::{Encoded, texts};
+use super::read::{Opened, Part, Roles, check_column, open, roles, wanted};
+use super::typed::Rows;
+use crate::catalog::CorpusInfo;
+use crate::encoder::{EncodedDocument, Encoder};
+use crate::engine::{ImportOptions, OnBadRow, OnConflict};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest `doc_id`, bytes.
+const LONGEST_ID: usize = 1024;
+/// Chunks that wait between two stages.
+const QUEUE: usize = 2;
+
+/// What turns texts into embeddings and features: the encoder, or a stand-in in tests of the rest.
+pub(crate) trait Encode: Send + Sync + 'static {
+    /// See [`Encoder::encode`].
+    fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>>;
+}
+
+impl Encode for Encoder {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+        Encoder::encode(self, texts)
+    }
+}
+
+/// Identities of documents, 16 bytes each: the first half of their SHA-256, which no two of them share.
+pub(super) struct Seen(HashSet<u128>);
+
+impl Seen {
+    pub(super) fn new() -> Self {
+        Self(HashSet::new())
+    }
+
+    /// Notes an identity; whether it is new.
+    pub(super) fn insert(&mut self, doc_id: &str) -> bool {
+        let mut half = [0; 16];
+        half.copy_from_slice(&Sha256::digest(doc_id.as_bytes())[..16]);
+        self.0.insert(u128::from_le_bytes(half))
+    }
+}
+
+/// Some documents on their way.
+pub(super) struct Chunk {
+    /// The user's columns.
+    pub(super) columns: RecordBatch,
+    pub(super) doc_ids: Vec<String>,
+    /// Texts to be read; `None` where all text columns are null.
+    pub(super) texts: Vec<Option<String>>,
+    /// Whether one of them replaces a document of the corpus or of this source.
+    pub(super) replaces: bool,
+    /// Rows read for this chunk, those left out included.
+    pub(super) read: u64,
+    /// Rows left out because they are there already.
+    pub(super) skipped: u64,
+    /// Places and reasons of rows that cannot be read.
+    pub(super) set_aside: Vec<String>,
+}
+
+/// What a stage hands to the next.
+pub(super) enum Message {
+    Chunk(Chunk, Vec<Encoded>),
+    /// All was read.
+    End,
+    Failed(Error),
+}
+
+/// What the reading thread needs.
+pub(super) struct Reading {
+    pub(super) options: ImportOptions,
+    /// Opened already, to know the columns.
+    pub(super) first: Opened,
+    pub(super) others: Vec<Part>,
+    pub(super) roles: Roles,
+    pub(super) corpus: Arc<CorpusInfo>,
+    pub(super) seen: Seen,
+}
+
+/// Starts reading and encoding. The threads end when the receiver is dropped, when `stop` is set, or at the end.
+pub(super) fn start(
+    reading: Reading,
+    encoder: Arc<dyn Encode>,
+    stop: Arc<AtomicBool>,
+) -> Result<mpsc::Receiver<Message>> {
+    let (to_encoder, chunks) = mpsc::channel::<Result<Option<Chunk>>>(QUEUE);
+    let (to_writer, messages) = mpsc::channel(QUEUE);
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        thread.map(drop).map_err(|error| Error::new(ErrorKind::Resources, "cannot start a thread").with_source(error))
+    };
+    spawn("saequel-read", Box::new(move || {
+        let mut reading = reading;
+        let end = match reading.all(&to_encoder, &stop) {
+            Ok(()) => Ok(None),
+            Err(error) => Err(error),
+        };
+        // The receiver is gone only if the import has ended already.
+        let _ = to_encoder.blocking_send(end);
+    }))?;
+    spawn("saequel-encode", Box::new(move || encode_all(chunks, encoder.as_ref(), &to_writer)))?;
+    Ok(messages)
+}
+
+fn encode_all(mut chunks: mpsc::Receiver<Result<Option<Chunk>>>, encoder: &dyn Encode, out: &mpsc::Sender<Message>) {
+    while let Some(chunk) = chunks.blocking_recv() {
+        let message = match chunk {
+            Ok(Some(mut chunk)) => match encode_chunk(&chunk, encoder) {
+                Ok(encoded) => {
+                    chunk.texts.shrink_to_fit();
+                    Message::Chunk(chunk, encoded)
+                }
+                Err(error) => Message::Failed(error),
+            },
+            Ok(None) => Message::End,
+            Err(error) => Message::Failed(error),
+        };
+        if out.blocking_send(message).is_err() {
+            return;
+        }
+    }
+}
+
+/// Encodes a chunk. If that fails, each text is tried alone: the failure belongs to one of them.
+fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
+    let texts: Vec<&str> = chunk.texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let whole = match encoder.encode(&texts) {
+        Ok(documents) => return Ok(documents.into_iter().map(Ok).collect()),
+        Err(error) => error,
+    };
+    let mut encoded = Vec::with_capacity(texts.len());
+    for text in &texts {
+        encoded.push(match encoder.encode(&[*text]) {
+            Ok(mut documents) if documents.len() == 1 => Ok(documents.remove(0)),
+            Ok(_) => Err("the encoder gave no answer".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+    // If no text can be encoded, it is not the texts.
+    if encoded.iter().all(Result::is_err) { Err(whole) } else { Ok(encoded) }
+}
+
+impl Reading {
+    /// Reads all parts; `Ok` at the end, when told to stop, or when nobody listens any more.
+    fn all(&mut self, out: &mpsc::Sender<Result<Option<Chunk>>>, stop: &AtomicBool) -> Result<()> {
+        let mut left = self.options.limit.unwrap_or(u64::MAX);
+        let others = std::mem::take(&mut self.others);
+        self.prepare_first()?;
+        if !self.part(&mut left, out, stop)? {
+            return Ok(());
+        }
+        for part in others {
+            if left == 0 {
+                break;
+            }
+            self.first = open(&part, &self.options)?;
+            self.roles = roles(&self.first, &self.options, Some(&self.corpus))?;
+            self.prepare_first()?;
+            if !self.part(&mut left, out, stop)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_first(&mut self) -> Result<()> {
+        let wanted = wanted(&self.roles, &self.corpus.columns);
+        self.first.rows.prepare(wanted)
+    }
+
+    /// Reads the opened part; whether to go on with the next.
+    fn part(&mut self, left: &mut u64, out: &mpsc::Sender<Result<Option<Chunk>>>, stop: &AtomicBool) -> Result<bool> {
+        let mut read_before = 0;
+        loop {
+            if *left == 0 || stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let rows = self.first.rows.next()?;
+            let read = self.first.rows.read() - read_before;
+            read_before += read;
+            let mut set_aside = self.first.rows.take_set_aside();
+            let ended = rows.is_none();
+            let rows = match rows {
+                Some(rows) => Some(self.at_most(rows, left)),
+                None if set_aside.is_empty() && read == 0 => return Ok(true),
+                None => None,
+            };
+            let chunk = self.chunk(rows, read, &mut set_aside)?;
+            if out.blocking_send(Ok(Some(chunk))).is_err() {
+                return Ok(false);
+            }
+            if ended {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn at_most(&self, mut rows: Rows, left: &mut u64) -> Rows {
+        let n = rows.rows.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= n as u64;
+        if n < rows.rows.len() {
+            rows.batch = rows.batch.slice(0, n);
+            rows.rows.truncate(n);
+            if let Some(keys) = &mut rows.keys {
+                keys.truncate(n);
+            }
+        }
+        rows
+    }
+
+    /// Gives documents their identities and leaves out those that are there already.
+    fn chunk(&mut self, rows: Option<Rows>, read: u64, set_aside: &mut Vec<String>) -> Result<Chunk> {
+        let rows = rows.unwrap_or_else(|| Rows {
+            batch: RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())),
+            rows: Vec::new(),
+            keys: None,
+        });
+        for field in rows.batch.schema().fields() {
+            check_column(&self.first.name, field.name(), self.roles.key.as_deref())?;
+        }
+        let mut kept = Vec::with_capacity(rows.rows.len());
+        let mut doc_ids = Vec::with_capacity(rows.rows.len());
+        let (mut replaces, mut skipped) = (false, 0);
+        for (at, row) in rows.rows.iter().enumerate() {
+            let doc_id = match &rows.keys {
+                None => format!("{}-{row}", self.first.hash),
+                Some(keys) => match self.key(keys[at].as_deref(), *row) {
+                    Ok(key) => key,
+                    Err(error) if self.options.on_bad_row == OnBadRow::SetAside => {
+                        set_aside.push(error.to_string());
+                        kept.push(false);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let new = self.seen.insert(&doc_id);
+            match self.options.on_conflict {
+                _ if new => {}
+                OnConflict::Update => replaces = true,
+                OnConflict::Skip => {
+                    skipped += 1;
+                    kept.push(false);
+                    continue;
+                }
+                OnConflict::Fail => {
+                    let message = format!(
+                        "{}, row {row}: document '{doc_id}' is there already; to replace it import with on conflict \
+                         update, to keep the stored one with on conflict skip",
+                        self.first.name
+                    );
+                    return Err(Error::new(ErrorKind::Exists, message));
+                }
+            }
+            kept.push(true);
+            doc_ids.push(doc_id);
+        }
+        let columns = if doc_ids.len() == kept.len() {
+            rows.batch
+        } else {
+            let kept = filter_record_batch(&rows.batch, &BooleanArray::from(kept));
+            kept.map_err(|error| Error::new(ErrorKind::Internal, "leaving rows out").with_source(error))?
+        };
+        let texts = texts(&columns, &self.roles.text_columns);
+        Ok(Chunk { columns, doc_ids, texts, replaces, read, skipped, set_aside: std::mem::take(set_aside) })
+    }
+
+    fn key(&self, key: Option<&str>, row: u64) -> Result<String> {
+        let column = self.roles.key.as_deref().unwrap_or_default();
+        let bad = |what: &str| {
+            Err(Error::new(ErrorKind::Data, format!("{}, row {row}, key column '{column}': {what}", self.first.name)))
+        };
+        match key {
+            None => bad("it is empty, so the document has no identity"),
+            Some(key) if key.len() > LONGEST_ID => bad(&format!("it has {} bytes, at most {LONGEST_ID} are possible", key.len())),
+            Some(key) => Ok(key.to_owned()),
+        }
+    }
+}

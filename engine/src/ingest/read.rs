@@ -1,0 +1,235 @@
+//! What an import reads: the files of a source, opened one after the other, and the columns that the user means.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use arrow::datatypes::{DataType, Field};
+
+use super::columnar::Columnar;
+use super::records::{Csv, Json, Records, TextFiles, files_below};
+use super::source::{Format, Input, cannot_open};
+use super::typed::{Inferred, RowSource, Wanted};
+use crate::catalog::CorpusInfo;
+use crate::engine::{ImportOptions, ImportSource};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::schema;
+
+/// A file (or standard input, or a folder of texts) that is to be read.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub(super) source: ImportSource,
+    /// `None`: by its first bytes.
+    format: Option<Format>,
+}
+
+/// The parts of a source: a folder whose files are all of one data format is read file by file, any other folder is a
+/// folder of texts.
+pub(super) fn parts(options: &ImportOptions) -> Result<Vec<Part>> {
+    let asked = options.format.as_deref().map(Format::parse).transpose()?;
+    let part = |source: ImportSource, format| Part { source, format };
+    let ImportSource::Path(path) = &options.source else { return Ok(vec![part(ImportSource::Stdin, asked)]) };
+    std::fs::metadata(path).map_err(|error| cannot_open(path, error))?;
+    if !path.is_dir() {
+        return Ok(vec![part(options.source.clone(), asked.or_else(|| Format::by_name(path)))]);
+    }
+    let files = files_below(path)?;
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::Data, format!("the folder {} has no files", path.display())));
+    }
+    let data = |file: &PathBuf| Format::by_name(file).filter(|format| *format != Format::Text);
+    let formats: Vec<Option<Format>> = files.iter().map(data).collect();
+    let one = asked.or(formats[0].filter(|first| formats.iter().all(|format| *format == Some(*first))));
+    match one {
+        Some(format) if format != Format::Text => {
+            Ok(files.into_iter().map(|file| part(ImportSource::Path(file), Some(format))).collect())
+        }
+        _ if asked.is_none() && formats.iter().all(Option::is_some) => {
+            let message = format!(
+                "the folder {} has files of several formats; say which to read as (format), or import file by file",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Query, message))
+        }
+        _ => Ok(vec![part(options.source.clone(), Some(Format::Text))]),
+    }
+}
+
+/// An opened part.
+pub(super) struct Opened {
+    pub(super) name: String,
+    /// Stands for the part in `doc_id`s.
+    pub(super) hash: String,
+    pub(super) is_text: bool,
+    pub(super) rows: Box<dyn RowSource>,
+    /// Rows of the part: exact or estimated; `None` if unknown.
+    pub(super) total: Option<u64>,
+}
+
+/// Opens a part and looks at its first rows.
+pub(super) fn open(part: &Part, options: &ImportOptions) -> Result<Opened> {
+    if let (Some(Format::Text), ImportSource::Path(path)) = (part.format, &part.source) {
+        return open_texts(part, path.display().to_string(), options);
+    }
+    let mut input = Input::open(&part.source)?;
+    let name = input.name.clone();
+    let format = match part.format {
+        Some(format) => format,
+        None => Format::by_content(input.first_bytes()?).ok_or_else(|| {
+            let message = format!(
+                "{name}: cannot tell what format it has; name it (format): csv, tsv, json, jsonl, parquet, arrow or text"
+            );
+            Error::new(ErrorKind::Query, message)
+        })?,
+    };
+    let (hash, taken, length) = (input.hash.clone(), input.taken.clone(), input.length);
+    let records: Box<dyn Records> = match format {
+        Format::Csv => Box::new(Csv::open(input, false)?),
+        Format::Tsv => Box::new(Csv::open(input, true)?),
+        Format::Json => Box::new(Json::open(input, true)?),
+        Format::JsonLines => Box::new(Json::open(input, false)?),
+        Format::Text => return open_texts(part, name, options),
+        Format::Parquet | Format::Arrow => {
+            let rows = if format == Format::Parquet {
+                Columnar::parquet(input, &options.rename)?
+            } else {
+                Columnar::arrow(input, &options.rename)?
+            };
+            return Ok(Opened { name, hash, is_text: false, total: rows.total, rows: Box::new(rows) });
+        }
+    };
+    let rows = Inferred::open(name.clone(), records, options.on_bad_row, options.rename.clone())?;
+    let taken = taken.load(std::sync::atomic::Ordering::Relaxed);
+    let total = rows.estimated_rows(taken, length);
+    Ok(Opened { name, hash, is_text: false, rows: Box::new(rows), total })
+}
+
+fn open_texts(part: &Part, name: String, options: &ImportOptions) -> Result<Opened> {
+    let records = Box::new(TextFiles::open(&part.source)?);
+    let rows = Inferred::open(name.clone(), records, options.on_bad_row, options.rename.clone())?;
+    let total = rows.estimated_rows(0, None);
+    Ok(Opened { name, hash: String::new(), is_text: true, rows: Box::new(rows), total })
+}
+
+/// Text columns and key of a corpus.
+#[derive(Debug, Clone)]
+pub(super) struct Roles {
+    pub(super) text_columns: Vec<String>,
+    pub(super) key: Option<String>,
+}
+
+/// What the columns of a source are for, by what the user asked and what the corpus has already.
+pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&CorpusInfo>) -> Result<Roles> {
+    let columns = opened.rows.columns();
+    let named = |name: &str| columns.iter().any(|(column, _)| column == name);
+    let name = &opened.name;
+    if columns.is_empty() {
+        return Err(Error::new(ErrorKind::Data, format!("{name}: there are no rows and no columns in it")));
+    }
+    for (from, to) in &options.rename {
+        if !named(to) {
+            let message = format!("{name}: no column '{from}' to rename{}", hint(from, &columns));
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+    }
+    if let Some(corpus) = corpus {
+        for (what, asked, has) in [
+            ("text columns", options.text_columns.join(", "), corpus.text_columns.join(", ")),
+            ("key", options.key.clone().unwrap_or_default(), corpus.key.clone().unwrap_or_default()),
+        ] {
+            if !asked.is_empty() && asked != has {
+                let has = if has.is_empty() { "none".to_owned() } else { format!("'{has}'") };
+                let message = format!(
+                    "corpus '{}' has the {what} {has}, not '{asked}': leave that option away, or use --rename, or another \
+                     corpus",
+                    corpus.name
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+        }
+    }
+    let text_columns = match corpus {
+        Some(corpus) => corpus.text_columns.clone(),
+        None if options.text_columns.is_empty() => vec![only_text(name, &columns, options.key.as_deref())?],
+        None => options.text_columns.clone(),
+    };
+    let key = match corpus {
+        Some(corpus) => corpus.key.clone(),
+        None => options.key.clone().or_else(|| {
+            let given = if opened.is_text { "path" } else { schema::DOC_ID };
+            named(given).then(|| given.to_owned())
+        }),
+    };
+    for (what, column) in text_columns.iter().map(|column| ("text column", column)).chain(key.iter().map(|k| ("key", k))) {
+        if !named(column) {
+            let message = format!("{name}: there is no column '{column}' for the {what}{}", hint(column, &columns));
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+    }
+    if let Some(twice) = text_columns.iter().enumerate().find(|(at, c)| text_columns[..*at].contains(c)) {
+        return Err(Error::new(ErrorKind::Query, format!("the text column '{}' is named twice", twice.1)));
+    }
+    for (column, _) in &columns {
+        check_column(name, column, key.as_deref())?;
+    }
+    Ok(Roles { text_columns, key })
+}
+
+fn hint(wanted: &str, columns: &[(String, Option<DataType>)]) -> String {
+    did_you_mean(wanted, columns.iter().map(|(name, _)| name.as_str()))
+}
+
+/// Refuses names that saequel uses itself.
+pub(super) fn check_column(source: &str, column: &str, key: Option<&str>) -> Result<()> {
+    if column == schema::DOC_ID && key == Some(schema::DOC_ID) {
+        return Ok(());
+    }
+    match schema::reserved(column) {
+        None => Ok(()),
+        Some(why) => {
+            let message = format!("{source}: a column cannot be called '{column}': {why}; rename it, for example to 'my_{column}'");
+            Err(Error::new(ErrorKind::Data, message))
+        }
+    }
+}
+
+fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&str>) -> Result<String> {
+    if columns.iter().any(|(column, _)| column == "text") {
+        return Ok("text".to_owned());
+    }
+    let text = |column: &&(String, Option<DataType>)| {
+        column.1.as_ref().is_none_or(|data_type| *data_type == DataType::Utf8)
+            && Some(column.0.as_str()) != key
+            && column.0 != schema::DOC_ID
+    };
+    let texts: Vec<&str> = columns.iter().filter(text).map(|(column, _)| column.as_str()).collect();
+    match texts.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        [] => {
+            let all: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+            let message = format!("{name}: no column holds text; name one to read (--text), there are: {}", all.join(", "));
+            Err(Error::new(ErrorKind::Query, message))
+        }
+        several => {
+            let message = format!("{name}: several columns hold text; name those to read (--text): {}", several.join(", "));
+            Err(Error::new(ErrorKind::Query, message))
+        }
+    }
+}
+
+/// Columns of a new corpus, as far as the first look shows them.
+pub(super) fn first_columns(opened: &Opened, roles: &Roles) -> Vec<Field> {
+    let columns = opened.rows.columns().into_iter().filter(|(name, _)| name != schema::DOC_ID);
+    columns
+        .filter_map(|(name, data_type)| {
+            let data_type = if roles.text_columns.contains(&name) { Some(DataType::Utf8) } else { data_type };
+            Some(Field::new(name, data_type?, true))
+        })
+        .collect()
+}
+
+/// What a source has to know of the corpus.
+pub(super) fn wanted(roles: &Roles, columns: &arrow::datatypes::Schema) -> Wanted {
+    let known: HashMap<String, DataType> =
+        columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+    Wanted { text_columns: roles.text_columns.clone(), key: roles.key.clone(), known }
+}
