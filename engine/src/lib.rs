@@ -42,3 +42,4 @@ pub use options::EngineOptions;
 pub use progress::{Progress, Silent};
 pub use reader::Reader;
 pub use sae::Sae;
+pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};

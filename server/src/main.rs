@@ -1,2 +1,7 @@
-//! .
-fn main() {}
+//! The program `saequel`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(saequel_server::main())
+}

@@ -1,0 +1,455 @@
+//! The command line: what can be said, and the help that teaches it.
+
+mod library;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use library::{EvalArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs};
+
+use crate::error::EXIT_CODES_HELP;
+use crate::output::Format;
+
+/// The folder that is used unless another is named.
+pub(crate) const DEFAULT_DB: &str = "saequel.db";
+
+const EXAMPLES: &str = "\
+Examples:
+  saequel demo                                                     see what it is for
+  saequel import answers.jsonl --corpus answers --text output --key doc_id
+  saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --paired-by prompt_id
+  saequel correlate answers
+  saequel cluster answers --about \"how the answer is laid out\" --k 8
+  saequel retrieve answers \"politely refuses to answer\" --k 20
+  saequel sql \"SELECT model, avg(activation(features, 'apology')) FROM answers GROUP BY model\"
+  saequel sql                                                      interactive shell";
+
+/// A database whose rows are documents and whose columns are meanings.
+///
+/// It opens a folder, reads texts with a language model, and keeps which features of a sparse autoencoder each document
+/// shows. Then it answers what sets two groups of texts apart, which properties go together, how texts fall into groups,
+/// and which texts have a property; all in SQL.
+#[derive(Debug, Parser)]
+#[command(name = "saequel", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES_HELP}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Folder of the database [default: ./saequel.db]
+    #[arg(long, global = true, value_name = "DIR", env = "SAEQUEL_DB")]
+    pub(crate) db: Option<PathBuf>,
+    /// Threads for reading and queries [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_positive, hide_short_help = true)]
+    pub(crate) threads: Option<usize>,
+    /// Memory for queries, e.g. 512MiB or 4GiB; larger sorts and joins spill to disk [default: 2GiB]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes, hide_short_help = true)]
+    pub(crate) memory: Option<usize>,
+    /// No progress on standard error
+    #[arg(long, short, global = true, hide_short_help = true)]
+    pub(crate) quiet: bool,
+}
+
+/// Options of commands that answer.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Answer {
+    /// Format of the answer [default: by the name of --output, else table]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Write to this file, which appears when it is complete; `-` is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print the SQL that is run on standard error
+    #[arg(long)]
+    pub(crate) show_sql: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Read documents from a file, a folder of text files, or standard input
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(ImportArgs),
+    /// Run SQL, or open the interactive shell
+    #[command(after_help = SQL_EXAMPLES)]
+    Sql(SqlArgs),
+    /// What sets two sets of documents apart
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+    /// Which features go together more often than chance
+    #[command(after_help = CORRELATE_EXAMPLES)]
+    Correlate(CorrelateArgs),
+    /// How documents fall into groups
+    #[command(after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterArgs),
+    /// Which documents have a property
+    #[command(after_help = RETRIEVE_EXAMPLES)]
+    Retrieve(RetrieveArgs),
+    /// Search, show and name features
+    #[command(subcommand)]
+    Features(FeaturesCommand),
+    /// Train, evaluate and add sparse autoencoders
+    #[command(subcommand)]
+    Sae(SaeCommand),
+    /// The models that read texts
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Write a corpus or the result of a query to a file
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
+    /// Join small files, bring indexes up to date, remove old versions
+    Compact(CompactArgs),
+    /// Look at everything that can go wrong; exit code 3 if something has
+    Doctor(DoctorArgs),
+    /// Answer SQL over HTTP (read-only, this machine only)
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
+    /// Import two imaginary assistants' answers and ask the four questions
+    Demo(DemoArgs),
+}
+
+const IMPORT_EXAMPLES: &str = "\
+Reads CSV, TSV, JSON, JSONL, Parquet, Arrow and folders of text files, also compressed (gz, bz2, xz, zst).
+Run it again after an interruption: with --key, or with the same file, no row is lost and none comes twice.
+
+Examples:
+  saequel import answers.jsonl --corpus answers --text output --key doc_id
+  saequel import reviews.csv.gz --corpus reviews --text title --text body --limit 1000
+  saequel import notes/ --corpus notes
+  zcat big.jsonl.gz | saequel import - --corpus big --text text --key id --file-format jsonl";
+
+const SQL_EXAMPLES: &str = "\
+Examples:
+  saequel sql                                             interactive shell; \\help inside
+  saequel sql \"SHOW CORPORA\"
+  saequel sql \"SELECT * FROM answers_activations LIMIT 10\" --format csv
+  saequel sql \"SELECT doc_id, highlight(text, 'apology') FROM answers WHERE has_feature(features, 'apology')\"
+  saequel sql < report.sql > report.txt";
+
+const DIFF_EXAMPLES: &str = "\
+A and B are a corpus, a corpus with a filter, or a query. difference = frequency in A - frequency in B.
+
+Examples:
+  saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\"
+  saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --paired-by prompt_id --limit 10
+  saequel diff new_reviews old_reviews --format csv --output changes.csv";
+
+const CORRELATE_EXAMPLES: &str = "\
+Examples:
+  saequel correlate answers
+  saequel correlate \"answers WHERE model='a'\" --min-docs 20 --format jsonl";
+
+const CLUSTER_EXAMPLES: &str = "\
+Examples:
+  saequel cluster answers --k 8                            one row per cluster
+  saequel cluster answers --about \"how the answer is laid out\" --k 5
+  saequel cluster answers --k 8 --documents -o groups.csv  one row per document";
+
+const RETRIEVE_EXAMPLES: &str = "\
+Examples:
+  saequel retrieve answers \"politely refuses to answer\"
+  saequel retrieve \"answers WHERE model='a'\" \"gives numbers\" --k 20 --but-not \"recipes\"
+  saequel retrieve answers \"apologises\" --like a-17,a-40 --unlike a-3";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  saequel export answers --output answers.parquet
+  saequel export \"SELECT doc_id, topic FROM answers\" --output topics.csv
+  saequel export answers_activations --output activations.parquet";
+
+const SERVE_EXAMPLES: &str = "\
+POST /v1/sql takes the statement as text/plain, or JSON {\"sql\", \"params\", \"format\"}. GET /health says that it lives.
+
+Examples:
+  saequel serve --db saequel.db
+  curl -s localhost:5434/v1/sql -d \"SHOW CORPORA\"
+  curl -s 'localhost:5434/v1/sql?format=csv' -d \"SELECT * FROM answers LIMIT 3\"
+  curl -s localhost:5434/v1/sql -H 'content-type: application/json' \\
+       -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"], \"format\": \"jsonl\"}'";
+
+/// `import`
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// File, folder of text files, or `-` for standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub(crate) source: PathBuf,
+    /// Corpus to write to; made if it does not exist
+    #[arg(long, value_name = "NAME")]
+    pub(crate) corpus: String,
+    /// Column to read; several times for several columns [default: the only text column, or `text`]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) text: Vec<String>,
+    /// Column that identifies a document [default: place in the source]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) key: Option<String>,
+    /// csv, tsv, json, jsonl, parquet, arrow or text [default: by name and first bytes]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) file_format: Option<String>,
+    /// What happens to a document whose key is there already
+    #[arg(long, value_enum, default_value = "skip")]
+    pub(crate) on_conflict: Conflict,
+    /// Leave out rows that cannot be read and report them, instead of stopping
+    #[arg(long)]
+    pub(crate) set_aside: bool,
+    /// Stop after so many rows of the source
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Give a column another name; several times for several columns
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
+    pub(crate) rename: Vec<(String, String)>,
+    /// Dictionary for a new corpus; several times for several [default: all of the database]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sae: Vec<String>,
+    /// Documents in a commit [default: chosen by their size]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) batch_docs: usize,
+}
+
+/// What happens to a document whose key is in the corpus already.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Conflict {
+    /// Keep the stored one
+    Skip,
+    /// Replace the stored one
+    Update,
+    /// Stop
+    Fail,
+}
+
+/// `sql`
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Statements, separated by semicolons [default: standard input, or the shell if that is a terminal]
+    pub(crate) statement: Option<String>,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// First set
+    pub(crate) a: String,
+    /// Second set
+    pub(crate) b: String,
+    /// Column that pairs documents of A and B (the same prompt, patient, day)
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) paired_by: Option<String>,
+    /// Only features of this level: token, span or document
+    #[arg(long)]
+    pub(crate) level: Option<String>,
+    /// Only features in at least so many documents of A and B together
+    #[arg(long, value_name = "N")]
+    pub(crate) min_docs: Option<u64>,
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// How many rows.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Rows {
+    /// Rows to return; 0 is all [default: 20 as a table, all in other formats]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// `correlate`
+#[derive(Debug, Args)]
+pub(crate) struct CorrelateArgs {
+    /// Set of documents
+    pub(crate) set: String,
+    /// Only features of this level: token, span or document
+    #[arg(long)]
+    pub(crate) level: Option<String>,
+    /// Only pairs that are together in at least so many documents
+    #[arg(long, value_name = "N")]
+    pub(crate) min_docs: Option<u64>,
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `cluster`
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Set of documents
+    pub(crate) set: String,
+    /// Group by what these words name ("the tone", "how the answer is laid out") instead of by everything
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) about: Option<String>,
+    /// Number of clusters
+    #[arg(long)]
+    pub(crate) k: Option<u64>,
+    /// Seed of random choices
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// One row per cluster (default)
+    #[arg(long, conflicts_with = "documents")]
+    pub(crate) summary: bool,
+    /// One row per document
+    #[arg(long)]
+    pub(crate) documents: bool,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `retrieve`
+#[derive(Debug, Args)]
+pub(crate) struct RetrieveArgs {
+    /// Set of documents
+    pub(crate) set: String,
+    /// The property, in words
+    pub(crate) query: String,
+    /// Documents to return
+    #[arg(long, default_value_t = 10)]
+    pub(crate) k: u64,
+    /// Push documents down that have this property
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) but_not: Option<String>,
+    /// doc_ids of hits that were right, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) like: Vec<String>,
+    /// doc_ids of hits that were wrong, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) unlike: Vec<String>,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Corpus (or table), or a query
+    #[arg(value_name = "CORPUS|SQL")]
+    pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `compact`
+#[derive(Debug, Args)]
+pub(crate) struct CompactArgs {
+    /// Corpus [default: all]
+    pub(crate) corpus: Option<String>,
+    /// Keep versions that are younger than so many hours, for AS OF
+    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    pub(crate) keep_hours: u64,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address and port on this machine; port 0 takes a free one and prints it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5434")]
+    pub(crate) listen: SocketAddr,
+    /// Seconds that a query may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) timeout: u64,
+    /// Queries that may run at the same time
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) max_queries: usize,
+    /// Largest request, e.g. 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1MiB")]
+    pub(crate) max_body: usize,
+    /// Folder whose files statements may read; several times for several [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_dir: Vec<PathBuf>,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Folder of the demo's database [default: --db, else ./saequel-demo.db]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Remove the database at the end instead of keeping it to play with
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) discard: bool,
+    /// Keep the database (default)
+    #[arg(long, hide = true)]
+    pub(crate) keep: bool,
+    /// Rows of each answer
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) rows: u64,
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+/// Bytes: a number, alone or with KiB, MiB, GiB, TiB (KB, MB, GB, TB are powers of 1,000).
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let wrong = || format!("expected a size such as 512MiB or 4GiB, got '{text}'");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * unit;
+    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as usize) } else { Err(wrong()) }
+}
+
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
+        _ => Err(format!("expected OLD=NEW, got '{text}'")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_bytes("1.5g"), Ok(3 << 29));
+        assert_eq!(parse_bytes("10kb"), Ok(10_000));
+        assert!(parse_bytes("many").is_err() && parse_bytes("0").is_err() && parse_bytes("5 parsecs").is_err());
+    }
+
+    #[test]
+    fn options_are_read_where_people_write_them() {
+        let cli =
+            Cli::try_parse_from(["saequel", "retrieve", "answers", "sorry", "--like", "a,b", "--db", "x"]).unwrap();
+        assert_eq!(cli.global.db.as_deref(), Some(std::path::Path::new("x")));
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!((args.like, args.k), (vec!["a".to_owned(), "b".to_owned()], 10));
+        assert!(Cli::try_parse_from(["saequel", "import", "a.csv", "--corpus", "a", "--rename", "x"]).is_err());
+        assert!(Cli::try_parse_from(["saequel", "serve", "--listen", "localhost"]).is_err());
+    }
+}

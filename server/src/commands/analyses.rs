@@ -1,0 +1,105 @@
+//! The four analyses and export: each is one SQL statement.
+
+use saequel_engine::Engine;
+
+use crate::args::{ClusterArgs, CorrelateArgs, DiffArgs, ExportArgs, RetrieveArgs};
+use crate::context::Context;
+use crate::error::Result;
+use crate::sql_text::{Call, identifier};
+
+pub(super) async fn diff(args: DiffArgs, context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    let call = diff_call(&args);
+    context.answer_list(&engine, |limit| call.statement(limit), args.rows.limit, &args.answer).await
+}
+
+fn diff_call(args: &DiffArgs) -> Call {
+    Call::new("diff")
+        .text(&args.a)
+        .text(&args.b)
+        .named_text("paired_by", args.paired_by.as_deref())
+        .named_text("level", args.level.as_deref())
+        .named("min_docs", args.min_docs)
+}
+
+pub(super) async fn correlate(args: CorrelateArgs, context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    let call = Call::new("correlate")
+        .text(&args.set)
+        .named_text("level", args.level.as_deref())
+        .named("min_docs", args.min_docs);
+    context.answer_list(&engine, |limit| call.statement(limit), args.rows.limit, &args.answer).await
+}
+
+pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    let function = if args.documents { "cluster" } else { "cluster_summary" };
+    let call = Call::new(function)
+        .text(&args.set)
+        .named_text("about", args.about.as_deref())
+        .named("k", args.k)
+        .named("seed", args.seed);
+    context.answer(&engine, &call.statement(None), &args.answer).await?;
+    Ok(())
+}
+
+pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    context.answer(&engine, &retrieve_call(&args).statement(None), &args.answer).await?;
+    Ok(())
+}
+
+fn retrieve_call(args: &RetrieveArgs) -> Call {
+    let joined = |ids: &[String]| (!ids.is_empty()).then(|| ids.join(","));
+    Call::new("retrieve")
+        .text(&args.set)
+        .text(&args.query)
+        .named("k", Some(args.k))
+        .named_text("but_not", args.but_not.as_deref())
+        .named_text("like", joined(&args.like).as_deref())
+        .named_text("unlike", joined(&args.unlike).as_deref())
+}
+
+pub(super) async fn export(args: ExportArgs, context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    let written = context.answer(&engine, &export_statement(&engine, &args.what), &args.answer).await?;
+    if let (Some(path), false) = (&args.answer.output, context.global.quiet) {
+        eprintln!("{} rows written to {}", written.n_rows, path.display());
+    }
+    Ok(())
+}
+
+/// A name is a table; anything with a blank in it is a query, unless a corpus has that name.
+fn export_statement(engine: &Engine, what: &str) -> String {
+    let what = what.trim();
+    let is_corpus = engine.catalog().corpora.iter().any(|corpus| corpus.name == what);
+    if !is_corpus && what.contains(char::is_whitespace) {
+        return what.trim_end_matches(';').to_owned();
+    }
+    let parts: Vec<String> = what.split('.').map(identifier).collect();
+    format!("SELECT * FROM {}", parts.join("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn options_become_named_arguments() {
+        let cli = Cli::parse_from(["saequel", "diff", "a WHERE m='x'", "b", "--paired-by", "p", "--min-docs", "3"]);
+        let Command::Diff(args) = cli.command else { panic!("diff") };
+        assert_eq!(
+            diff_call(&args).statement(None),
+            "SELECT * FROM diff('a WHERE m=''x''', 'b', paired_by => 'p', min_docs => 3)"
+        );
+        let cli = Cli::parse_from(["saequel", "retrieve", "a", "it's", "--but-not", "x", "--like", "1,2", "--k", "5"]);
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!(
+            retrieve_call(&args).statement(None),
+            "SELECT * FROM retrieve('a', 'it''s', k => 5, but_not => 'x', like => '1,2')"
+        );
+    }
+}

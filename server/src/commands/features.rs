@@ -1,0 +1,238 @@
+//! `saequel features`: what the features are, and what they are called.
+
+use std::path::Path;
+
+use futures::TryStreamExt;
+use saequel_engine::{CorpusInfo, Engine, ErrorKind, FeatureRef};
+
+use crate::args::{Answer, FeaturesCommand};
+use crate::context::Context;
+use crate::error::{Failure, Result, io_failure};
+use crate::output::{Format, value};
+use crate::sql_text::{identifier, literal};
+
+pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Result<()> {
+    match command {
+        FeaturesCommand::Search { query, all, rows, answer } => {
+            let engine = context.open().await?;
+            context.answer_list(&engine, |limit| search_statement(&query, all, limit), rows.limit, &answer).await
+        }
+        FeaturesCommand::Show { feature, corpus, examples, answer } => {
+            let engine = context.open().await?;
+            show(&engine, &feature, corpus.as_deref(), examples, &answer, context).await
+        }
+        FeaturesCommand::Rename { feature, label } => {
+            let engine = context.open().await?;
+            let id = feature_id(&engine, &feature)?;
+            let before = engine.catalog().features.label(id).to_owned();
+            engine.rename_feature(id, &label).await?;
+            println!("{id}: '{before}' is now '{label}'");
+            Ok(())
+        }
+        FeaturesCommand::ExportLabels { answer } => {
+            let engine = context.open().await?;
+            let statement = "SELECT * FROM saequel.features ORDER BY feature_id";
+            let answer = Answer { format: answer.format.or(default_format(&answer)), ..answer };
+            context.answer(&engine, statement, &answer).await?;
+            Ok(())
+        }
+        FeaturesCommand::ImportLabels { file, source } => {
+            let labels = read_labels(&file)?;
+            let engine = context.open().await?;
+            let n_changed = engine.import_labels(&labels, &source).await?;
+            println!("{n_changed} of {} labels changed", labels.len());
+            Ok(())
+        }
+    }
+}
+
+/// Labels are written to be read again: CSV unless something else is asked for.
+fn default_format(answer: &Answer) -> Option<Format> {
+    match answer.output.as_deref() {
+        Some(path) => Format::of_path(path),
+        None => Some(Format::Csv),
+    }
+}
+
+/// Features whose label, tokens or words have every word of the query, those with a match in the label first.
+fn search_statement(query: &str, all: bool, limit: Option<u64>) -> String {
+    const LISTS: [&str; 2] = ["array_to_string(top_tokens, ' ')", "array_to_string(top_words, ' ')"];
+    let pattern = |word: &str| {
+        let escaped: String =
+            word.chars().flat_map(|c| if "\\%_".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
+        literal(&format!("%{escaped}%"))
+    };
+    let words: Vec<String> = query.split_whitespace().map(pattern).collect();
+    let mut conditions: Vec<String> = words
+        .iter()
+        .map(|word| {
+            let [tokens, words] = LISTS;
+            format!("(label ILIKE {word} OR {tokens} ILIKE {word} OR {words} ILIKE {word})")
+        })
+        .collect();
+    if !all {
+        conditions.push("NOT hidden".into());
+    }
+    let in_label: Vec<String> = words.iter().map(|word| format!("label ILIKE {word}")).collect();
+    let order = if in_label.is_empty() { String::new() } else { format!("({}) DESC, ", in_label.join(" AND ")) };
+    let limit = limit.map(|limit| format!(" LIMIT {limit}")).unwrap_or_default();
+    format!(
+        "SELECT feature_id, label, level, density, top_tokens, top_words FROM saequel.features WHERE {} \
+         ORDER BY {order}density DESC{limit}",
+        conditions.join(" AND ")
+    )
+}
+
+/// The id that a number or a label stands for.
+fn feature_id(engine: &Engine, name: &str) -> Result<u32> {
+    match engine.catalog().features.resolve("features", name)? {
+        FeatureRef::Feature(id) => Ok(id),
+        FeatureRef::Concept(members) => {
+            let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
+            Err(Failure::usage(format!("'{name}' stands for several features; give a number: {}", ids.join(", "))))
+        }
+    }
+}
+
+/// Prints what is known of a feature and the documents in which it is strongest.
+async fn show(
+    engine: &Engine,
+    name: &str,
+    corpus: Option<&str>,
+    examples: u64,
+    answer: &Answer,
+    context: &Context,
+) -> Result<()> {
+    let id = feature_id(engine, name)?;
+    let about = format!("SELECT * FROM saequel.features WHERE feature_id = {id}");
+    let is_table = matches!(answer, Answer { format: None | Some(Format::Table), output: None, .. });
+    let corpora = engine.catalog().corpora.clone();
+    let corpus = match corpus {
+        Some(name) => Some(corpora.iter().find(|corpus| corpus.name == name).cloned().ok_or_else(|| {
+            Failure::new(ErrorKind::NotFound, format!("corpus '{name}' not found"))
+                .hint("`saequel sql \"SHOW CORPORA\"`")
+        })?),
+        None => corpora.first().cloned(),
+    };
+    if !is_table {
+        context.answer(engine, &about, answer).await?;
+        return Ok(());
+    }
+    if answer.show_sql {
+        eprintln!("{about};");
+    }
+    for (name, text) in pairs(engine, &about).await? {
+        println!("{name:<15} {text}");
+    }
+    let Some(corpus) = corpus else { return Ok(()) };
+    let statement = examples_statement(&corpus, id, examples);
+    println!("\nStrongest in corpus {}:", corpus.name);
+    let written = context.answer(engine, &statement, answer).await?;
+    if written.n_rows == 0 {
+        println!("(in no document of {})", corpus.name);
+    }
+    Ok(())
+}
+
+/// Documents in which a feature is strongest, its tokens marked.
+fn examples_statement(corpus: &CorpusInfo, id: u32, n: u64) -> String {
+    let texts: Vec<String> = corpus.text_columns.iter().map(|column| identifier(column)).collect();
+    let text = match texts.as_slice() {
+        [one] => one.clone(),
+        several => format!("concat_ws(' ', {})", several.join(", ")),
+    };
+    format!(
+        "SELECT doc_id, activation(features, {id}) AS activation, highlight({text}, {id}) AS text FROM {} \
+         WHERE has_feature(features, {id}) ORDER BY activation DESC, doc_id LIMIT {n}",
+        identifier(&corpus.name)
+    )
+}
+
+/// Column names and values of the first row.
+async fn pairs(engine: &Engine, statement: &str) -> Result<Vec<(String, String)>> {
+    let batches: Vec<_> = engine.sql(statement).await?.try_collect().await?;
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(Vec::new()) };
+    let fields = batch.schema_ref().fields();
+    let rounding = value::Rounding::Decimals(6);
+    fields
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| Ok((field.name().clone(), value::text(column, 0, rounding)?)))
+        .filter(|pair| !matches!(pair, Ok((_, text)) if text.is_empty()))
+        .collect()
+}
+
+/// Reads feature_id and label from CSV or TSV with a header, or JSON Lines.
+fn read_labels(path: &Path) -> Result<Vec<(u32, String)>> {
+    let text = std::fs::read_to_string(path).map_err(|error| io_failure(path.display(), &error))?;
+    let at = |line: u64, what: &str| Failure::new(ErrorKind::Data, format!("{}, line {line}: {what}", path.display()));
+    let bad_id = |id: &str| format!("expected a number as feature_id, got '{id}'");
+    let mut labels = Vec::new();
+    if Format::of_path(path) == Some(Format::Jsonl) {
+        for (position, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let number = position as u64 + 1;
+            let row: serde_json::Value =
+                serde_json::from_str(line).map_err(|error| at(number, &format!("not JSON: {error}")))?;
+            let id = row["feature_id"].as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| at(number, &bad_id(&row["feature_id"].to_string())))?;
+            let label = row["label"].as_str().ok_or_else(|| at(number, "expected a text as label"))?;
+            labels.push((id, label.to_owned()));
+        }
+        return Ok(labels);
+    }
+    let delimiter = if Format::of_path(path) == Some(Format::Tsv) { b'\t' } else { b',' };
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|error| at(1, &error.to_string()))?.clone();
+    let column = |name: &str| {
+        header.iter().position(|column| column == name).ok_or_else(|| {
+            let there: Vec<&str> = header.iter().collect();
+            at(1, &format!("column '{name}' not found; there are {}", there.join(", ")))
+        })
+    };
+    let (id_column, label_column) = (column("feature_id")?, column("label")?);
+    for record in reader.records() {
+        let record = record.map_err(|error| {
+            let line = error.position().map_or(0, csv::Position::line);
+            at(line, &error.to_string())
+        })?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let id = &record[id_column];
+        labels.push((id.trim().parse().map_err(|_| at(line, &bad_id(id)))?, record[label_column].to_owned()));
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(name: &str, text: &str) -> Result<Vec<(u32, String)>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        read_labels(&path)
+    }
+
+    #[test]
+    fn labels_are_read_and_mistakes_are_placed() {
+        let expected = vec![(7, "says sorry, twice".to_owned()), (8, "b".to_owned())];
+        assert_eq!(labels("a.csv", "label,feature_id\n\"says sorry, twice\",7\nb,8\n").unwrap(), expected);
+        assert_eq!(labels("a.tsv", "feature_id\tlabel\n7\tsays sorry, twice\n8\tb\n").unwrap(), expected);
+        let lines = "{\"feature_id\": 7, \"label\": \"says sorry, twice\"}\n\n{\"feature_id\": 8, \"label\": \"b\"}\n";
+        assert_eq!(labels("a.jsonl", lines).unwrap(), expected);
+        let failure = labels("a.csv", "feature_id,label\n1,a\nx,b\n").unwrap_err();
+        assert!(failure.line().contains("a.csv, line 3: expected a number as feature_id, got 'x'"), "{failure}");
+        assert_eq!(failure.wire().exit, 3);
+        assert!(labels("a.csv", "id,label\n").unwrap_err().line().contains("there are id, label"));
+        assert!(labels("a.jsonl", "{\n").unwrap_err().line().contains("line 1: not JSON"));
+    }
+
+    #[test]
+    fn a_search_quotes_patterns() {
+        let statement = search_statement("50% o'clock", false, Some(5));
+        assert!(statement.contains(r"label ILIKE '%50\%%'"), "{statement}");
+        assert!(statement.contains("'%o''clock%'") && statement.ends_with("density DESC LIMIT 5"), "{statement}");
+        assert!(statement.contains("NOT hidden"));
+        assert!(!search_statement("x", true, None).contains("hidden"));
+    }
+}

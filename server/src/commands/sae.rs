@@ -1,0 +1,153 @@
+//! `saequel sae`: dictionaries of features.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use saequel_engine::labels::{LabelOptions, label};
+use saequel_engine::sae::{EvalOptions, EvalReport, TrainOptions, TrainReport, evaluate, train};
+use saequel_engine::{ErrorKind, Progress, Sae};
+
+use crate::args::{EvalArgs, LabelArgs, SaeCommand, TrainArgs};
+use crate::context::Context;
+use crate::error::{Failure, Result};
+
+pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
+    match command {
+        SaeCommand::Train(args) => {
+            let options = train_options(args, context)?;
+            let report =
+                blocking(context, move |progress| train(&options, progress)).await.map_err(|failure| match failure
+                    .kind()
+                {
+                    ErrorKind::Cancelled => failure.hint("run the same command again to go on from the checkpoint"),
+                    _ => failure,
+                })?;
+            println!("{}", trained(&report));
+            Ok(())
+        }
+        SaeCommand::Eval(args) => {
+            let answer = args.answer.clone();
+            let options = eval_options(args, context);
+            let report = blocking(context, move |progress| evaluate(&options, progress)).await?;
+            context.answer_batch(evaluated(&report)?, &answer).await
+        }
+        SaeCommand::List { answer } => {
+            let engine = context.open().await?;
+            context.answer(&engine, "SELECT * FROM saequel.saes", &answer).await?;
+            Ok(())
+        }
+        SaeCommand::Import { dir } => {
+            let engine = context.open_or_create(&context.db_dir()).await?;
+            let sae = Sae::load(&dir)?;
+            let first = engine.add_dictionary(&sae).await?;
+            let last = u64::from(first) + sae.width() as u64 - 1;
+            println!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name());
+            Ok(())
+        }
+        SaeCommand::Label(args) => relabel(args, context).await,
+    }
+}
+
+async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {
+    let dir = args.dir.clone();
+    let options = LabelOptions {
+        dictionary: Some(args.dir),
+        input: args.texts.input,
+        text_column: args.texts.text,
+        tokens: args.tokens,
+        examples: !args.no_examples,
+        statistics: args.statistics,
+        engine: context.engine_options(),
+    };
+    let latents = blocking(context, move |progress| label(&options, progress)).await?;
+    let shown = latents.iter().filter(|latent| latent.hidden.is_none()).count();
+    let sae = Sae::load(&dir)?.with_latents(latents)?;
+    sae.save(&dir)?;
+    println!("{}: {shown} of {} features labelled for users in {}", sae.name(), sae.width(), dir.display());
+    Ok(())
+}
+
+/// Runs long work beside the runtime, with progress and Ctrl-C.
+async fn blocking<T: Send + 'static>(
+    context: &Context,
+    work: impl FnOnce(&dyn Progress) -> saequel_engine::Result<T> + Send + 'static,
+) -> Result<T> {
+    let progress = context.progress();
+    match tokio::task::spawn_blocking(move || work(progress.as_ref())).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
+    }
+}
+
+fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
+    let work_dir = args.work.unwrap_or_else(|| {
+        let mut name = args.output.clone().into_os_string();
+        name.push(".work");
+        PathBuf::from(name)
+    });
+    let mut options = TrainOptions::new(args.texts.input, work_dir, args.output);
+    options.text_column = args.texts.text;
+    options.reader = args.reader;
+    options.layer = args.layer;
+    options.level = match args.level.as_str() {
+        "token" => saequel_engine::Level::Token,
+        "span" => saequel_engine::Level::Span,
+        other => return Err(Failure::usage(format!("level '{other}' not known; expected token or span"))),
+    };
+    options.name = args.name;
+    options.width = args.width;
+    options.k = args.k;
+    options.tokens = args.tokens;
+    options.samples = args.samples;
+    options.batch = args.batch;
+    options.learning_rate = args.learning_rate;
+    options.seed = args.seed;
+    options.examples = !args.no_examples;
+    options.engine = context.engine_options();
+    Ok(options)
+}
+
+fn trained(report: &TrainReport) -> String {
+    format!(
+        "{}: FVU {:.4}, L0 {:.1}, dead {:.1} %, {} tokens read, {} samples, {:.0} s",
+        report.name,
+        report.fvu,
+        report.l0,
+        report.dead_share * 100.0,
+        report.n_tokens,
+        report.n_samples,
+        report.seconds
+    )
+}
+
+fn eval_options(args: EvalArgs, context: &Context) -> EvalOptions {
+    EvalOptions {
+        dictionary: args.dir,
+        input: args.texts.input,
+        text_column: args.texts.text,
+        tokens: args.tokens,
+        engine: context.engine_options(),
+    }
+}
+
+fn evaluated(report: &EvalReport) -> Result<RecordBatch> {
+    let count = |n: u64| Arc::new(UInt64Array::from(vec![n])) as ArrayRef;
+    let number = |x: f64| Arc::new(Float64Array::from(vec![x])) as ArrayRef;
+    let [mean, median, p95, most] = report.present;
+    Ok(RecordBatch::try_from_iter([
+        ("name", Arc::new(StringArray::from(vec![report.name.as_str()])) as ArrayRef),
+        ("fvu", number(report.fvu)),
+        ("l0", number(report.l0)),
+        ("dead_share", number(report.dead_share)),
+        ("dense_share", number(report.dense_share)),
+        ("present_mean", number(mean)),
+        ("present_median", number(median)),
+        ("present_p95", number(p95)),
+        ("present_max", number(most)),
+        ("docs", count(report.n_docs)),
+        ("tokens", count(report.n_tokens)),
+        ("samples", count(report.n_samples)),
+        ("seconds", number(report.seconds)),
+    ])?)
+}

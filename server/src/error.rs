@@ -1,0 +1,223 @@
+//! What went wrong, side by side for each door: exit code of the program, HTTP status, SQLSTATE, and the way out.
+
+use std::fmt;
+
+use datafusion::error::DataFusionError;
+use saequel_engine::{Error, ErrorKind};
+
+/// Everything was done.
+pub const EXIT_OK: u8 = 0;
+/// Our mistake.
+pub const EXIT_INTERNAL: u8 = 1;
+/// The command line or the statement is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// The data, a stored file or a weight file is bad.
+pub const EXIT_DATA: u8 = 3;
+/// Something named does not exist.
+pub const EXIT_NOT_FOUND: u8 = 4;
+/// Not allowed.
+pub const EXIT_DENIED: u8 = 5;
+/// Disk, network or memory.
+pub const EXIT_RESOURCES: u8 = 6;
+/// Stopped by the user (128 + SIGINT).
+pub const EXIT_CANCELLED: u8 = 130;
+
+/// The paragraph of `--help` about exit codes.
+pub const EXIT_CODES_HELP: &str = "\
+Exit codes:
+  0    done
+  1    internal error: please report it
+  2    the command line or the SQL statement is wrong, or a name is taken
+  3    bad data: a broken line, a missing column, a damaged file
+  4    something named does not exist (database, corpus, feature, file)
+  5    not allowed (read-only, outside the allowed folders)
+  6    disk, network or memory: try again, free space, or raise --memory
+  130  stopped with Ctrl-C";
+
+/// How an [`ErrorKind`] shows at each door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// Name in JSON, e.g. `not_found`.
+    pub name: &'static str,
+    /// Exit code of the program.
+    pub exit: u8,
+    /// HTTP status.
+    pub http: u16,
+    /// SQLSTATE, five characters.
+    pub sqlstate: &'static str,
+}
+
+/// The table of kinds.
+pub fn wire(kind: ErrorKind) -> Wire {
+    let (name, exit, http, sqlstate) = match kind {
+        ErrorKind::Query => ("query", EXIT_USAGE, 400, "42601"),
+        ErrorKind::NotFound => ("not_found", EXIT_NOT_FOUND, 404, "42P01"),
+        ErrorKind::Exists => ("exists", EXIT_USAGE, 409, "42P07"),
+        ErrorKind::Data => ("data", EXIT_DATA, 422, "22000"),
+        ErrorKind::Corrupt => ("corrupt", EXIT_DATA, 500, "XX001"),
+        ErrorKind::Denied => ("denied", EXIT_DENIED, 403, "42501"),
+        ErrorKind::Io => ("io", EXIT_RESOURCES, 503, "58030"),
+        ErrorKind::Resources => ("resources", EXIT_RESOURCES, 503, "53200"),
+        ErrorKind::Cancelled => ("cancelled", EXIT_CANCELLED, 504, "57014"),
+        _ => ("internal", EXIT_INTERNAL, 500, "XX000"),
+    };
+    Wire { name, exit, http, sqlstate }
+}
+
+/// An error on its way to a user: the engine's, with the way out where there is one that the message does not name.
+#[derive(Debug)]
+pub struct Failure {
+    error: Error,
+    hint: Option<String>,
+}
+
+/// Result of a command.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    /// An error of `kind` that says `message`: lowercase, no full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { error: Error::new(kind, message), hint: None }
+    }
+
+    /// A mistake in arguments.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Query, message)
+    }
+
+    /// The same with a way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The engine's error.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+
+    /// How it shows at each door.
+    pub fn wire(&self) -> Wire {
+        wire(self.kind())
+    }
+
+    /// The way out, given or general.
+    pub fn way_out(&self) -> Option<&str> {
+        if let Some(hint) = &self.hint {
+            return Some(hint);
+        }
+        match self.kind() {
+            ErrorKind::Internal => Some("this is a mistake in saequel; please report it with the statement"),
+            ErrorKind::Resources => Some("raise --memory, or ask for less with WHERE or LIMIT"),
+            ErrorKind::Corrupt => Some("`saequel doctor` looks at every part of a database and says what can be done"),
+            _ => None,
+        }
+    }
+
+    /// The message on one line, with its causes.
+    pub fn line(&self) -> String {
+        one_line(&self.error.to_string())
+    }
+}
+
+/// Joins the lines of a message, so that one error is one line.
+fn one_line(message: &str) -> String {
+    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.line())?;
+        if let Some(hint) = self.way_out() {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, hint: None }
+    }
+}
+
+impl From<DataFusionError> for Failure {
+    fn from(error: DataFusionError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<arrow::error::ArrowError> for Failure {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        DataFusionError::ArrowError(Box::new(error), None).into()
+    }
+}
+
+impl From<parquet::errors::ParquetError> for Failure {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        Self::new(ErrorKind::Internal, format!("parquet: {error}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        io_failure("input or output", &error)
+    }
+}
+
+/// An I/O error of `what` as a failure of the right kind.
+pub fn io_failure(what: impl fmt::Display, error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind as Io;
+    let kind = match error.kind() {
+        Io::NotFound => ErrorKind::NotFound,
+        Io::PermissionDenied => ErrorKind::Denied,
+        Io::AlreadyExists => ErrorKind::Exists,
+        Io::InvalidData => ErrorKind::Data,
+        _ => ErrorKind::Io,
+    };
+    let failure = Failure::new(kind, format!("{what}: {error}"));
+    match error.kind() {
+        Io::StorageFull => failure.hint("free some space on that disk and run the command again"),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_differ_at_every_door_that_a_script_reads() {
+        assert_eq!(wire(ErrorKind::NotFound).exit, 4);
+        assert_eq!(wire(ErrorKind::NotFound).http, 404);
+        assert_eq!(wire(ErrorKind::Query).http, 400);
+        assert_eq!(wire(ErrorKind::Denied).sqlstate, "42501");
+        assert_eq!(wire(ErrorKind::Cancelled).sqlstate, "57014");
+        assert_eq!(wire(ErrorKind::Internal), wire(ErrorKind::Internal));
+        for kind in [ErrorKind::Query, ErrorKind::Data, ErrorKind::Io, ErrorKind::Internal, ErrorKind::Exists] {
+            assert_eq!(wire(kind).sqlstate.len(), 5, "{kind:?}");
+            assert_ne!(wire(kind).exit, EXIT_OK, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn one_line_and_a_hint() {
+        let failure = Failure::new(ErrorKind::NotFound, "corpus 'a' not found\n  did you mean 'b'").hint("see \\dt");
+        assert_eq!(failure.to_string(), "error: corpus 'a' not found | did you mean 'b'\nhint: see \\dt");
+        assert_eq!(Failure::usage("x").to_string(), "error: x");
+    }
+
+    #[test]
+    fn io_errors_keep_their_meaning() {
+        let missing = io_failure("a.csv", &std::io::Error::from(std::io::ErrorKind::NotFound));
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let full = io_failure("out.csv", &std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert_eq!((full.wire().exit, full.way_out().is_some()), (6, true));
+    }
+}

@@ -1,0 +1,76 @@
+//! The doors of saequel: the command line and HTTP.
+//!
+//! Both only translate: a command or a request becomes one SQL statement, [`saequel_engine::Engine::sql`] answers it, and
+//! the formats of [`output`] write the answer. So every door gives the same one.
+
+mod args;
+mod commands;
+mod context;
+pub mod error;
+pub mod http;
+mod interrupt;
+mod options;
+pub mod output;
+mod progress;
+mod shell;
+pub mod sql_text;
+
+pub use http::{Server, serve};
+pub use options::ServeOptions;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::context::Context;
+use crate::error::{EXIT_INTERNAL, EXIT_OK};
+use crate::interrupt::Interrupt;
+
+/// The program: reads the command line, runs the command, returns the exit code.
+pub fn main() -> u8 {
+    let cli = Cli::parse();
+    log_to_stderr();
+    report_panics();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start threads: {error}");
+            return EXIT_INTERNAL;
+        }
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let context = Context { global: cli.global, interrupt: Interrupt::install() };
+            commands::run(cli.command, &context).await
+        })
+    }));
+    // Work that was cancelled may still hold threads; the answer is out, so nobody waits for them.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(Ok(())) => EXIT_OK,
+        Ok(Err(failure)) => {
+            eprintln!("{failure}");
+            failure.wire().exit
+        }
+        Err(_) => EXIT_INTERNAL, // `report_panics` has told
+    }
+}
+
+/// Logs go to standard error, if `SAEQUEL_LOG` asks for them (`SAEQUEL_LOG=info`, `SAEQUEL_LOG=saequel=debug`).
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SAEQUEL_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// A panic is our mistake and reads like every other error.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("no message");
+        let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
+        eprintln!("error: internal error: {message}{place}");
+        eprintln!("hint: this is a mistake in saequel; please report it with the statement");
+        if std::env::var_os("SAEQUEL_LOG").is_some() {
+            eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        }
+    }));
+}

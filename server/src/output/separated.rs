@@ -1,0 +1,142 @@
+//! CSV (RFC 4180, lines end with a line feed) and TSV (the IANA text format with backslash escapes).
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{DataType, Schema};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::ResultWriter;
+use super::json;
+use crate::error::Result;
+
+/// Writes delimited lines with a header. Null is the empty field, the empty text is `""` in CSV.
+pub(super) struct SeparatedWriter {
+    tabs: bool,
+}
+
+impl SeparatedWriter {
+    pub(super) fn csv() -> Self {
+        Self { tabs: false }
+    }
+
+    pub(super) fn tsv() -> Self {
+        Self { tabs: true }
+    }
+
+    fn field(&self, text: &str, out: &mut Vec<u8>) {
+        if self.tabs {
+            for byte in text.bytes() {
+                match byte {
+                    b'\t' => out.extend_from_slice(b"\\t"),
+                    b'\n' => out.extend_from_slice(b"\\n"),
+                    b'\r' => out.extend_from_slice(b"\\r"),
+                    b'\\' => out.extend_from_slice(b"\\\\"),
+                    byte => out.push(byte),
+                }
+            }
+        } else if text.is_empty() || text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r')) {
+            out.push(b'"');
+            out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
+            out.push(b'"');
+        } else {
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    fn separator(&self) -> u8 {
+        if self.tabs { b'\t' } else { b',' }
+    }
+}
+
+/// One column of a batch, ready to be written as text.
+enum Column<'a> {
+    Plain(ArrayFormatter<'a>, &'a dyn Array),
+    /// Lists and structs, as JSON.
+    Nested(arrow::json::writer::NullableEncoder<'a>),
+}
+
+impl ResultWriter for SeparatedWriter {
+    fn start(&mut self, schema: &Schema, out: &mut Vec<u8>) -> Result<()> {
+        for (position, field) in schema.fields().iter().enumerate() {
+            if position > 0 {
+                out.push(self.separator());
+            }
+            self.field(field.name(), out);
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+        let (display, options) = (FormatOptions::default(), json::options());
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            columns.push(match is_nested(array.data_type()) {
+                true => Column::Nested(arrow::json::writer::make_encoder(field, array, &options)?),
+                false => Column::Plain(ArrayFormatter::try_new(array, &display)?, array),
+            });
+        }
+        let mut cell = Vec::new();
+        for row in 0..batch.num_rows() {
+            for (position, column) in columns.iter_mut().enumerate() {
+                if position > 0 {
+                    out.push(self.separator());
+                }
+                match column {
+                    Column::Plain(formatter, array) if array.is_valid(row) => {
+                        self.field(&formatter.value(row).try_to_string()?, out);
+                    }
+                    Column::Nested(encoder) if !encoder.is_null(row) => {
+                        cell.clear();
+                        encoder.encode(row, &mut cell);
+                        self.field(&String::from_utf8_lossy(&cell), out);
+                    }
+                    Column::Plain(..) | Column::Nested(_) => {}
+                }
+            }
+            out.push(b'\n');
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether values are lists, structs or maps.
+pub(super) fn is_nested(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, value) => is_nested(value),
+        other => other.is_nested(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray};
+
+    use super::*;
+    use crate::output::Format;
+    use crate::output::testing::{batch, written};
+
+    #[test]
+    fn csv_quotes_what_needs_it_and_keeps_full_precision() {
+        let text = String::from_utf8(written(Format::Csv, &[batch()])).unwrap();
+        assert_eq!(text, "n,text,ids,p_value\n1,\"a \"\"b\"\",\n\tc\\\",\"[1,2]\",0.000123456\n2,,,\n");
+    }
+
+    #[test]
+    fn tsv_keeps_one_row_a_line() {
+        let text = String::from_utf8(written(Format::Tsv, &[batch()])).unwrap();
+        assert_eq!(text, "n\ttext\tids\tp_value\n1\ta \"b\",\\n\\tc\\\\\t[1,2]\t0.000123456\n2\t\t\t\n");
+    }
+
+    #[test]
+    fn empty_text_differs_from_null_in_csv() {
+        let column: ArrayRef = Arc::new(StringArray::from(vec![Some(""), None]));
+        let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        assert_eq!(written(Format::Csv, &[batch]), b"a\n\"\"\n\n");
+    }
+}
