@@ -140,8 +140,7 @@ mod tests {
         let mut rows = SparseRows::new(k * 12);
         for i in 0..n {
             let mut row: Vec<(u32, f32)> = (0..12)
-                .filter(|_| random.unit() < 0.4)
-                .map(|f| ((i % k * 12 + f) as u32, 0.5 + random.unit() as f32))
+                .filter_map(|f| (random.unit() < 0.4).then(|| ((i % k * 12 + f) as u32, 0.5 + random.unit() as f32)))
                 .collect();
             row.extend((0..4).map(|_| (random.below(k as u64 * 12) as u32, 0.4)));
             row.sort_by_key(|entry| entry.0);

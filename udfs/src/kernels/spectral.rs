@@ -103,9 +103,9 @@ impl Affinity {
 }
 
 /// Positions of the documents in the space of the first `k` eigenvectors, each of length 1; zeros for a document that
-/// resembles no other.
+/// resembles no other. Eigenvectors without a positive eigenvalue are left out: they are the same for any grouping.
 pub fn embed(pairs: &Eigenpairs, k: usize, n: usize) -> Rows {
-    let width = k.min(pairs.vectors.len());
+    let width = pairs.values.iter().take(k.min(pairs.vectors.len())).take_while(|&&value| value > 1e-3).count();
     let mut rows = Rows { values: vec![0.0; n * width], width };
     for (column, vector) in pairs.vectors.iter().take(width).enumerate() {
         vector.iter().enumerate().for_each(|(row, &value)| rows.values[row * width + column] = value);
