@@ -81,21 +81,19 @@ static SUMMARY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// The table functions `cluster` and `cluster_summary`.
 #[derive(Debug)]
-pub struct Cluster {
+struct Cluster {
     source: SharedSource,
     summary: bool,
 }
 
-impl Cluster {
-    /// One row a document.
-    pub fn documents(source: SharedSource) -> Self {
-        Self { source, summary: false }
-    }
+/// `cluster(set, about, ...)` over `source`.
+pub fn cluster_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Cluster { source: Arc::clone(source), summary: false })
+}
 
-    /// One row a group.
-    pub fn summary(source: SharedSource) -> Self {
-        Self { source, summary: true }
-    }
+/// `cluster_summary(set, about, ...)` over `source`.
+pub fn cluster_summary_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Cluster { source: Arc::clone(source), summary: true })
 }
 
 impl TableFunctionImpl for Cluster {

@@ -91,10 +91,8 @@ pub(crate) fn with_ids(set: &str, doc_ids: &[String]) -> Option<String> {
     }
     let select = "SELECT * FROM ";
     let dialect = GenericDialect {};
-    let [Statement::Query(query)] = Parser::parse_sql(&dialect, &format!("{select}{set}")).ok()?.try_into().ok()? else {
-        return None;
-    };
-    let mut query = *query;
+    let mut statements = Parser::parse_sql(&dialect, &format!("{select}{set}")).ok()?;
+    let (Some(Statement::Query(mut query)), true) = (statements.pop(), statements.is_empty()) else { return None };
     let plain = query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none();
     let SetExpr::Select(body) = query.body.as_mut() else { return None };
     if !plain || body.having.is_some() || body.from.len() != 1 {

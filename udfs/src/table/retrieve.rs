@@ -84,15 +84,13 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// The table function `retrieve`.
 #[derive(Debug)]
-pub struct Retrieve {
+struct Retrieve {
     source: SharedSource,
 }
 
-impl Retrieve {
-    /// Over the documents of `source`.
-    pub fn new(source: SharedSource) -> Self {
-        Self { source }
-    }
+/// `retrieve(set, query, ...)` over `source`.
+pub fn retrieve_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Retrieve { source: Arc::clone(source) })
 }
 
 impl TableFunctionImpl for Retrieve {
@@ -357,8 +355,14 @@ fn result(
                 Some(Found { signal: ranking.signal, part, score: *ranking.scores.get(&hit.doc_id)? })
             })
             .collect();
+        let missed: Vec<(Signal, f32)> = rankings
+            .iter()
+            .zip(&hit.ranks)
+            .filter(|(_, rank)| rank.is_none())
+            .map(|(ranking, _)| (ranking.signal, reciprocal_rank(ranking.weight, 1) / most))
+            .collect();
         let winner = winners.get(&hit.doc_id);
-        let divided = divide(&found, winner.map_or(&[], |winner| &winner.contributions));
+        let divided = divide(&found, &missed, winner.map_or(&[], |winner| &winner.contributions));
         sentences.append_value(sentence(&divided, &found, catalog));
         texts.append_option(winner.and_then(|winner| winner.text.as_deref()));
         append_features(&mut features, &listed(&divided), catalog)?;

@@ -51,15 +51,13 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// The table function `search_features`.
 #[derive(Debug)]
-pub struct SearchFeatures {
+struct SearchFeatures {
     source: SharedSource,
 }
 
-impl SearchFeatures {
-    /// Over the features of `source`.
-    pub fn new(source: SharedSource) -> Self {
-        Self { source }
-    }
+/// `search_features(query, k)` over `source`.
+pub fn search_features_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(SearchFeatures { source: Arc::clone(source) })
 }
 
 impl TableFunctionImpl for SearchFeatures {

@@ -36,7 +36,10 @@ pub(super) struct Found {
 
 /// Divides the parts of the signals that rest on features among these, in proportion to what each added there; the
 /// largest parts first, what counted against the document last.
-pub(super) fn divide(found: &[Found], contributions: &[Contribution]) -> Vec<FeatureReason> {
+///
+/// A signal may have missed the document because of what counted against it: `missed` says what a first place there
+/// would have been worth, and that is what such features took away.
+pub(super) fn divide(found: &[Found], missed: &[(Signal, f32)], contributions: &[Contribution]) -> Vec<FeatureReason> {
     let part_of = |signal: Signal, contribution: &Contribution| match signal {
         Signal::Labels => contribution.parts.labels,
         Signal::Latents => contribution.parts.latents,
@@ -44,20 +47,25 @@ pub(super) fn divide(found: &[Found], contributions: &[Contribution]) -> Vec<Fea
         Signal::Dense | Signal::Words => 0.0,
     };
     let mut reasons: HashMap<FeatureId, (FeatureReason, f32)> = HashMap::new();
+    let mut add = |signal: Signal, contribution: &Contribution, share: f32| {
+        let Contribution { id, strength, .. } = *contribution;
+        let reason = FeatureReason { id, strength, contribution: 0.0, learned: false };
+        let (reason, learned) = reasons.entry(id).or_insert((reason, 0.0));
+        reason.contribution += share;
+        if signal == Signal::Feedback {
+            *learned += share;
+        }
+    };
     for Found { signal, part, .. } in found {
         let total: f32 = contributions.iter().map(|contribution| part_of(*signal, contribution).max(0.0)).sum();
-        if total <= 0.0 {
-            continue;
+        if total > 0.0 {
+            contributions.iter().for_each(|one| add(*signal, one, part * part_of(*signal, one) / total));
         }
-        for contribution in contributions {
-            let share = part * part_of(*signal, contribution) / total;
-            let Contribution { id, strength, .. } = *contribution;
-            let reason = FeatureReason { id, strength, contribution: 0.0, learned: false };
-            let (reason, learned) = reasons.entry(id).or_insert((reason, 0.0));
-            reason.contribution += share;
-            if *signal == Signal::Feedback {
-                *learned += share;
-            }
+    }
+    for (signal, part) in missed {
+        let total: f32 = contributions.iter().map(|contribution| part_of(*signal, contribution).min(0.0)).sum();
+        if total < 0.0 {
+            contributions.iter().for_each(|one| add(*signal, one, -part * part_of(*signal, one).min(0.0) / total));
         }
     }
     let mut reasons: Vec<FeatureReason> = reasons
@@ -153,13 +161,15 @@ mod tests {
             contribution(2, 1.2, 0.0, 0.0, 0.5),
             contribution(3, 0.7, -0.3, 0.0, 0.0),
         ];
-        let reasons = divide(&found, &contributions);
+        let reasons = divide(&found, &[], &contributions);
         let positive: f32 = reasons.iter().map(|reason| reason.contribution.max(0.0)).sum();
         assert!((positive - 0.5).abs() < 1e-6, "latents did not find it and add nothing: {reasons:?}");
         assert_eq!(
             sentence(&reasons, &found, &source.catalog()),
             "apology (1.8), regret (0.9); learned: please (1.2); words; dense 0.61; against: refund (0.7)"
         );
+        let missed = divide(&[], &[(Signal::Labels, 0.3), (Signal::Latents, 0.2)], &contributions[2..]);
+        assert_eq!(missed.iter().map(|reason| (reason.id, reason.contribution)).collect::<Vec<_>>(), [(3, -0.3)]);
         assert_eq!(listed(&reasons).last().map(|reason| reason.id), Some(3));
         assert_eq!(sentence(&[], &[], &source.catalog()), "");
     }
