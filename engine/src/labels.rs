@@ -254,7 +254,9 @@ impl Namer<'_> {
             }
         }
         // All forms of the chosen words count for how much they cover and how surely they tell.
-        let covering = candidates.iter().filter(|c| chosen.iter().any(|other| same_stem(other.word, c.word) || other.word == c.word));
+        let covering = candidates
+            .iter()
+            .filter(|c| chosen.iter().any(|other| same_stem(other.word, c.word) || other.word == c.word));
         let (mut coverage, mut strong, mut seen) = (0.0, 0.0, 0.0);
         for candidate in covering {
             coverage += candidate.share;
@@ -348,7 +350,8 @@ impl Namer<'_> {
         let mut label = join_words(best);
         let mut covered = share;
         // A second group, if it is not a part or a neighbour of the first.
-        let other = scored.iter().find(|(_, gram, share)| *share >= 0.15 && gram.iter().all(|word| !best.contains(word)));
+        let other =
+            scored.iter().find(|(_, gram, share)| *share >= 0.15 && gram.iter().all(|word| !best.contains(word)));
         if let Some((_, gram, share)) = other {
             label = format!("{label}, {}", join_words(gram));
             covered = (covered + share).min(1.0);
@@ -400,7 +403,11 @@ impl Namer<'_> {
         for example in &self.latent.examples {
             let piece = example.text.get(example.token.clone()).unwrap_or_default().to_lowercase();
             let word_at = |at: usize| example.text.as_bytes().get(at).is_some_and(u8::is_ascii_alphanumeric);
-            let before = if example.is_piece && example.token.start > 0 && word_at(example.token.start - 1) { "…" } else { "" };
+            let before = if example.is_piece && example.token.start > 0 && word_at(example.token.start - 1) {
+                "…"
+            } else {
+                ""
+            };
             let after = if example.is_piece && word_at(example.token.end) { "…" } else { "" };
             let count = counts.entry(format!("{before}{piece}{after}")).or_default();
             count.0 += example.activation;

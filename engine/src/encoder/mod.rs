@@ -142,12 +142,7 @@ impl Encoder {
         Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
     }
 
-    fn encode_batch(
-        &self,
-        texts: &[TokenizedText],
-        batch: &BatchStates,
-        scratch: &mut Scratch,
-    ) -> Vec<EncodedPiece> {
+    fn encode_batch(&self, texts: &[TokenizedText], batch: &BatchStates, scratch: &mut Scratch) -> Vec<EncodedPiece> {
         let width = self.reader.width();
         let last = &batch.layers[batch.layers.len() - 1];
         let mut encoded: Vec<EncodedPiece> = batch

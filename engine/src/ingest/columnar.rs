@@ -104,15 +104,15 @@ impl Columnar {
             }
             let is_text = self.wanted.text_columns.contains(name);
             let known = self.wanted.known.get(name).cloned();
-            let data_type =
-                if is_text { DataType::Utf8 } else { known.unwrap_or_else(|| field.data_type().clone()) };
+            let data_type = if is_text { DataType::Utf8 } else { known.unwrap_or_else(|| field.data_type().clone()) };
             arrays.push(self.cast(name, array, &data_type, first)?);
             fields.push(Field::new(name, data_type, true));
         }
         let keys = if self.wanted.key.is_some() { keys.or_else(|| Some(vec![None; batch.num_rows()])) } else { None };
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let converted = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options);
-        let converted = converted.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
+        let converted =
+            converted.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
         let rows = (first..first + batch.num_rows() as u64).collect();
         Ok(Rows { batch: converted, rows, keys })
     }
@@ -178,9 +178,10 @@ fn storable_type(data_type: &DataType) -> DataType {
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, values) => storable_type(values),
         DataType::RunEndEncoded(_, values) => storable_type(values.data_type()),
-        DataType::List(field) | DataType::LargeList(field) | DataType::ListView(field) | DataType::LargeListView(field) => {
-            DataType::List(item(field))
-        }
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field) => DataType::List(item(field)),
         DataType::FixedSizeList(field, n) => DataType::FixedSizeList(item(field), *n),
         DataType::Struct(fields) => DataType::Struct(
             fields.iter().map(|field| Field::new(field.name(), storable_type(field.data_type()), true)).collect(),
@@ -198,11 +199,17 @@ impl RowSource for Columnar {
     fn prepare(&mut self, wanted: Wanted) -> Result<()> {
         for name in wanted.text_columns.iter() {
             let Ok(field) = self.schema.field_with_name(name) else { continue };
-            if matches!(field.data_type(), DataType::List(_) | DataType::Struct(_) | DataType::Binary | DataType::LargeBinary) {
+            if matches!(
+                field.data_type(),
+                DataType::List(_) | DataType::Struct(_) | DataType::Binary | DataType::LargeBinary
+            ) {
                 let texts = self.schema.fields().iter().filter(|f| *f.data_type() == DataType::Utf8);
                 let hint = did_you_mean(name, texts.map(|f| f.name().as_str()));
-                let message =
-                    format!("{}: column '{name}' is {}, which cannot be read as text{hint}", self.name, field.data_type());
+                let message = format!(
+                    "{}: column '{name}' is {}, which cannot be read as text{hint}",
+                    self.name,
+                    field.data_type()
+                );
                 return Err(Error::new(ErrorKind::Data, message));
             }
         }

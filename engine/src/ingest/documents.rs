@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListBuilder, Float16Builder, Float32Builder, ListBuilder, RecordBatch, StringArray,
-    UInt32Builder, new_null_array,
+    Array, ArrayRef, AsArray, FixedSizeListBuilder, Float16Builder, Float32Builder, ListBuilder, RecordBatch,
+    StringArray, UInt32Builder, new_null_array,
 };
 use arrow::datatypes::{DataType, SchemaRef};
 use saequel_udfs::FeatureId;
@@ -66,7 +66,10 @@ pub(super) fn stored_batch(
                 n_spans.append_value(document.n_spans);
             }
             Ok(document) => {
-                return Err(wrong(&format!("expected an embedding of width {width}, got {}", document.embedding.len())));
+                return Err(wrong(&format!(
+                    "expected an embedding of width {width}, got {}",
+                    document.embedding.len()
+                )));
             }
             Err(_) => {
                 embeddings.values().append_nulls(width as usize);
@@ -113,5 +116,6 @@ pub(super) fn stored_batch(
             .unwrap_or_else(|| new_null_array(field.data_type(), n))
     };
     let arrays = stored.fields().iter().map(column).collect();
-    RecordBatch::try_new(stored.clone(), arrays).map_err(|error| wrong("columns do not fit the corpus").with_source(error))
+    RecordBatch::try_new(stored.clone(), arrays)
+        .map_err(|error| wrong("columns do not fit the corpus").with_source(error))
 }

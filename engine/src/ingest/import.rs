@@ -123,7 +123,8 @@ async fn run(
             Ok(())
         })
         .await?;
-    let total = if others.is_empty() { first.total.map(|n| options.limit.map_or(n, |limit| n.min(limit))) } else { None };
+    let total =
+        if others.is_empty() { first.total.map(|n| options.limit.map_or(n, |limit| n.min(limit))) } else { None };
     progress.stage(&format!("import into '{}'", options.corpus), total, "documents");
     let on_conflict = options.on_conflict;
     let mut writer = Writer {
@@ -150,7 +151,8 @@ async fn run(
             stop.store(true, Ordering::Relaxed);
             writer.commit(&mut words).await?;
             let done = writer.report.written + writer.report.updated;
-            let message = format!("stopped on request; {done} documents are stored, the same import goes on from there");
+            let message =
+                format!("stopped on request; {done} documents are stored, the same import goes on from there");
             return Err(Error::new(ErrorKind::Cancelled, message));
         }
         // Waiting is interrupted so that a commit is made in time, and a request to stop is heard.
@@ -204,9 +206,11 @@ fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
     dictionaries
         .iter()
         .map(|name| {
-            known.iter().find(|dictionary| dictionary.name == *name).map(|dictionary| dictionary.first_id).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("dictionary '{name}' is not in the catalog"))
-            })
+            known
+                .iter()
+                .find(|dictionary| dictionary.name == *name)
+                .map(|dictionary| dictionary.first_id)
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("dictionary '{name}' is not in the catalog")))
         })
         .collect()
 }

@@ -35,7 +35,9 @@ pub(super) enum Kind {
     Int,
     Float,
     Date,
-    Timestamp { utc: bool },
+    Timestamp {
+        utc: bool,
+    },
     Text,
     List(Box<Kind>),
 }
@@ -83,7 +85,8 @@ impl Kind {
     fn of_time(text: &str) -> Self {
         let bytes = text.as_bytes();
         let digits = |range: std::ops::Range<usize>| bytes[range].iter().all(u8::is_ascii_digit);
-        let dated = bytes.len() >= 10 && digits(0..4) && bytes[4] == b'-' && digits(5..7) && bytes[7] == b'-' && digits(8..10);
+        let dated =
+            bytes.len() >= 10 && digits(0..4) && bytes[4] == b'-' && digits(5..7) && bytes[7] == b'-' && digits(8..10);
         if !dated || bytes.len() > 40 || parse_time(text).is_none() {
             return Self::Text;
         }
@@ -91,7 +94,9 @@ impl Kind {
             return Self::Date;
         }
         let time = &bytes[10..];
-        Self::Timestamp { utc: time.ends_with(b"Z") || time.ends_with(b"z") || time.contains(&b'+') || time.contains(&b'-') }
+        Self::Timestamp {
+            utc: time.ends_with(b"Z") || time.ends_with(b"z") || time.contains(&b'+') || time.contains(&b'-'),
+        }
     }
 
     /// The narrowest kind that holds both.
@@ -211,7 +216,9 @@ pub(super) fn build(cells: &[Option<&Cell>], data_type: &DataType, keep_empty: b
             let array = arrow::compute::cast_with_options(&texts, other, &options);
             let array = array.map_err(|error| Misfit { row: 0, reason: error.to_string() })?;
             if let Some(row) = (0..cells.len()).find(|row| array.is_null(*row) && texts.is_valid(*row)) {
-                return Err(cells[row].map_or(Misfit { row, reason: String::new() }, |cell| misfit(row, cell, data_type)));
+                return Err(
+                    cells[row].map_or(Misfit { row, reason: String::new() }, |cell| misfit(row, cell, data_type))
+                );
             }
             array
         }
@@ -350,7 +357,8 @@ mod tests {
         let texts = build(&cells, &DataType::Utf8, true).ok().unwrap();
         assert_eq!((texts.null_count(), texts.as_string::<i32>().value(1)), (0, ""));
         let time = Cell::Raw("1970-01-01T02:00:00+02:00".to_owned());
-        let array = build(&[Some(&time)], &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false).ok().unwrap();
+        let array =
+            build(&[Some(&time)], &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false).ok().unwrap();
         assert_eq!(array.as_primitive::<TimestampMicrosecondType>().value(0), 0);
     }
 }

@@ -99,15 +99,18 @@ pub(super) fn start(
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
         thread.map(drop).map_err(|error| Error::new(ErrorKind::Resources, "cannot start a thread").with_source(error))
     };
-    spawn("saequel-read", Box::new(move || {
-        let mut reading = reading;
-        let end = match reading.all(&to_encoder, &stop) {
-            Ok(()) => Ok(None),
-            Err(error) => Err(error),
-        };
-        // The receiver is gone only if the import has ended already.
-        let _ = to_encoder.blocking_send(end);
-    }))?;
+    spawn(
+        "saequel-read",
+        Box::new(move || {
+            let mut reading = reading;
+            let end = match reading.all(&to_encoder, &stop) {
+                Ok(()) => Ok(None),
+                Err(error) => Err(error),
+            };
+            // The receiver is gone only if the import has ended already.
+            let _ = to_encoder.blocking_send(end);
+        }),
+    )?;
     spawn("saequel-encode", Box::new(move || encode_all(chunks, encoder.as_ref(), &to_writer)))?;
     Ok(messages)
 }
@@ -285,7 +288,9 @@ impl Reading {
         };
         match key {
             None => bad("it is empty, so the document has no identity"),
-            Some(key) if key.len() > LONGEST_ID => bad(&format!("it has {} bytes, at most {LONGEST_ID} are possible", key.len())),
+            Some(key) if key.len() > LONGEST_ID => {
+                bad(&format!("it has {} bytes, at most {LONGEST_ID} are possible", key.len()))
+            }
             Some(key) => Ok(key.to_owned()),
         }
     }

@@ -159,7 +159,9 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
             named(given).then(|| given.to_owned())
         }),
     };
-    for (what, column) in text_columns.iter().map(|column| ("text column", column)).chain(key.iter().map(|k| ("key", k))) {
+    for (what, column) in
+        text_columns.iter().map(|column| ("text column", column)).chain(key.iter().map(|k| ("key", k)))
+    {
         if !named(column) {
             let message = format!("{name}: there is no column '{column}' for the {what}{}", hint(column, &columns));
             return Err(Error::new(ErrorKind::Data, message));
@@ -186,7 +188,9 @@ pub(super) fn check_column(source: &str, column: &str, key: Option<&str>) -> Res
     match schema::reserved(column) {
         None => Ok(()),
         Some(why) => {
-            let message = format!("{source}: a column cannot be called '{column}': {why}; rename it, for example to 'my_{column}'");
+            let message = format!(
+                "{source}: a column cannot be called '{column}': {why}; rename it, for example to 'my_{column}'"
+            );
             Err(Error::new(ErrorKind::Data, message))
         }
     }
@@ -206,11 +210,13 @@ fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&st
         [only] => Ok((*only).to_owned()),
         [] => {
             let all: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
-            let message = format!("{name}: no column holds text; name one to read (--text), there are: {}", all.join(", "));
+            let message =
+                format!("{name}: no column holds text; name one to read (--text), there are: {}", all.join(", "));
             Err(Error::new(ErrorKind::Query, message))
         }
         several => {
-            let message = format!("{name}: several columns hold text; name those to read (--text): {}", several.join(", "));
+            let message =
+                format!("{name}: several columns hold text; name those to read (--text): {}", several.join(", "));
             Err(Error::new(ErrorKind::Query, message))
         }
     }

@@ -86,14 +86,17 @@ impl Csv {
         let header = reader.byte_headers().map_err(|error| csv_error(&name, error))?.clone();
         let mut columns = Vec::with_capacity(header.len());
         for (at, field) in header.iter().enumerate() {
-            let field = std::str::from_utf8(field).map_err(|error| match not_utf8(&format!("{name}, header"), field, error) {
-                Trouble::Record(error) | Trouble::Fatal(error) => error,
-                Trouble::LeftOut(reason) => Error::new(ErrorKind::Data, reason),
+            let field = std::str::from_utf8(field).map_err(|error| {
+                match not_utf8(&format!("{name}, header"), field, error) {
+                    Trouble::Record(error) | Trouble::Fatal(error) => error,
+                    Trouble::LeftOut(reason) => Error::new(ErrorKind::Data, reason),
+                }
             })?;
             let field = field.trim();
             let column = if field.is_empty() { format!("column_{}", at + 1) } else { field.to_owned() };
             if columns.contains(&column) {
-                let message = format!("{name}, header: two columns are called '{column}'; rename one of them in the file");
+                let message =
+                    format!("{name}, header: two columns are called '{column}'; rename one of them in the file");
                 return Err(Error::new(ErrorKind::Data, message));
             }
             columns.push(column);
@@ -245,7 +248,9 @@ impl Json {
             let bytes = bytes.map_err(|error| cannot_read(&format!("{}, line {}", self.name, self.line), error))?;
             if bytes.is_empty() {
                 return match self.array {
-                    _ if depth > 0 => Err(self.fatal(begins, "the object that begins here does not end: the file is cut off")),
+                    _ if depth > 0 => {
+                        Err(self.fatal(begins, "the object that begins here does not end: the file is cut off"))
+                    }
                     Array::Inside => Err(self.fatal(self.line, "the array does not end: the file is cut off")),
                     _ => Ok(None),
                 };

@@ -41,7 +41,8 @@ impl Format {
             "arrow" | "ipc" | "feather" => Self::Arrow,
             "text" | "txt" => Self::Text,
             other => {
-                let message = format!("unknown format '{other}'; there are: csv, tsv, json, jsonl, parquet, arrow, text");
+                let message =
+                    format!("unknown format '{other}'; there are: csv, tsv, json, jsonl, parquet, arrow, text");
                 return Err(Error::new(ErrorKind::Query, message));
             }
         })
@@ -202,7 +203,9 @@ impl Input {
 pub(super) fn cannot_open(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            let near = path.parent().and_then(|dir| std::fs::read_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).ok());
+            let near = path
+                .parent()
+                .and_then(|dir| std::fs::read_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).ok());
             let names: Vec<String> = near
                 .map(|entries| entries.flatten().map(|entry| entry.file_name().display().to_string()).collect())
                 .unwrap_or_default();

@@ -161,7 +161,8 @@ impl Inferred {
             let renamed = self.rename.iter().find(|(from, _)| from == old);
             let name = renamed.map_or_else(|| storable_name(old), |(_, to)| to.clone());
             if self.columns.iter().any(|(other, _)| *other == name) {
-                let message = format!("{}: two columns are called '{name}'; give one another name with --rename", self.name);
+                let message =
+                    format!("{}: two columns are called '{name}'; give one another name with --rename", self.name);
                 return Err(Error::new(ErrorKind::Data, message));
             }
             self.columns.push((name, Kind::Unknown));
@@ -200,7 +201,8 @@ impl Inferred {
                 }
                 let is_text = self.wanted.text_columns.contains(name);
                 // At the end of the source a column of nulls alone is kept as text.
-                let Some(data_type) = self.data_type(name, kind).or_else(|| self.ended.then_some(DataType::Utf8)) else {
+                let Some(data_type) = self.data_type(name, kind).or_else(|| self.ended.then_some(DataType::Utf8))
+                else {
                     continue;
                 };
                 let cells: Vec<Option<&Cell>> =
@@ -237,7 +239,10 @@ impl Inferred {
             }
             let key = self.wanted.key.as_ref().and_then(|key| self.columns.iter().position(|(name, _)| name == key));
             let keys = key.map(|at| {
-                records.iter().map(|record| record.cells.get(at)?.as_ref().map(to_text).filter(|t| !t.is_empty())).collect()
+                records
+                    .iter()
+                    .map(|record| record.cells.get(at)?.as_ref().map(to_text).filter(|t| !t.is_empty()))
+                    .collect()
             });
             let keys = if self.wanted.key.is_some() { keys.or_else(|| Some(vec![None; records.len()])) } else { None };
             let options = RecordBatchOptions::new().with_row_count(Some(records.len()));

@@ -67,10 +67,7 @@ impl Bert {
                 linear(attention.pp("value"), width, width)?,
             );
             blocks.push(Block {
-                qkv: (
-                    Tensor::cat(&[&query.0, &key.0, &value.0], 0)?,
-                    Tensor::cat(&[&query.1, &key.1, &value.1], 0)?,
-                ),
+                qkv: (Tensor::cat(&[&query.0, &key.0, &value.0], 0)?, Tensor::cat(&[&query.1, &key.1, &value.1], 0)?),
                 attended: linear(vb.pp("attention.output.dense"), width, width)?,
                 attended_norm: norm(vb.pp("attention.output.LayerNorm"))?,
                 inner: linear(vb.pp("intermediate.dense"), width, config.intermediate_size)?,

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn damaged_and_missing_files_are_told_apart() {
-        let source = Source { name: "r", repository: "o/r", package: "p", files: &[("a", HELLO), ("b", HELLO), ("c", HELLO)] };
+        let source =
+            Source { name: "r", repository: "o/r", package: "p", files: &[("a", HELLO), ("b", HELLO), ("c", HELLO)] };
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "hello").unwrap();
         fs::write(dir.path().join("b"), "hullo").unwrap();

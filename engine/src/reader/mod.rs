@@ -62,8 +62,7 @@ impl Reader {
             .map_err(|_| Error::new(ErrorKind::Internal, format!("reader '{name}': expected three files")))?;
         let config: bert::Config =
             serde_json::from_slice(&config).map_err(|error| damaged(fetch::CONFIG, error.into()))?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&tokenizer).map_err(|error| damaged(fetch::TOKENIZER, error))?;
+        let mut tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|error| damaged(fetch::TOKENIZER, error))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| damaged(fetch::TOKENIZER, error))?;
         let special = |token: &str| {

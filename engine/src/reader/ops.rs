@@ -157,8 +157,16 @@ impl CustomOp1 for Attention<'_> {
                 product.run(at(0), at(1), scores);
                 exponentiate(scores, length, inverse_sums);
                 let out = &mut out[start * width + h * head..];
-                MatMul { n: head, k: length, a_stride: length, out_stride: width, transposed: false, scale: 1.0, ..product }
-                    .run(scores, at(2), out);
+                MatMul {
+                    n: head,
+                    k: length,
+                    a_stride: length,
+                    out_stride: width,
+                    transposed: false,
+                    scale: 1.0,
+                    ..product
+                }
+                .run(scores, at(2), out);
                 for (row, inverse) in out.chunks_mut(width).zip(inverse_sums.iter()) {
                     for value in &mut row[..head] {
                         *value *= inverse;
@@ -268,7 +276,8 @@ mod tests {
     fn add_norm_agrees_with_candle() {
         let (x, residual, gain_shift) = (random(9, 40), random(9, 40), random(2, 40));
         let sum = (&x + &residual).unwrap();
-        let want = candle_nn::ops::layer_norm_slow(&sum, &gain_shift.get(0).unwrap(), &gain_shift.get(1).unwrap(), 1e-12);
+        let want =
+            candle_nn::ops::layer_norm_slow(&sum, &gain_shift.get(0).unwrap(), &gain_shift.get(1).unwrap(), 1e-12);
         assert!(distance(&add_norm(&x, &residual, &gain_shift, 1e-12).unwrap(), &want.unwrap()) < 1e-5);
     }
 }

@@ -198,7 +198,6 @@ impl Reader {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

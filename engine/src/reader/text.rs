@@ -195,7 +195,12 @@ mod tests {
         for (start, part) in text.match_indices(|c: char| !c.is_whitespace()) {
             match tokens.last_mut() {
                 Some(Token { end, .. }) if *end as usize == start && !".!?".contains(part) => *end += part.len() as u32,
-                _ => tokens.push(Token { id: 0, start: start as u32, end: (start + part.len()) as u32, begins_word: true }),
+                _ => tokens.push(Token {
+                    id: 0,
+                    start: start as u32,
+                    end: (start + part.len()) as u32,
+                    begins_word: true,
+                }),
             }
         }
         tokens
@@ -210,7 +215,10 @@ mod tests {
     #[test]
     fn sentences_end_at_marks_and_lines() {
         assert_eq!(spans_of("I am very sorry. Is that all right?"), ["I am very sorry.", "Is that all right?"]);
-        assert_eq!(spans_of("one two three four\nfive six seven eight"), ["one two three four", "five six seven eight"]);
+        assert_eq!(
+            spans_of("one two three four\nfive six seven eight"),
+            ["one two three four", "five six seven eight"]
+        );
         // Three tokens are too few: joined to the next, or to the one before at the end.
         assert_eq!(spans_of("Oh no! I am very sorry. Bye."), ["Oh no! I am very sorry. Bye."]);
         assert_eq!(spans_of("Sure!"), ["Sure!"]);

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::Path;
 
 use half::f16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use saequel_udfs::Level;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{LatentInfo, Sae};
@@ -130,7 +130,8 @@ impl Sae {
     }
 
     fn from_files(shown: &str, json: &[u8], tensors: &[u8], features: &[u8]) -> Result<Self> {
-        let damaged = |file: &str, message: String| Error::new(ErrorKind::Corrupt, format!("{shown}/{file}: {message}"));
+        let damaged =
+            |file: &str, message: String| Error::new(ErrorKind::Corrupt, format!("{shown}/{file}: {message}"));
         let spec: Spec = serde_json::from_slice(json).map_err(|error| damaged(JSON, error.to_string()))?;
         if spec.format != FORMAT {
             return Err(damaged(JSON, format!("format {} is unknown, expected {FORMAT}; update saequel", spec.format)));
@@ -218,10 +219,7 @@ impl Sae {
     }
 
     /// A dictionary of these weights, nothing known of its latents yet.
-    pub(crate) fn new(
-        spec: Spec,
-        [encoder, encoder_bias, decoder, decoder_bias, mean]: [Vec<f32>; 5],
-    ) -> Self {
+    pub(crate) fn new(spec: Spec, [encoder, encoder_bias, decoder, decoder_bias, mean]: [Vec<f32>; 5]) -> Self {
         let latents = (0..spec.width as u32).map(|latent| LatentInfo { latent, ..LatentInfo::default() }).collect();
         Self { spec, encoder, encoder_bias, decoder, decoder_bias, mean, latents }
     }

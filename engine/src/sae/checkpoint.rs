@@ -56,7 +56,8 @@ impl Trainer {
         let wrong = |what: String| Error::new(ErrorKind::Corrupt, format!("checkpoint {shown} {what}"));
         let bytes = std::fs::read(path)
             .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {shown}")).with_source(error))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(format!("is damaged: {error}")))?;
+        let (_, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|error| wrong(format!("is damaged: {error}")))?;
         if metadata.metadata().as_ref().and_then(|metadata| metadata.get(RECIPE)).is_none_or(|found| found != recipe) {
             return Err(wrong("belongs to a training with other options".to_owned()));
         }

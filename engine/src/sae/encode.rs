@@ -179,8 +179,7 @@ impl Sae {
             let row = &rows[i * inputs..(i + 1) * inputs];
             let (latents, activations) = sparse.row(i);
             let reconstruction = &mut scratch.reconstruction;
-            let error =
-                squared_residual(row, &self.decoder_bias, &self.decoder, latents, activations, reconstruction);
+            let error = squared_residual(row, &self.decoder_bias, &self.decoder, latents, activations, reconstruction);
             residual += f64::from(error);
             total += f64::from(squared_length(row));
         }

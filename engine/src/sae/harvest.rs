@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::tensor::{Dtype, Metadata, TensorView};
 use saequel_udfs::Level;
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::artifact::LevelName;
@@ -103,7 +103,10 @@ pub(crate) fn harvest(
                 Error::new(ErrorKind::Corrupt, format!("cannot read {}", recipe_path.display())).with_source(error)
             })?;
             let covered = recipe.hooks.iter().all(|hook| found.hooks.contains(hook));
-            if !covered || (&found.reader, &found.input, &found.text_column) != (&recipe.reader, &recipe.input, &recipe.text_column) {
+            if !covered
+                || (&found.reader, &found.input, &found.text_column)
+                    != (&recipe.reader, &recipe.input, &recipe.text_column)
+            {
                 let message = format!(
                     "{} holds hidden states of other texts or hook points ({:?}); remove it or take another folder",
                     dir.display(),
@@ -215,8 +218,14 @@ fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]
     put("token_end", tokens().map(|token| token.end << 1 | u32::from(token.begins_word)).collect());
     let spans = tokenized.iter().flat_map(|text| text.pieces.iter().flat_map(|piece| &piece.spans));
     put("span_end", spans.map(|span| span.end as u32).collect());
-    tensors.push(("texts".to_owned(), Dtype::U8, vec![views.iter().map(|t| t.len()).sum()], views.concat().into_bytes()));
-    let views = tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    tensors.push((
+        "texts".to_owned(),
+        Dtype::U8,
+        vec![views.iter().map(|t| t.len()).sum()],
+        views.concat().into_bytes(),
+    ));
+    let views =
+        tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
     let bytes = views
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .and_then(|views| safetensors::serialize(views, None))

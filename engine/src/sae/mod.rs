@@ -5,6 +5,7 @@
 //! `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an activation is the length of what a latent contributes.
 
 mod artifact;
+mod checkpoint;
 pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
@@ -13,7 +14,6 @@ mod samples;
 pub(crate) mod survey;
 pub(crate) mod texts;
 mod train;
-mod checkpoint;
 mod trainer;
 
 use crate::error::{Error, ErrorKind, Result};

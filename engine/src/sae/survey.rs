@@ -212,12 +212,11 @@ impl Survey {
             let unit = Unit::open(path)?;
             let states = unit.states(hook)?;
             let blocks: Vec<&[f16]> = states.chunks(ROWS * width).collect();
-            let encoded =
-                parallel(blocks.len(), threads, |(rows, scratch): &mut (Vec<f32>, EncodeScratch), i| {
-                    rows.resize(blocks[i].len(), 0.0);
-                    blocks[i].convert_to_f32_slice(rows);
-                    Ok(encode(sae, rows, scratch))
-                })?;
+            let encoded = parallel(blocks.len(), threads, |(rows, scratch): &mut (Vec<f32>, EncodeScratch), i| {
+                rows.resize(blocks[i].len(), 0.0);
+                blocks[i].convert_to_f32_slice(rows);
+                Ok(encode(sae, rows, scratch))
+            })?;
             let mut all = SparseRows::default();
             for (rows, residual, total) in &encoded {
                 all.extend(rows, 0..rows.len());
@@ -260,19 +259,20 @@ impl Survey {
             }
             let views: Vec<&str> = texts.iter().map(String::as_str).collect();
             let tokenized = reader.tokenize(&views)?;
-            let pieces = reader.read(&tokenized, &[sae.layer()], |scratch: &mut EncodeScratch, batch: &BatchStates| {
-                let encoded = batch.pieces.iter().map(|piece| {
-                    let states = &batch.layers[0][piece.rows.start * width..piece.rows.end * width];
-                    let mut rows = Vec::new();
-                    if sae.level() == Level::Token {
-                        rows.extend_from_slice(states);
-                    } else {
-                        span_means(&tokenized[piece.doc], piece.piece, states, width, &mut rows);
-                    }
-                    encode(sae, &mut rows, scratch)
-                });
-                Ok(encoded.collect::<Vec<_>>())
-            })?;
+            let pieces =
+                reader.read(&tokenized, &[sae.layer()], |scratch: &mut EncodeScratch, batch: &BatchStates| {
+                    let encoded = batch.pieces.iter().map(|piece| {
+                        let states = &batch.layers[0][piece.rows.start * width..piece.rows.end * width];
+                        let mut rows = Vec::new();
+                        if sae.level() == Level::Token {
+                            rows.extend_from_slice(states);
+                        } else {
+                            span_means(&tokenized[piece.doc], piece.piece, states, width, &mut rows);
+                        }
+                        encode(sae, &mut rows, scratch)
+                    });
+                    Ok(encoded.collect::<Vec<_>>())
+                })?;
             for ((text, tokenized), pieces) in texts.into_iter().zip(tokenized).zip(pieces) {
                 let mut rows = SparseRows::default();
                 for (piece, residual, total) in &pieces {

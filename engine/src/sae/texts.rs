@@ -151,7 +151,8 @@ mod tests {
     fn files_are_read_in_turn_and_errors_name_the_line() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a.jsonl"), dir.path().join("b.txt"));
-        std::fs::write(&a, "{\"text\": \"one\"}\n\n{\"text\": \" \"}\n{\"text\": \"two\"}\n{\"text\": \"three\"}\n").unwrap();
+        std::fs::write(&a, "{\"text\": \"one\"}\n\n{\"text\": \" \"}\n{\"text\": \"two\"}\n{\"text\": \"three\"}\n")
+            .unwrap();
         std::fs::write(&b, "whole\nfile").unwrap();
         let mut source = TextSource::open(&[a.clone(), b], "text", 2).unwrap();
         let mut turns = Vec::new();

@@ -127,7 +127,8 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     check(options)?;
     let reader = Reader::load(&options.reader, &options.engine, progress)?;
     if options.layer > reader.n_layers() {
-        let message = format!("layer {}: reader '{}' has layers 0 to {}", options.layer, reader.name(), reader.n_layers());
+        let message =
+            format!("layer {}: reader '{}' has layers 0 to {}", options.layer, reader.name(), reader.n_layers());
         return Err(Error::new(ErrorKind::Query, message));
     }
     let hook = Hook::new(options.layer, options.level);

@@ -334,8 +334,11 @@ impl Trainer {
             }
             let mut of_row: Vec<Kept> = found
                 .iter()
-                .map(|&(activation, at)| {
-                    Kept { row: (n + i) as u32, latent: dead[at as usize] as u32, activation, gradient: 0.0 }
+                .map(|&(activation, at)| Kept {
+                    row: (n + i) as u32,
+                    latent: dead[at as usize] as u32,
+                    activation,
+                    gradient: 0.0,
                 })
                 .collect();
             // What is missing is the opposite of the error.
@@ -393,8 +396,11 @@ impl Trainer {
                     for (i, bias_gradient) in bias_gradients.iter_mut().enumerate() {
                         let latent = part * share + i;
                         let at = i * inputs..(i + 1) * inputs;
-                        let encoder =
-                            RowMut { value: &mut ev[at.clone()], first: &mut ef[at.clone()], second: &mut es[at.clone()] };
+                        let encoder = RowMut {
+                            value: &mut ev[at.clone()],
+                            first: &mut ef[at.clone()],
+                            second: &mut es[at.clone()],
+                        };
                         let decoder =
                             RowMut { value: &mut dv[at.clone()], first: &mut df[at.clone()], second: &mut ds[at] };
                         let kept = &by_latent[offsets[latent]..offsets[latent + 1]];
@@ -496,9 +502,9 @@ mod tests {
         for row in trainer.decoder.value.chunks_exact(inputs) {
             assert!((simd::dot(row, row) - 1.0).abs() < 1e-4);
         }
-        let found = directions.chunks_exact(inputs).filter(|direction| {
-            trainer.decoder.value.chunks_exact(inputs).any(|row| simd::dot(row, direction) > 0.9)
-        });
+        let found = directions
+            .chunks_exact(inputs)
+            .filter(|direction| trainer.decoder.value.chunks_exact(inputs).any(|row| simd::dot(row, direction) > 0.9));
         assert!(found.count() >= 18);
     }
 

@@ -1,10 +1,23 @@
 //! Arithmetic on slices: no SQL, no Arrow. Each has a slow, obvious reference in its tests.
 
+pub mod agreement;
+pub mod bm25;
+pub mod clustering;
 pub mod cooccurrence;
 pub mod correlation;
 pub mod counting;
+pub mod dense;
 pub mod diff;
+pub mod eigen;
+pub mod fusion;
+pub mod kmeans;
+pub mod log_odds;
+pub mod random;
+pub mod retrieval;
 pub mod similarity;
+pub mod sparse;
+pub mod spectral;
 pub mod statistics;
 pub mod sums;
+pub mod top_k;
 pub mod words;

@@ -1,10 +1,14 @@
 //! Table functions, one a file, and [`exec`]: how their work becomes a table.
 
+pub mod cluster;
 pub mod correlate;
 pub mod diff;
+mod document_columns;
 pub mod echoes;
 pub mod exec;
 pub mod pairing;
+pub mod retrieve;
+pub mod search_features;
 pub mod similar_features;
 
 use std::sync::Arc;
@@ -23,5 +27,9 @@ pub fn functions(source: &SharedSource) -> Vec<(&'static str, Arc<dyn TableFunct
         ("diff", diff::diff_udtf(source)),
         ("correlate", correlate::correlate_udtf(source)),
         ("similar_features", similar_features::similar_features_udtf(source)),
+        ("cluster", cluster::cluster_udtf(source)),
+        ("cluster_summary", cluster::cluster_summary_udtf(source)),
+        ("retrieve", retrieve::retrieve_udtf(source)),
+        ("search_features", search_features::search_features_udtf(source)),
     ]
 }

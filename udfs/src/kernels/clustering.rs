@@ -1,0 +1,240 @@
+//! Groups documents, chooses how many groups there are, and says how far each can be relied on.
+//!
+//! *Number*: the eigengap of the scaled similarity (`spectral::eigengap`) over 2 to 12, on at most 1,000 documents.
+//! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 5,000 otherwise)
+//! are drawn and grouped anew from another start; a group's stability is the mean of its best Jaccard overlap with a
+//! new group (Hennig 2007, "Cluster-wise assessment of cluster stability": above 0.75 is stable, below 0.5 dissolved).
+//! *Membership*: `1 - d1 / d2` of the distances to the nearest and the next centre (the simplified silhouette of
+//! Hruschka 2006): 1 at the centre, 0 halfway between two.
+
+use rayon::prelude::*;
+
+use crate::kernels::agreement::best_overlaps;
+use crate::kernels::kmeans::{KMeans, Rows, nearest, spherical_kmeans};
+use crate::kernels::random::Random;
+use crate::kernels::spectral::{Affinity, eigengap, embed};
+
+/// Most groups that are chosen without being asked for.
+pub const MOST_CHOSEN: usize = 12;
+/// A document whose membership is lower lies between groups: it is *unclear*.
+pub const CLEAR_MEMBERSHIP: f32 = 0.05;
+/// Times that the documents are grouped anew.
+pub const RESAMPLES: usize = 10;
+
+const CHOICE_SAMPLE: usize = 1_000;
+const AFFINITY_RESAMPLE: usize = 1_000;
+const ROWS_RESAMPLE: usize = 5_000;
+const ITERATIONS: usize = 100;
+
+/// What is grouped.
+#[derive(Debug, Clone)]
+pub enum Points {
+    /// A similarity of every pair: spectral clustering.
+    Affinity(Affinity),
+    /// Vectors of length 1, or 0 where a document says nothing: spherical k-means.
+    Rows(Rows),
+}
+
+impl Points {
+    /// Number of documents.
+    pub fn len(&self) -> usize {
+        match self {
+            Points::Affinity(affinity) => affinity.len(),
+            Points::Rows(rows) => rows.len(),
+        }
+    }
+
+    /// Whether there is no document.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn select(&self, positions: &[usize]) -> Self {
+        match self {
+            Points::Affinity(affinity) => Points::Affinity(affinity.select(positions)),
+            Points::Rows(rows) => Points::Rows(rows.select(positions)),
+        }
+    }
+
+    /// Groups into at most `k`; of each document the position in the space of the centroids comes along.
+    fn group(&self, k: usize, starts: usize, seed: u64) -> (KMeans, Option<Rows>) {
+        match self {
+            Points::Affinity(affinity) => {
+                let rows = embed(&affinity.leading_eigenpairs(k, seed), k, affinity.len());
+                (spherical_kmeans(&rows, k, starts, ITERATIONS, seed), Some(rows))
+            }
+            Points::Rows(rows) => (spherical_kmeans(rows, k, starts, ITERATIONS, seed), None),
+        }
+    }
+
+    fn resample_size(&self) -> usize {
+        let most = match self {
+            Points::Affinity(_) => AFFINITY_RESAMPLE,
+            Points::Rows(_) => ROWS_RESAMPLE,
+        };
+        (self.len() * 4 / 5).min(most)
+    }
+}
+
+/// Where a document belongs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// Its group.
+    pub cluster: usize,
+    /// How clearly, 0 to 1.
+    pub membership: f32,
+    /// Cosine to the group's centre, -1 to 1: the larger, the more central.
+    pub centrality: f32,
+}
+
+/// Groups of documents.
+#[derive(Debug, Clone)]
+pub struct Clustering {
+    /// Place of each document; none if it says nothing or lies between groups.
+    pub places: Vec<Option<Place>>,
+    /// Centres of length 1; for [`Points::Rows`] others can be placed by them.
+    pub centroids: Rows,
+    /// Stability of each group, 0 to 1; none if there are too few documents to draw from.
+    pub stability: Vec<Option<f64>>,
+}
+
+impl Clustering {
+    /// Number of groups.
+    pub fn len(&self) -> usize {
+        self.centroids.len()
+    }
+
+    /// Whether there is no group.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where a row of length 1 belongs among `centroids`; none for a row of zeros or one between two groups.
+pub fn place(row: &[f32], centroids: &Rows) -> Option<Place> {
+    let (cluster, first, second) = nearest(row, centroids)?;
+    let distance = |cosine: f32| (2.0 - 2.0 * cosine).max(0.0).sqrt();
+    let membership = if distance(second) > 0.0 { 1.0 - distance(first) / distance(second) } else { 0.0 };
+    (membership >= CLEAR_MEMBERSHIP).then_some(Place { cluster, membership, centrality: first })
+}
+
+/// The number of groups that the documents suggest, 1 to [`MOST_CHOSEN`].
+pub fn choose_k(points: &Points, seed: u64) -> usize {
+    let sample = Random::new(seed, 0xC401).sample(points.len(), CHOICE_SAMPLE);
+    let affinity = match points.select(&sample) {
+        Points::Affinity(affinity) => affinity,
+        Points::Rows(rows) => Affinity::cosine(&rows),
+    };
+    eigengap(&affinity.leading_eigenpairs(MOST_CHOSEN + 1, seed).values, MOST_CHOSEN)
+}
+
+/// Groups the documents into `k`, or as many as [`choose_k`] says. Fewer come out if there are fewer different
+/// documents. The same seed gives the same groups.
+pub fn cluster(points: &Points, k: Option<usize>, seed: u64) -> Clustering {
+    let k = k.unwrap_or_else(|| choose_k(points, seed));
+    let starts = if points.len() > 20_000 { 3 } else { 10 };
+    let (groups, own_rows) = points.group(k, starts, seed);
+    let rows = match (&own_rows, points) {
+        (Some(rows), _) | (None, Points::Rows(rows)) => rows,
+        (None, Points::Affinity(_)) => &Rows::default(),
+    };
+    let places = (0..rows.len()).into_par_iter().map(|row| place(rows.row(row), &groups.centroids)).collect();
+    let stability = stability(points, &groups, k, seed);
+    Clustering { places, centroids: groups.centroids, stability }
+}
+
+fn stability(points: &Points, reference: &KMeans, k: usize, seed: u64) -> Vec<Option<f64>> {
+    let n_groups = reference.centroids.len();
+    let size = points.resample_size();
+    if size < 2 || n_groups == 0 {
+        return vec![None; n_groups];
+    }
+    let overlaps: Vec<Vec<Option<f64>>> = (1..=RESAMPLES as u64)
+        .into_par_iter()
+        .map(|draw| {
+            let chosen = Random::new(seed, 0x57AB + draw).sample(points.len(), size);
+            let (again, _) = points.select(&chosen).group(k, 3, seed.wrapping_add(draw));
+            let expected: Vec<Option<usize>> = chosen.iter().map(|&row| reference.assignment[row]).collect();
+            best_overlaps(&expected, &again.assignment, n_groups)
+        })
+        .collect();
+    (0..n_groups)
+        .map(|group| {
+            let known: Vec<f64> = overlaps.iter().filter_map(|overlaps| overlaps[group]).collect();
+            (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::agreement::adjusted_rand_index;
+    use crate::kernels::dense::normalise;
+
+    /// `k` groups around random directions.
+    fn planted(n: usize, k: usize, noise: f64) -> (Rows, Vec<Option<usize>>) {
+        let mut random = Random::new(11, 0);
+        let centres: Vec<Vec<f64>> = (0..k).map(|_| (0..16).map(|_| random.normal()).collect()).collect();
+        let mut rows = Rows { values: Vec::new(), width: 16 };
+        for i in 0..n {
+            let mut row: Vec<f32> = centres[i % k].iter().map(|c| (c + noise * random.normal()) as f32).collect();
+            normalise(&mut row);
+            rows.values.extend(row);
+        }
+        (rows, (0..n).map(|i| Some(i % k)).collect())
+    }
+
+    fn groups(clustering: &Clustering) -> Vec<Option<usize>> {
+        clustering.places.iter().map(|place| place.map(|place| place.cluster)).collect()
+    }
+
+    #[test]
+    fn finds_number_and_members_both_ways_and_knows_they_are_stable() {
+        let (rows, truth) = planted(1_200, 4, 0.3);
+        for points in [Points::Affinity(Affinity::cosine(&rows)), Points::Rows(rows.clone())] {
+            let found = cluster(&points, None, 5);
+            assert_eq!(found.len(), 4);
+            assert!(adjusted_rand_index(&groups(&found), &truth) > 0.97);
+            assert!(
+                found.stability.iter().all(|stability| stability.is_some_and(|s| s > 0.9)),
+                "{:?}",
+                found.stability
+            );
+            let again = cluster(&points, None, 5);
+            assert_eq!((found.places, found.stability), (again.places, again.stability));
+        }
+    }
+
+    #[test]
+    fn groups_that_are_not_there_are_not_stable() {
+        let mut random = Random::new(3, 3);
+        let mut rows = Rows { values: Vec::new(), width: 16 };
+        for _ in 0..600 {
+            let mut row: Vec<f32> = (0..16).map(|_| random.normal() as f32).collect();
+            normalise(&mut row);
+            rows.values.extend(row);
+        }
+        let found = cluster(&Points::Rows(rows), Some(6), 1);
+        let mean = found.stability.iter().flatten().sum::<f64>() / found.len() as f64;
+        assert!(mean < 0.5, "{:?}", found.stability);
+        assert!(found.places.iter().filter(|place| place.is_none()).count() > 30);
+    }
+
+    #[test]
+    fn identical_few_and_no_documents() {
+        let same = Rows { values: [1.0, 0.0].repeat(20), width: 2 };
+        for points in [Points::Rows(same.clone()), Points::Affinity(Affinity::cosine(&same))] {
+            for k in [None, Some(3)] {
+                let found = cluster(&points, k, 1);
+                assert_eq!(found.len(), 1, "{points:?} {k:?}");
+                assert!(found.places.iter().all(|place| place.is_some_and(|place| place.membership > 0.99)));
+            }
+        }
+        for n in [0, 1, 2] {
+            let few = Rows { values: [1.0, 0.0, 0.0, 1.0][..2 * n].to_vec(), width: 2 };
+            assert_eq!(cluster(&Points::Rows(few.clone()), Some(9), 1).len(), n);
+            assert!(cluster(&Points::Affinity(Affinity::cosine(&few)), None, 1).len() <= 1);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `cluster(set, about, ...)` and `cluster_summary(set, about, ...)`: groups of documents that share features.
+//!
+//! `about` says which features count: ids, labels and concepts, or phrases, which stand for the features whose labels
+//! are most like them; without it all visible features do. Up to 3,000 documents are grouped by spectral clustering on
+//! the Jaccard similarity of their present features (arXiv 2512.10092, section 4.3); more by spherical k-means on
+//! idf-weighted saturated activations, projected on their 20 (all features: 50) leading directions and fitted on at
+//! most 50,000 documents drawn from the seed. `view => 'dense'` groups the embeddings instead: plain topics.
+//!
+//! ```sql
+//! SELECT cluster_name, count(*) FROM cluster('answers', 'how the answer is laid out', k => 6) GROUP BY 1;
+//! SELECT name, size, stability, top_features FROM cluster_summary('answers', 'how the answer is laid out', k => 6);
+//! ```
+//!
+//! `cluster` gives one row a document, in the order of the set, `cluster_summary` one a group, largest first; both do
+//! the same computation, so that equal arguments (and data) give equal groups. A document that has no selected feature,
+//! or lies between two groups (membership below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not
+//! given), stability and membership are defined in `kernels::clustering`; `k` may come out smaller where there are
+//! fewer different documents. Options: `k`, `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
+//! `view => 'features' | 'dense'`, `n_features` (per `about`, default 200), `include_hidden`, `dictionary`, `level`.
+
+mod describe;
+mod options;
+mod passes;
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    ArrayRef, Float32Array, Float64Array, Float64Builder, Int64Array, ListBuilder, RecordBatch, StringArray,
+    StringBuilder, StructBuilder, UInt32Builder,
+};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::internal_datafusion_err;
+use datafusion::error::Result;
+
+use self::describe::{Group, describe};
+use self::options::{Options, select};
+use self::passes::{Medians, Model, Placed, fit, place_all};
+use crate::SharedSource;
+use crate::catalog::FeatureCatalog;
+use crate::table::exec::{Computation, ComputedTable, Request};
+
+/// Name of the group of documents that belong to none.
+const UNCLEAR: &str = "unclear";
+
+static DOCUMENT_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        Field::new("doc_id", DataType::Utf8, false),
+        Field::new("cluster_id", DataType::Int64, false),
+        Field::new("cluster_name", DataType::Utf8, false),
+        Field::new("membership", DataType::Float32, false),
+    ]))
+});
+
+static FEATURE_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
+    Fields::from(vec![
+        Field::new("feature_id", DataType::UInt32, true),
+        Field::new("label", DataType::Utf8, true),
+        Field::new("frequency_in", DataType::Float64, true),
+        Field::new("frequency_out", DataType::Float64, true),
+        Field::new("difference", DataType::Float64, true),
+        Field::new("lift", DataType::Float64, true),
+    ])
+});
+
+static SUMMARY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let features = Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true);
+    let texts = Field::new("item", DataType::Utf8, true);
+    Arc::new(Schema::new(vec![
+        Field::new("cluster_id", DataType::Int64, false),
+        Field::new("name", DataType::Utf8, false),
+        Field::new("size", DataType::Int64, false),
+        Field::new("share", DataType::Float64, false),
+        Field::new("stability", DataType::Float64, true),
+        Field::new("top_features", DataType::List(Arc::new(features)), false),
+        Field::new("central_doc_ids", DataType::List(Arc::new(texts)), false),
+    ]))
+});
+
+/// The table functions `cluster` and `cluster_summary`.
+#[derive(Debug)]
+struct Cluster {
+    source: SharedSource,
+    summary: bool,
+}
+
+/// `cluster(set, about, ...)` over `source`.
+pub fn cluster_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Cluster { source: Arc::clone(source), summary: false })
+}
+
+/// `cluster_summary(set, about, ...)` over `source`.
+pub fn cluster_summary_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
+    Arc::new(Cluster { source: Arc::clone(source), summary: true })
+}
+
+impl TableFunctionImpl for Cluster {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let function = if self.summary { "cluster_summary" } else { "cluster" };
+        let options = Options::parse(function, args.exprs())?;
+        Ok(ComputedTable::provider(ClusterCall { source: Arc::clone(&self.source), summary: self.summary, options }))
+    }
+}
+
+#[derive(Debug)]
+struct ClusterCall {
+    source: SharedSource,
+    summary: bool,
+    options: Options,
+}
+
+impl fmt::Display for ClusterCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Computation for ClusterCall {
+    fn name(&self) -> &'static str {
+        self.options.function
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(if self.summary { &SUMMARY_SCHEMA } else { &DOCUMENT_SCHEMA })
+    }
+
+    async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
+        let (source, options) = (&self.source, &self.options);
+        let catalog = source.catalog();
+        let selected = select(source, options).await?;
+        let medians = medians(&catalog);
+        let model = fit(source, options, &selected, &medians, &request).await?;
+        let placed = place_all(source, options, &selected, &medians, &model, !self.summary, &request).await?;
+        let groups = describe(&placed, &selected, &catalog);
+        let batch =
+            if self.summary { summary_batch(&placed, &groups, &model)? } else { document_batch(placed, &groups)? };
+        Ok(vec![batch])
+    }
+}
+
+/// Medians of activations by feature id; half the 90th percentile, or 1, where they are not known.
+fn medians(catalog: &FeatureCatalog) -> Medians {
+    let mut medians = vec![1.0f32; catalog.id_bound()];
+    for feature in catalog.features() {
+        if let Some(median) = medians.get_mut(feature.id as usize) {
+            let positive = |value: f32| (value > 0.0 && value.is_finite()).then_some(value);
+            *median = positive(feature.q50).or_else(|| positive(0.5 * feature.q90)).unwrap_or(1.0);
+        }
+    }
+    Arc::new(medians)
+}
+
+fn document_batch(placed: Placed, groups: &[Group]) -> Result<RecordBatch> {
+    let mut shown: Vec<(i64, &str)> = vec![(-1, UNCLEAR); placed.sizes.len()];
+    for (number, group) in (0..).zip(groups) {
+        shown[group.cluster] = (number, &group.name);
+    }
+    let unclear = placed.sizes.len() - 1;
+    let group_of =
+        |place: &Option<crate::kernels::clustering::Place>| shown[place.map_or(unclear, |place| place.cluster)];
+    let memberships = placed.places.iter().map(|place| place.map_or(0.0, |place| place.membership));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(&placed.doc_ids)),
+        Arc::new(Int64Array::from_iter_values(placed.places.iter().map(|place| group_of(place).0))),
+        Arc::new(StringArray::from_iter_values(placed.places.iter().map(|place| group_of(place).1))),
+        Arc::new(Float32Array::from_iter_values(memberships)),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(&DOCUMENT_SCHEMA), columns)?)
+}
+
+fn summary_batch(placed: &Placed, groups: &[Group], model: &Model) -> Result<RecordBatch> {
+    let total: u64 = placed.sizes.iter().sum();
+    let n_unclear = placed.sizes.last().copied().unwrap_or(0);
+    let unclear = Group { cluster: usize::MAX, name: UNCLEAR.to_owned(), size: n_unclear, features: Vec::new() };
+    let rows: Vec<(i64, &Group)> = (0..).zip(groups).chain((n_unclear > 0).then_some((-1, &unclear))).collect();
+    let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), rows.len()))
+        .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
+    let mut central = ListBuilder::new(StringBuilder::new());
+    let missing = || internal_datafusion_err!("cluster_summary: field of the feature list is missing");
+    for (_, group) in &rows {
+        for feature in &group.features {
+            let row = features.values();
+            row.field_builder::<UInt32Builder>(0).ok_or_else(missing)?.append_value(feature.id);
+            row.field_builder::<StringBuilder>(1).ok_or_else(missing)?.append_value(&feature.label);
+            let difference = feature.frequency_in - feature.frequency_out;
+            let numbers = [feature.frequency_in, feature.frequency_out, difference, feature.lift];
+            for (field, number) in (2..).zip(numbers) {
+                row.field_builder::<Float64Builder>(field).ok_or_else(missing)?.append_value(number);
+            }
+            row.append(true);
+        }
+        features.append(true);
+        for doc_id in placed.central.get(group.cluster).into_iter().flatten() {
+            central.values().append_value(doc_id);
+        }
+        central.append(true);
+    }
+    let stability = |group: &Group| model.stability.get(group.cluster).copied().flatten();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|(number, _)| *number).collect::<Int64Array>()),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, group)| &group.name))),
+        Arc::new(rows.iter().map(|(_, group)| group.size as i64).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|(_, group)| group.size as f64 / total as f64).collect::<Float64Array>()),
+        Arc::new(rows.iter().map(|(_, group)| stability(group)).collect::<Float64Array>()),
+        Arc::new(features.finish()),
+        Arc::new(central.finish()),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(&SUMMARY_SCHEMA), columns)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! What a call of `cluster` or `cluster_summary` asks for, and the features that it is about.
+
+use std::fmt;
+
+use datafusion::common::{exec_err, plan_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::Expr;
+
+use crate::SharedSource;
+use crate::args::Arguments;
+use crate::catalog::{FeatureCatalog, FeatureRef, FeatureSelection};
+use crate::features::FeatureId;
+use crate::kernels::retrieval::most_similar;
+use crate::table::exec::blocking;
+
+/// A label below this cosine is not even distantly about the phrase.
+const ABOUT_FLOOR: f32 = 0.05;
+/// Most groups that may be asked for.
+const MOST_CLUSTERS: usize = 1_000;
+
+/// How documents are grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Spectral clustering where every pair can be compared, k-means otherwise.
+    Auto,
+    /// Spectral clustering on the Jaccard similarity of present features.
+    JaccardSpectral,
+    /// Spherical k-means.
+    KMeans,
+}
+
+/// A call, checked.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) function: &'static str,
+    pub(super) set: String,
+    /// What the groups shall be about; all visible features otherwise.
+    pub(super) about: Option<String>,
+    /// Groups wanted; chosen if not given.
+    pub(super) k: Option<usize>,
+    pub(super) seed: u64,
+    pub(super) method: Method,
+    /// Whether the embeddings are grouped, not the features.
+    pub(super) dense: bool,
+    /// Features that a phrase of `about` stands for.
+    pub(super) n_features: usize,
+    pub(super) selection: FeatureSelection,
+}
+
+impl Options {
+    pub(super) fn parse(function: &'static str, exprs: &[Expr]) -> Result<Self> {
+        let mut args = Arguments::parse(function, exprs)?;
+        let set = args.positional("set").required_text()?;
+        let about = args.positional("about").text()?.filter(|about| !about.trim().is_empty());
+        let k = args.named("k").count()?;
+        let seed = args.named("seed").count_or(0)? as u64;
+        let method = match args.named("method").choice_or(&["auto", "jaccard-spectral", "kmeans"], "auto")? {
+            "jaccard-spectral" => Method::JaccardSpectral,
+            "kmeans" => Method::KMeans,
+            _ => Method::Auto,
+        };
+        let dense = args.named("view").choice_or(&["features", "dense"], "features")? == "dense";
+        let n_features = args.named("n_features").count_or(200)?;
+        let selection = FeatureSelection::from_args(&mut args)?;
+        args.finish()?;
+        if let Some(k) = k
+            && !(1..=MOST_CLUSTERS).contains(&k)
+        {
+            return plan_err!("{function}: expected from 1 to {MOST_CLUSTERS} for 'k', got {k}");
+        }
+        if n_features == 0 {
+            return plan_err!("{function}: expected at least 1 for 'n_features', got 0");
+        }
+        if dense && about.is_some() {
+            return plan_err!(
+                "{function}: view 'dense' groups by everything at once and cannot be narrowed by 'about'; leave out one of them"
+            );
+        }
+        if dense && method == Method::JaccardSpectral {
+            return plan_err!(
+                "{function}: method 'jaccard-spectral' compares features; with view 'dense' use 'kmeans'"
+            );
+        }
+        Ok(Self { function, set, about, k, seed, method, dense, n_features, selection })
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}('{}'", self.function, self.set)?;
+        if let Some(about) = &self.about {
+            write!(f, ", about => '{about}'")?;
+        }
+        if let Some(k) = self.k {
+            write!(f, ", k => {k}")?;
+        }
+        let method = match self.method {
+            Method::Auto => "auto",
+            Method::JaccardSpectral => "jaccard-spectral",
+            Method::KMeans => "kmeans",
+        };
+        let view = if self.dense { "dense" } else { "features" };
+        write!(f, ", seed => {}, method => '{method}', view => '{view}')", self.seed)
+    }
+}
+
+/// The features that documents are compared by: `slots[id]` is a feature's column, if it is among them.
+#[derive(Debug, Clone)]
+pub(super) struct Selected {
+    pub(super) slots: Vec<Option<u32>>,
+    pub(super) n_slots: usize,
+}
+
+impl Selected {
+    fn from_ids(ids: impl IntoIterator<Item = FeatureId>, id_bound: usize) -> Self {
+        let mut slots = vec![None; id_bound];
+        for id in ids {
+            if let Some(slot) = slots.get_mut(id as usize) {
+                *slot = Some(0);
+            }
+        }
+        let mut n_slots = 0;
+        for slot in slots.iter_mut().flatten() {
+            *slot = n_slots;
+            n_slots += 1;
+        }
+        Self { slots, n_slots: n_slots as usize }
+    }
+
+    /// Column of a feature.
+    pub(super) fn slot(&self, id: FeatureId) -> Option<u32> {
+        self.slots.get(id as usize).copied().flatten()
+    }
+}
+
+/// Finds the features that the call is about.
+///
+/// Each part of `about` between commas is an id, a label or a concept, or else a phrase, which stands for the features
+/// whose labels are most like it (`n_features` shared among the phrases); the union counts (arXiv 2512.10092, 4.3).
+pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<Selected> {
+    let catalog = source.catalog();
+    let function = options.function;
+    let visible = catalog.select(function, &options.selection)?;
+    let Some(about) = &options.about else {
+        let ids = (0..).zip(&visible).filter(|(_, selected)| **selected).map(|(id, _)| id);
+        return Ok(Selected::from_ids(ids, catalog.id_bound()));
+    };
+    let (mut ids, phrases) = explicit(function, &catalog, about)?;
+    if !phrases.is_empty() {
+        let (source, n_features) = (std::sync::Arc::clone(source), options.n_features);
+        let found = blocking(function, move |_| {
+            let labels = source.label_embeddings()?;
+            let texts: Vec<&str> = phrases.iter().map(String::as_str).collect();
+            let mut ids: Vec<FeatureId> = Vec::new();
+            let per_phrase = (n_features / phrases.len()).max(1);
+            for encoded in source.encode(&texts)? {
+                let allowed = |row: usize| visible.get(labels.ids[row] as usize).copied().unwrap_or(false);
+                let rows =
+                    most_similar(&encoded.embedding, &labels.values, labels.width, labels.ids.len(), ABOUT_FLOOR);
+                let rows = rows.into_iter().map(|(row, _)| row).filter(|row| allowed(*row)).take(per_phrase);
+                ids.extend(rows.map(|row| labels.ids[row]));
+            }
+            Ok(ids)
+        })
+        .await?;
+        ids.extend(found);
+    }
+    if ids.is_empty() {
+        return exec_err!(
+            "{function}: no feature is about '{about}'; look for names with SELECT * FROM search_features('{}')",
+            about.replace('\'', "''")
+        );
+    }
+    Ok(Selected::from_ids(ids, catalog.id_bound()))
+}
+
+/// The features that parts of `about` name, and the parts that are phrases.
+fn explicit(function: &str, catalog: &FeatureCatalog, about: &str) -> Result<(Vec<FeatureId>, Vec<String>)> {
+    let ids_of = |reference: FeatureRef| match reference {
+        FeatureRef::Feature(id) => vec![id],
+        FeatureRef::Concept(members) => {
+            members.into_iter().filter(|member| member.1 > 0.0).map(|member| member.0).collect()
+        }
+    };
+    if let Ok(whole) = catalog.resolve(function, about) {
+        return Ok((ids_of(whole), Vec::new()));
+    }
+    let (mut ids, mut phrases) = (Vec::new(), Vec::new());
+    for part in about.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match catalog.resolve(function, part) {
+            Ok(reference) => ids.extend(ids_of(reference)),
+            // A number is meant as an id; that there is no such feature must be said.
+            Err(error) if part.parse::<FeatureId>().is_ok() => return Err(error),
+            Err(_) => phrases.push(part.to_owned()),
+        }
+    }
+    Ok((ids, phrases))
+}

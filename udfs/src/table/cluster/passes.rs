@@ -1,0 +1,326 @@
+//! The passes over a set: drawing the documents that the groups are fitted on, fitting, and placing every document.
+
+use std::sync::Arc;
+
+use datafusion::common::{exec_err, resources_datafusion_err};
+use datafusion::error::{DataFusionError, Result};
+use futures::TryStreamExt;
+
+use super::options::{Method, Options, Selected};
+use crate::SharedSource;
+use crate::feature_source::DocumentColumn;
+use crate::features::{FeatureId, FeaturesView};
+use crate::kernels::clustering::{Place, Points, cluster, place};
+use crate::kernels::dense::{normalise, widen};
+use crate::kernels::kmeans::Rows;
+use crate::kernels::random::Random;
+use crate::kernels::retrieval::saturate;
+use crate::kernels::sparse::{Projection, SparseRows};
+use crate::kernels::spectral::Affinity;
+use crate::kernels::top_k::TopK;
+use crate::table::document_columns::{Embeddings, IdLists, texts};
+use crate::table::exec::{Request, blocking};
+
+/// Most documents of which every pair is compared: 36 MB of similarities.
+pub(super) const MOST_COMPARED: usize = 3_000;
+/// Documents that k-means is fitted on; the others are placed by its centres.
+const FEATURE_SAMPLE: usize = 50_000;
+const DENSE_SAMPLE: usize = 20_000;
+/// Dimensions that features are projected to: fewer where they are about one thing.
+const WIDTH_ABOUT: usize = 20;
+const WIDTH_ALL: usize = 50;
+/// Central documents kept of each group.
+const N_CENTRAL: usize = 5;
+
+/// Medians of the features' activations, by id, above 0.
+pub(super) type Medians = Arc<Vec<f32>>;
+
+/// Documents drawn from the set.
+struct Sample {
+    /// Values of one row, ascending by column: saturated activations by slot, or an embedding.
+    rows: Vec<(u64, Vec<(u32, f32)>)>,
+    embeddings: Vec<(u64, Vec<f32>)>,
+    /// Documents with each selected feature.
+    n_with: Vec<u64>,
+    n_docs: u64,
+}
+
+/// How documents are placed.
+enum Placing {
+    /// All at once, by their place in the stream.
+    ByPosition(Vec<Option<Place>>),
+    /// By their selected features.
+    Projected { idf: Vec<f32>, projection: Projection, centroids: Rows },
+    /// By their embeddings.
+    Embedded(Rows),
+}
+
+/// Groups with what is needed to place documents.
+pub(super) struct Model {
+    placing: Placing,
+    n_clusters: usize,
+    pub(super) stability: Vec<Option<f64>>,
+}
+
+/// Every document with its place, and what describes the groups.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// Ids in the order of the set; empty unless they were asked for.
+    pub(super) doc_ids: Vec<String>,
+    /// Beside the ids.
+    pub(super) places: Vec<Option<Place>>,
+    /// Documents of each group; the last entry counts the unclear ones.
+    pub(super) sizes: Vec<u64>,
+    /// Documents with a feature, by group and id, beside `sizes`.
+    pub(super) n_with: Vec<Vec<u32>>,
+    /// Most central documents of each group, best first.
+    pub(super) central: Vec<Vec<String>>,
+}
+
+/// Draws and fits.
+pub(super) async fn fit(
+    source: &SharedSource,
+    options: &Options,
+    selected: &Selected,
+    medians: &Medians,
+    request: &Request,
+) -> Result<Model> {
+    let memory = request.memory(options.function);
+    let sample = draw(source, options, selected, medians, &memory).await?;
+    if options.method == Method::JaccardSpectral && sample.n_docs > MOST_COMPARED as u64 {
+        return exec_err!(
+            "{}: method 'jaccard-spectral' compares every pair and takes at most {MOST_COMPARED} documents, '{}' has {}; \
+             use method => 'kmeans', or narrow the set with WHERE",
+            options.function,
+            options.set,
+            sample.n_docs
+        );
+    }
+    let spectral = !options.dense && options.method != Method::KMeans && sample.n_docs <= MOST_COMPARED as u64;
+    if spectral {
+        let n = sample.n_docs as usize;
+        grow(&memory, options.function, 2 * n * n * size_of::<f32>())?;
+    }
+    let (k, seed, n_slots) = (options.k, options.seed, selected.n_slots);
+    let width = if options.about.is_some() { WIDTH_ABOUT } else { WIDTH_ALL };
+    let model = blocking(options.function, move |_| {
+        let (placing, clustering) = if !sample.embeddings.is_empty() {
+            let width = sample.embeddings.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
+            let mut rows = Rows { values: Vec::with_capacity(width * sample.embeddings.len()), width };
+            for (_, values) in &sample.embeddings {
+                let start = rows.values.len();
+                rows.values.extend(values);
+                rows.values.resize(start + width, 0.0);
+            }
+            let clustering = cluster(&Points::Rows(rows), k, seed);
+            (Placing::Embedded(clustering.centroids.clone()), clustering)
+        } else if spectral {
+            let sets = telling_sets(&sample);
+            let clustering = cluster(&Points::Affinity(Affinity::jaccard(&sets, n_slots)), k, seed);
+            (Placing::ByPosition(clustering.places.clone()), clustering)
+        } else {
+            let idf: Vec<f32> = sample.n_with.iter().map(|&with| idf(with, sample.n_docs)).collect();
+            let mut rows = SparseRows::new(n_slots);
+            for (_, row) in &sample.rows {
+                let weighted: Vec<(u32, f32)> =
+                    row.iter().map(|&(slot, value)| (slot, value * idf[slot as usize])).collect();
+                rows.push_normalised(&weighted);
+            }
+            let projection = Projection::fit(&rows, width, seed);
+            let clustering = cluster(&Points::Rows(projection.apply_all(&rows)), k, seed);
+            let centroids = clustering.centroids.clone();
+            (Placing::Projected { idf, projection, centroids }, clustering)
+        };
+        Ok(Model { placing, n_clusters: clustering.len(), stability: clustering.stability })
+    })
+    .await?;
+    Ok(model)
+}
+
+/// `ln(1 + N / n)`: never zero, so that documents with nothing but common features still have a direction.
+fn idf(n_with: u64, n_docs: u64) -> f32 {
+    (1.0 + n_docs as f32 / n_with.max(1) as f32).ln()
+}
+
+/// The documents' sets of features that tell some of them apart: in two documents at least, in nine of ten at most.
+/// If no feature does, all are kept.
+fn telling_sets(sample: &Sample) -> Vec<Vec<u32>> {
+    let telling = |slot: u32| {
+        let with = sample.n_with[slot as usize];
+        with >= 2 && with * 10 <= sample.n_docs * 9
+    };
+    let any = (0..sample.n_with.len() as u32).any(telling);
+    let keep = |row: &[(u32, f32)]| row.iter().map(|&(slot, _)| slot).filter(|&slot| !any || telling(slot)).collect();
+    sample.rows.iter().map(|(_, row)| keep(row)).collect()
+}
+
+/// A seeded uniform sample (reservoir, Vitter's algorithm R), in the order of the set.
+async fn draw(
+    source: &SharedSource,
+    options: &Options,
+    selected: &Selected,
+    medians: &Medians,
+    memory: &datafusion::execution::memory_pool::MemoryReservation,
+) -> Result<Sample> {
+    let column = if options.dense { DocumentColumn::Embedding } else { DocumentColumn::Features };
+    let limit = if options.dense { DENSE_SAMPLE } else { FEATURE_SAMPLE };
+    let mut sample = Sample { rows: vec![], embeddings: vec![], n_with: vec![0; selected.n_slots], n_docs: 0 };
+    let mut random = Random::new(options.seed, 0x5A3B);
+    let mut stream = source.documents(&options.set, &[column]).await?;
+    while let Some(batch) = stream.try_next().await? {
+        let n_rows = batch.num_rows();
+        let mut drawn: Vec<Option<usize>> = Vec::with_capacity(n_rows);
+        for _ in 0..n_rows {
+            let position = sample.n_docs;
+            sample.n_docs += 1;
+            drawn.push(if position < limit as u64 {
+                Some(position as usize)
+            } else {
+                Some(random.below(position + 1) as usize).filter(|slot| *slot < limit)
+            });
+        }
+        let first = sample.n_docs - n_rows as u64;
+        if options.dense {
+            let embeddings = Embeddings::try_new(options.function, batch.column(0))?;
+            for (row, target) in drawn.iter().enumerate() {
+                let Some(target) = *target else { continue };
+                put(&mut sample.embeddings, target, first + row as u64, unit(embeddings.row(row)), memory, options)?;
+            }
+        } else {
+            let features = FeaturesView::try_new(options.function, batch.column(0))?;
+            for (row, target) in drawn.iter().enumerate() {
+                for slot in features.ids(row).iter().filter_map(|&id| selected.slot(id)) {
+                    sample.n_with[slot as usize] += 1;
+                }
+                let Some(target) = *target else { continue };
+                let values = selected_values(&features, row, selected, medians);
+                put(&mut sample.rows, target, first + row as u64, values, memory, options)?;
+            }
+        }
+    }
+    sample.rows.sort_unstable_by_key(|(position, _)| *position);
+    sample.embeddings.sort_unstable_by_key(|(position, _)| *position);
+    Ok(sample)
+}
+
+fn put<T>(
+    rows: &mut Vec<(u64, Vec<T>)>,
+    target: usize,
+    position: u64,
+    values: Vec<T>,
+    memory: &datafusion::execution::memory_pool::MemoryReservation,
+    options: &Options,
+) -> Result<()> {
+    if target < rows.len() {
+        rows[target] = (position, values);
+    } else {
+        grow(memory, options.function, size_of::<(u64, Vec<T>)>() + values.len() * size_of::<T>())?;
+        rows.push((position, values));
+    }
+    Ok(())
+}
+
+fn grow(memory: &datafusion::execution::memory_pool::MemoryReservation, function: &str, n_bytes: usize) -> Result<()> {
+    memory.try_grow(n_bytes).map_err(|error: DataFusionError| {
+        resources_datafusion_err!(
+            "{function}: {}; narrow the set with WHERE, or raise the memory limit",
+            error.strip_backtrace()
+        )
+    })
+}
+
+/// Saturated activations of the selected features of a row, by slot.
+fn selected_values(features: &FeaturesView, row: usize, selected: &Selected, medians: &Medians) -> Vec<(u32, f32)> {
+    let value = |(&id, activation): (&FeatureId, &half::f16)| {
+        Some((selected.slot(id)?, saturate(activation.to_f32(), medians[id as usize])))
+    };
+    features.ids(row).iter().zip(features.activations(row)).filter_map(value).collect()
+}
+
+fn unit(embedding: &[half::f16]) -> Vec<f32> {
+    let mut values = Vec::new();
+    widen(embedding, &mut values);
+    normalise(&mut values);
+    values
+}
+
+/// Places every document, counting the features of each group.
+pub(super) async fn place_all(
+    source: &SharedSource,
+    options: &Options,
+    selected: &Selected,
+    medians: &Medians,
+    model: &Model,
+    keep_documents: bool,
+    request: &Request,
+) -> Result<Placed> {
+    let memory = request.memory(options.function);
+    let id_bound = medians.len();
+    let n_groups = model.n_clusters + 1;
+    grow(&memory, options.function, n_groups * id_bound * size_of::<u32>())?;
+    let mut placed =
+        Placed { sizes: vec![0; n_groups], n_with: vec![vec![0; id_bound]; n_groups], ..Placed::default() };
+    let mut central: Vec<TopK<String>> = (0..model.n_clusters).map(|_| TopK::new(N_CENTRAL)).collect();
+    let columns = match model.placing {
+        Placing::ByPosition(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids],
+        Placing::Projected { .. } => vec![DocumentColumn::DocId, DocumentColumn::Features],
+        Placing::Embedded(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids, DocumentColumn::Embedding],
+    };
+    let mut position = 0usize;
+    let mut stream = source.documents(&options.set, &columns).await?;
+    while let Some(batch) = stream.try_next().await? {
+        let doc_ids = texts(options.function, "doc_id", batch.column(0))?;
+        let features = match model.placing {
+            Placing::Projected { .. } => Some(FeaturesView::try_new(options.function, batch.column(1))?),
+            _ => None,
+        };
+        let id_lists = match features {
+            None => Some(IdLists::try_new(options.function, batch.column(1))?),
+            Some(_) => None,
+        };
+        let embeddings = match model.placing {
+            Placing::Embedded(_) => Some(Embeddings::try_new(options.function, batch.column(2))?),
+            _ => None,
+        };
+        for row in 0..batch.num_rows() {
+            let found = match &model.placing {
+                Placing::ByPosition(places) => places.get(position).copied().flatten(),
+                Placing::Projected { idf, projection, centroids } => features.as_ref().and_then(|features| {
+                    let values = selected_values(features, row, selected, medians);
+                    let weighted = values.iter().map(|&(slot, value)| (slot as usize, value * idf[slot as usize]));
+                    place(&projection.apply(weighted), centroids)
+                }),
+                Placing::Embedded(centroids) => embeddings.as_ref().and_then(|embeddings| {
+                    let mut values = unit(embeddings.row(row));
+                    values.resize(centroids.width, 0.0);
+                    place(&values, centroids)
+                }),
+            };
+            let group = found.map_or(model.n_clusters, |place| place.cluster);
+            placed.sizes[group] += 1;
+            let ids = match (&features, &id_lists) {
+                (Some(features), _) => features.ids(row),
+                (None, Some(lists)) => lists.row(row),
+                (None, None) => &[],
+            };
+            for &id in ids {
+                if let Some(count) = placed.n_with[group].get_mut(id as usize) {
+                    *count += 1;
+                }
+            }
+            let doc_id = doc_ids.value(row);
+            if let Some(found) = found {
+                central[found.cluster].offer(found.centrality, position as u64, || doc_id.to_owned());
+            }
+            if keep_documents {
+                grow(&memory, options.function, size_of::<(String, Option<Place>)>() + doc_id.len())?;
+                placed.doc_ids.push(doc_id.to_owned());
+                placed.places.push(found);
+            }
+            position += 1;
+        }
+    }
+    placed.central =
+        central.into_iter().map(|top| top.into_sorted().into_iter().map(|ranked| ranked.item).collect()).collect();
+    Ok(placed)
+}

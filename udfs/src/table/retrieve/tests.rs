@@ -1,0 +1,207 @@
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{Float32Type, Int64Type};
+use datafusion::error::Result;
+
+use crate::MemorySource;
+use crate::kernels::random::Random;
+
+const FILLER: [&str; 12] =
+    ["river", "table", "engine", "garden", "window", "paper", "cloud", "stone", "winter", "market", "bridge", "letter"];
+
+/// A property with two words of its own; documents use one of them among words that say nothing.
+fn source() -> MemorySource {
+    MemorySource::with_words(
+        &[
+            ("apology", &["sorry", "apologise", "apology"]),
+            ("refund of money", &["refund", "reimburse"]),
+            ("weather", &["rain", "sunny"]),
+            ("politeness", &["please", "kindly"]),
+        ],
+        vec![],
+    )
+}
+
+fn put(source: &MemorySource, texts: &[String]) {
+    let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+    source.put_texts("answers", &texts, vec![]).unwrap();
+}
+
+fn filler(random: &mut Random, n: usize) -> String {
+    (0..n).map(|_| FILLER[random.below(12) as usize]).collect::<Vec<_>>().join(" ")
+}
+
+async fn run(source: &MemorySource, sql: &str) -> Result<RecordBatch> {
+    let session = source.session()?;
+    let frame = session.sql(sql).await?;
+    let schema = std::sync::Arc::new(frame.schema().as_arrow().clone());
+    Ok(arrow::compute::concat_batches(&schema, &frame.collect().await?)?)
+}
+
+fn strings(batch: &RecordBatch, column: &str) -> StringArray {
+    batch.column_by_name(column).unwrap().as_string::<i32>().clone()
+}
+
+fn ids(batch: &RecordBatch) -> Vec<String> {
+    strings(batch, "doc_id").iter().flatten().map(str::to_owned).collect()
+}
+
+async fn message(source: &MemorySource, sql: &str) -> String {
+    run(source, sql).await.unwrap_err().strip_backtrace()
+}
+
+#[tokio::test]
+async fn features_find_what_the_words_do_not_say() {
+    let source = source();
+    let mut random = Random::new(1, 0);
+    let texts: Vec<String> = (0..300)
+        .map(|i| if i % 30 == 7 { format!("{} apologise", filler(&mut random, 8)) } else { filler(&mut random, 9) })
+        .collect();
+    put(&source, &texts);
+    let sql =
+        "SELECT * FROM retrieve('answers', 'sorry', named_argument('k', 10), named_argument('signals', 'latents'))";
+    let hits = run(&source, sql).await.unwrap();
+    let mut found = ids(&hits);
+    found.sort_by_key(|id| id[1..].parse::<usize>().unwrap_or(0));
+    let expected: Vec<String> = (0..10).map(|i| format!("d{}", 30 * i + 7)).collect();
+    assert_eq!(found, expected, "'sorry' and 'apologise' share a feature and no word");
+    assert_eq!(strings(&hits, "reasons").value(0), "apology (1.0)");
+
+    let sql = "SELECT * FROM retrieve('answers', 'apology', named_argument('limit', 10))";
+    let hits = run(&source, sql).await.unwrap();
+    assert!(ids(&hits).iter().all(|id| expected.contains(id)), "{:?}", ids(&hits));
+    let scores = hits.column_by_name("score").unwrap().as_primitive::<Float32Type>();
+    assert!(scores.values().windows(2).all(|pair| pair[0] >= pair[1]) && scores.value(0) <= 1.0);
+    assert_eq!(hits.column_by_name("rank").unwrap().as_primitive::<Int64Type>().values()[..3], [1, 2, 3]);
+    assert_eq!(hits.column_by_name("docs_searched").unwrap().as_primitive::<Int64Type>().value(0), 300);
+    assert!(strings(&hits, "text").iter().all(|text| text.is_some_and(|text| text.contains("apologise"))));
+    let features = hits.column_by_name("features").unwrap().as_list::<i32>().value(0);
+    assert_eq!(features.as_struct().column(1).as_string::<i32>().value(0), "apology");
+}
+
+#[tokio::test]
+async fn a_filter_restricts_and_a_limit_cuts() {
+    let source = source();
+    put(&source, &["sorry one".into(), "sorry two".into(), "rain".into(), "sorry three".into()]);
+    let hits =
+        run(&source, "SELECT * FROM retrieve('answers WHERE doc_id <> ''d1'' OR false', 'sorry')").await.unwrap();
+    assert_eq!(hits.num_rows(), 3);
+    assert!(!ids(&hits).contains(&"d1".to_string()));
+    assert_eq!(strings(&hits, "text").null_count(), 0);
+    let hits = run(&source, "SELECT doc_id FROM retrieve('answers', 'sorry') LIMIT 2").await.unwrap();
+    assert_eq!(hits.num_rows(), 2);
+    let sql = "SELECT text, doc_id FROM retrieve('answers ORDER BY doc_id LIMIT 2', 'sorry')";
+    let hits = run(&source, sql).await.unwrap();
+    assert_eq!(
+        strings(&hits, "text").iter().flatten().collect::<Vec<_>>().len(),
+        2,
+        "texts of a set that cannot be narrowed"
+    );
+    let sql = "SELECT text, doc_id FROM retrieve('SELECT * FROM answers WHERE doc_id = ''d3''', 'sorry')";
+    assert_eq!(strings(&run(&source, sql).await.unwrap(), "text").value(0), "sorry three");
+}
+
+#[tokio::test]
+async fn what_is_not_wanted_sinks_and_says_so() {
+    let source = source();
+    let texts = ["sorry refund stone", "sorry river", "sorry garden rain", "refund table", "rain"].map(str::to_owned);
+    put(&source, &texts);
+    let sql = "SELECT * FROM retrieve('answers', 'apology sorry', named_argument('but_not', 'sorry about the refund'))";
+    let hits = run(&source, sql).await.unwrap();
+    let found = ids(&hits);
+    let rank = |id: &str| found.iter().position(|other| other == id).unwrap_or(usize::MAX);
+    assert!(rank("d1") < rank("d0") && rank("d2") < rank("d0"), "{found:?}");
+    let reasons = strings(&hits, "reasons");
+    if rank("d0") < usize::MAX {
+        assert!(reasons.value(rank("d0")).contains("against: refund of money"), "{}", reasons.value(rank("d0")));
+    }
+    assert!(reasons.value(0).starts_with("apology (1.0); words; dense"), "{}", reasons.value(0));
+}
+
+/// Average precision of a ranking.
+fn average_precision(found: &[String], relevant: impl Fn(&str) -> bool, n_relevant: usize) -> f64 {
+    let (mut hits, mut sum) = (0, 0.0);
+    for (rank, id) in (1..).zip(found) {
+        if relevant(id) {
+            hits += 1;
+            sum += f64::from(hits) / f64::from(rank);
+        }
+    }
+    sum / n_relevant as f64
+}
+
+#[tokio::test]
+async fn feedback_finds_the_property_that_the_query_only_hints_at() {
+    let source = source();
+    let mut random = Random::new(5, 0);
+    // Half of what the query finds is polite, and that is what the user wants; politeness is not in the query.
+    let texts: Vec<String> = (0..400)
+        .map(|i| match i % 20 {
+            3 | 13 => format!("{} sorry", filler(&mut random, 8)),
+            8 => format!("{} sorry please", filler(&mut random, 7)),
+            18 => format!("{} apologise kindly", filler(&mut random, 7)),
+            _ => filler(&mut random, 9),
+        })
+        .collect();
+    put(&source, &texts);
+    let relevant = |id: &str| matches!(id[1..].parse::<usize>().unwrap_or(0) % 20, 8 | 18);
+    let plain = run(&source, "SELECT * FROM retrieve('answers', 'apology', named_argument('k', 400))").await.unwrap();
+    let sql = "SELECT * FROM retrieve('answers', 'apology', named_argument('k', 400), \
+               named_argument('like', 'd8,d18, d28'), named_argument('unlike', 'd3, d13'))";
+    let taught = run(&source, sql).await.unwrap();
+    // The marked documents are left out on both sides.
+    let marked = ["d8", "d18", "d28", "d3", "d13"];
+    let unmarked = |batch| ids(batch).into_iter().filter(|id| !marked.contains(&id.as_str())).collect::<Vec<_>>();
+    let (before, after) =
+        (average_precision(&unmarked(&plain), relevant, 37), average_precision(&unmarked(&taught), relevant, 37));
+    assert!(after > before + 0.2 && after > 0.9, "average precision {before} before, {after} after");
+    assert!(!ids(&taught).contains(&"d3".to_string()), "documents marked as wrong are not shown");
+    let reasons = strings(&taught, "reasons");
+    assert!(reasons.value(0).contains("learned: politeness"), "{}", reasons.value(0));
+
+    // Marks alone, without a query.
+    let sql = "SELECT * FROM retrieve('answers', NULL, named_argument('like', 'd8,d28'), named_argument('k', 19))";
+    let alone = run(&source, sql).await.unwrap();
+    assert!(average_precision(&ids(&alone), relevant, 19) > 0.8);
+}
+
+#[tokio::test]
+async fn the_same_question_has_the_same_answer() {
+    let source = source();
+    let mut random = Random::new(9, 0);
+    let texts: Vec<String> = (0..200).map(|_| format!("{} sorry", filler(&mut random, 3))).collect();
+    put(&source, &texts);
+    let sql = "SELECT doc_id, score, reasons FROM retrieve('answers', 'apology stone', named_argument('k', 50))";
+    let (a, b) = (run(&source, sql).await.unwrap(), run(&source, sql).await.unwrap());
+    assert_eq!(a, b);
+}
+
+#[tokio::test]
+async fn edges() {
+    let source = source();
+    put(&source, &["sorry".into(), "rain sorry".into(), String::new()]);
+    let none = run(&source, "SELECT * FROM retrieve('answers WHERE doc_id = ''x''', 'sorry')").await.unwrap();
+    assert_eq!(none.num_rows(), 0);
+    let all = run(&source, "SELECT * FROM retrieve('answers', 'sorry', named_argument('k', 1000))").await.unwrap();
+    assert_eq!(all.num_rows(), 2, "the empty document has nothing to be found by");
+    assert_eq!(
+        run(&source, "SELECT * FROM retrieve('answers', 'sorry', named_argument('k', 0))").await.unwrap().num_rows(),
+        0
+    );
+    let unknown =
+        run(&source, "SELECT * FROM retrieve('answers', 'zebra', named_argument('signals', 'labels,latents,words'))");
+    assert_eq!(unknown.await.unwrap().num_rows(), 0);
+    let no_word = run(&source, "SELECT * FROM retrieve('answers', '!?')").await.unwrap();
+    assert_eq!(no_word.num_rows(), 0);
+    let words = "SELECT reasons, docs_searched FROM retrieve('answers', 'sorry', named_argument('signals', 'words'))";
+    let words = run(&source, words).await.unwrap();
+    assert_eq!(strings(&words, "reasons").value(0), "words");
+    assert_eq!(words.column(1).null_count(), 2);
+
+    let expected = "retrieve: marked document 'd77' (and 1 more) is not in 'answers'; 'like' and 'unlike' take doc_ids";
+    let said = message(&source, "SELECT * FROM retrieve('answers', 'a', named_argument('like', 'd77,d99,d1'))").await;
+    assert!(said.contains(expected), "{said}");
+    let said = message(&source, "SELECT * FROM retrieve('answer', 'a')").await;
+    assert!(said.contains("did you mean 'answers'"), "{said}");
+    let said = message(&source, "SELECT * FROM retrieve('answers', 'a', named_argument('kk', 3))").await;
+    assert!(said.contains("retrieve: unknown option 'kk'"), "{said}");
+}
