@@ -34,7 +34,7 @@ async fn engine() -> (TempDir, Engine) {
     drop(guard);
     testing::corpus(&store, "answers", "tiny-sae", &docs()).await;
     let options = EngineOptions::default();
-    let inner = Inner { options, store, reader: Default::default(), sql: SqlState::default() };
+    let inner = Inner { options, store, loaded: Default::default(), sql: SqlState::default() };
     (folder, Engine { inner: std::sync::Arc::new(inner) })
 }
 
