@@ -16,6 +16,7 @@ pub mod scalar;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod test_support;
+pub mod unnest_keys;
 
 pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, FeatureSelection, Level};
 pub use feature_source::{DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit};
@@ -30,7 +31,7 @@ use datafusion::prelude::SessionContext;
 /// Where functions get documents from, shared by all functions of a session.
 pub type SharedSource = Arc<dyn FeatureSource>;
 
-/// Registers every scalar, aggregate and table function of saequel.
+/// Registers every scalar, aggregate and table function of saequel, and the rule that makes `unnest` of them right.
 ///
 /// # Errors
 /// If a name is taken already.
@@ -44,5 +45,6 @@ pub fn register_all(session: &SessionContext, source: &SharedSource) -> Result<(
     for (name, function) in table::functions(source) {
         session.register_udtf(name, function);
     }
+    session.add_analyzer_rule(Arc::new(unnest_keys::UnnestedKeys::default()));
     Ok(())
 }
