@@ -13,6 +13,8 @@ mod read;
 mod records;
 mod source;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 mod typed;
 
 use std::sync::Arc;

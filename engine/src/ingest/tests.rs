@@ -1,0 +1,474 @@
+//! Imports of every format into real corpora. The encoder alone is a stand-in, so that no weights are needed: a text's
+//! features are its words' lengths, which is enough to see that the right text met the right row.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Int64Type, UInt32Type};
+use half::f16;
+
+use super::import::{Encoding, import};
+use super::pipeline::Encode;
+use crate::encoder::{EncodedDocument, SparseFeatures};
+use crate::engine::{ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Silent;
+use crate::schema;
+use crate::store::{AsOf, Store, testing};
+use crate::words::Words;
+
+/// Stands in for the encoder.
+#[derive(Default)]
+struct WordLengths {
+    /// Fails for ever after so many texts; 0: never.
+    fail_after: usize,
+    seen: AtomicUsize,
+}
+
+impl Encode for WordLengths {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+        let seen = self.seen.fetch_add(texts.len(), Ordering::Relaxed);
+        if self.fail_after > 0 && seen >= self.fail_after {
+            return Err(Error::new(ErrorKind::Internal, "the plug was pulled"));
+        }
+        let document = |text: &&str| {
+            let mut lengths: BTreeMap<u32, f16> = BTreeMap::new();
+            for word in text.split_whitespace() {
+                *lengths.entry((word.len() as u32).min(7)).or_default() += f16::ONE;
+            }
+            let features = SparseFeatures {
+                latents: lengths.keys().copied().collect(),
+                activations: lengths.values().copied().collect(),
+                fvu: if lengths.is_empty() { f32::NAN } else { 0.25 },
+            };
+            EncodedDocument {
+                embedding: vec![f16::ONE; testing::WIDTH],
+                features: vec![features],
+                n_tokens: text.split_whitespace().count() as u32,
+                n_spans: 1,
+            }
+        };
+        Ok(texts.iter().map(document).collect())
+    }
+}
+
+const LABELS: [&str; 8] = ["none", "one", "two", "three", "four", "five", "six", "many"];
+
+async fn database(dir: &Path) -> Store {
+    let store = testing::open(&dir.join("db")).await;
+    if store.catalog().features.dictionaries().is_empty() {
+        let guard = store.write("test").await.unwrap();
+        store.add_dictionary(&guard, &testing::dictionary("lengths", &LABELS)).await.unwrap();
+    }
+    store
+}
+
+async fn run(store: &Store, options: ImportOptions) -> Result<ImportReport> {
+    run_with(store, options, WordLengths::default()).await
+}
+
+async fn run_with(store: &Store, options: ImportOptions, encoder: WordLengths) -> Result<ImportReport> {
+    let encoding = |_: &[String]| {
+        let dictionaries = vec!["lengths".to_owned()];
+        Ok(Encoding { encoder: Arc::new(encoder), width: testing::WIDTH, dictionaries })
+    };
+    import(store, options, Arc::new(Silent), encoding).await
+}
+
+fn from(path: &Path) -> ImportOptions {
+    ImportOptions { text_columns: vec!["text".to_owned()], ..ImportOptions::new(ImportSource::Path(path.to_owned()), "c") }
+}
+
+fn keyed(path: &Path) -> ImportOptions {
+    ImportOptions { key: Some("id".to_owned()), ..from(path) }
+}
+
+async fn stored(store: &Store, columns: &[&str]) -> RecordBatch {
+    let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
+    let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+    let mut batches = Vec::new();
+    snapshot
+        .read(&columns, &[], |batch| {
+            batches.push(batch);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let schema = batches.first().map(RecordBatch::schema).unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()));
+    arrow::compute::concat_batches(&schema, &batches).unwrap()
+}
+
+async fn ids(store: &Store) -> Vec<String> {
+    let batch = stored(store, &["doc_id"]).await;
+    if batch.num_columns() == 0 {
+        return Vec::new();
+    }
+    let mut ids: Vec<String> = batch.column(0).as_string::<i32>().iter().flatten().map(str::to_owned).collect();
+    ids.sort();
+    ids
+}
+
+fn word_hits(store: &Store, query: &str) -> Vec<String> {
+    let words = Words::open(&store.words_dir("c")).unwrap().unwrap();
+    words.search(query, 100, None).unwrap().into_iter().map(|hit| hit.doc_id).collect()
+}
+
+/// Three documents of every metadata type, in every format.
+fn sample(format: &str) -> Vec<u8> {
+    match format {
+        "csv" => b"id,text,score,n,ok,at,note\na,one two,0.5,1,true,2024-01-02T03:04:05Z,x\nb,\"quoted, with\nbreak\",1,2,false,2024-01-03T00:00:00Z,\nc,,,,,,\n".to_vec(),
+        "tsv" => b"id\ttext\tscore\tn\tok\tat\tnote\na\tone two\t0.5\t1\ttrue\t2024-01-02T03:04:05Z\tx\nb\tquoted, with break\t1\t2\tfalse\t2024-01-03T00:00:00Z\t\nc\t\t\t\t\t\t\n".to_vec(),
+        "jsonl" => b"{\"id\":\"a\",\"text\":\"one two\",\"score\":0.5,\"n\":1,\"ok\":true,\"at\":\"2024-01-02T03:04:05Z\",\"tags\":[\"x\",\"y\"],\"more\":{\"k\":[1,2]}}\n\n{\"id\":\"b\",\"text\":\"quoted, with\\nbreak\",\"score\":1,\"n\":2,\"ok\":false,\"at\":\"2024-01-03T00:00:00Z\",\"tags\":[]}\n{\"id\":\"c\",\"text\":\"\"}".to_vec(),
+        "json" => b"[ {\"id\":\"a\",\"text\":\"one two\",\"score\":0.5,\"n\":1,\"ok\":true,\"at\":\"2024-01-02T03:04:05Z\"},\n {\"id\":\"b\",\"text\":\"quoted, with break ]}\\\"\",\n \"score\":1,\"n\":2,\"ok\":false,\"at\":\"2024-01-03T00:00:00Z\"}, {\"id\":\"c\",\"text\":null} ]".to_vec(),
+        "parquet" => {
+            let batch = typed_sample();
+            let mut bytes = Vec::new();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            bytes
+        }
+        "arrow" => {
+            let batch = typed_sample();
+            let mut writer = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.into_inner().unwrap()
+        }
+        "arrows" => {
+            let batch = typed_sample();
+            let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.into_inner().unwrap()
+        }
+        other => panic!("no sample of {other}"),
+    }
+}
+
+fn typed_sample() -> RecordBatch {
+    let times = TimestampMicrosecondArray::from(vec![Some(1_704_164_645_000_000), Some(1_704_240_000_000_000), None]);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(StringArray::from(vec!["a", "b", "c"]))),
+        ("text", Arc::new(arrow::array::LargeStringArray::from(vec![Some("one two"), Some("quoted, with break"), None]))),
+        ("score", Arc::new(Float64Array::from(vec![Some(0.5), Some(1.0), None]))),
+        ("n", Arc::new(Int64Array::from(vec![Some(1), Some(2), None]))),
+        ("ok", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
+        ("at", Arc::new(times.with_timezone("UTC"))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+}
+
+fn compressed(bytes: &[u8], ending: &str) -> Vec<u8> {
+    match ending {
+        "" => bytes.to_vec(),
+        ".gz" => {
+            let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            writer.write_all(bytes).unwrap();
+            writer.finish().unwrap()
+        }
+        ".bz2" => {
+            let mut writer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            writer.write_all(bytes).unwrap();
+            writer.finish().unwrap()
+        }
+        ".xz" => {
+            let mut writer = liblzma::write::XzEncoder::new(Vec::new(), 1);
+            writer.write_all(bytes).unwrap();
+            writer.finish().unwrap()
+        }
+        ".zst" => zstd::encode_all(bytes, 1).unwrap(),
+        other => panic!("no compression {other}"),
+    }
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_in_every_compression_keeps_types_and_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    for format in ["csv", "tsv", "jsonl", "json", "parquet", "arrow", "arrows"] {
+        for ending in ["", ".gz", ".bz2", ".xz", ".zst"] {
+            // Compressed files have a name that says nothing: format and compression are told by their content, except
+            // that a file with an ending keeps it.
+            let path = write(dir.path(), &format!("s.{format}{ending}"), &compressed(&sample(format), ending));
+            let report = run(&store, keyed(&path)).await.unwrap_or_else(|error| panic!("{format}{ending}: {error}"));
+            assert_eq!((report.read, report.written, report.total), (3, 3, 3), "{format}{ending}");
+            let batch = stored(&store, &["doc_id", "text", "score", "n", "ok", "at", "_n_tokens", "_ids_lengths"]).await;
+            let types: Vec<String> = batch.schema().fields()[2..6].iter().map(|f| f.data_type().to_string()).collect();
+            assert_eq!(types, ["Float64", "Int64", "Boolean", "Timestamp(µs, \"UTC\")"], "{format}{ending}");
+            assert_eq!(batch.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b", "c"]);
+            assert_eq!(batch.column(1).as_string::<i32>().value(0), "one two");
+            assert!(batch.column(1).as_string::<i32>().value(1).starts_with("quoted, with"));
+            assert_eq!(batch.column(3).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(1), Some(2), None]);
+            assert_eq!(batch.column(6).as_primitive::<UInt32Type>().value(0), 2);
+            let lists: &ListArray = batch.column(7).as_list();
+            assert_eq!(lists.value(0).as_primitive::<UInt32Type>().values().to_vec(), [3]);
+            assert_eq!(lists.value(2).len(), 0);
+            assert_eq!(word_hits(&store, "quote"), ["b"]);
+            let guard = store.write("test").await.unwrap();
+            store.drop_corpus(&guard, "c").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nested_json_is_kept_and_late_columns_are_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "s.jsonl", &sample("jsonl")))).await.unwrap();
+    let batch = stored(&store, &["tags", "more"]).await;
+    assert_eq!(batch.column(0).as_list::<i32>().value(0).as_string::<i32>().value(1), "y");
+    assert_eq!(batch.column(1).as_string::<i32>().value(0), "{\"k\":[1,2]}");
+    // A later file brings a column of its own: the documents before have nulls there.
+    let path = write(dir.path(), "t.jsonl", b"{\"id\":\"d\",\"text\":\"late\",\"extra\":7}\n");
+    let report = run(&store, keyed(&path)).await.unwrap();
+    assert_eq!((report.written, report.total), (1, 4));
+    let extra = stored(&store, &["extra"]).await;
+    assert_eq!(extra.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, None, None, Some(7)]);
+    assert!(store.catalog().corpus("c").unwrap().columns.field_with_name("extra").is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_are_skipped_replaced_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let first = write(dir.path(), "a.csv", b"id,text\n1,first\n2,second\n1,first again\n");
+    let report = run(&store, keyed(&first)).await.unwrap();
+    assert_eq!((report.written, report.skipped), (2, 1));
+    let report = run(&store, keyed(&first)).await.unwrap();
+    assert_eq!((report.written, report.skipped, report.total), (0, 3, 2));
+
+    let second = write(dir.path(), "b.csv", b"id,text\n2,better\n3,third\n3,third at last\n");
+    let report = run(&store, ImportOptions { on_conflict: OnConflict::Update, ..keyed(&second) }).await.unwrap();
+    assert_eq!((report.written, report.updated, report.total), (1, 2, 3));
+    assert_eq!(ids(&store).await, ["1", "2", "3"]);
+    assert_eq!(word_hits(&store, "second"), Vec::<String>::new());
+    assert_eq!(word_hits(&store, "better"), ["2"]);
+    assert_eq!(word_hits(&store, "last"), ["3"]);
+
+    let error = run(&store, ImportOptions { on_conflict: OnConflict::Fail, ..keyed(&second) }).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Exists);
+    assert!(error.message().contains("b.csv, row 1: document '2' is there already"), "{error}");
+    assert_eq!(store.snapshot("c", AsOf::Latest).await.unwrap().count().await.unwrap(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_the_same_file_resumes_and_another_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let first = write(dir.path(), "a.csv", b"text,n\nx,1\nx,2\n");
+    assert_eq!(run(&store, from(&first)).await.unwrap().written, 2);
+    std::fs::write(&first, b"text,n\nx,1\nx,2\nx,3\n").unwrap();
+    let report = run(&store, from(&first)).await.unwrap();
+    assert_eq!((report.written, report.skipped), (1, 2));
+    let second = write(dir.path(), "b.csv", b"text,n\nx,1\n");
+    assert_eq!(run(&store, from(&second)).await.unwrap().total, 4);
+    assert!(ids(&store).await.iter().all(|id| id.len() == 12 + 2), "{:?}", ids(&store).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_dies_after_any_commit_is_completed_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lines = String::from("id,text\n");
+    for i in 0..2000 {
+        lines.push_str(&format!("d{i:04},text number{i} of many\n"));
+    }
+    let path = write(dir.path(), "a.csv", lines.as_bytes());
+    let options = || ImportOptions { batch_docs: 500, ..keyed(&path) };
+    let mut expected: Vec<String> = (0..2000).map(|i| format!("d{i:04}")).collect();
+    expected.sort();
+    for fail_after in [1, 600, 1100, 1600] {
+        let folder = dir.path().join(fail_after.to_string());
+        let store = database(&folder).await;
+        let broken = WordLengths { fail_after, ..WordLengths::default() };
+        let error = run_with(&store, options(), broken).await.err().unwrap();
+        assert!(error.to_string().contains("the plug was pulled"), "{error}");
+        drop(store);
+        // Another process would open the folder anew.
+        let store = database(&folder).await;
+        let before = store.snapshot("c", AsOf::Latest).await.unwrap().count().await.unwrap();
+        let report = run(&store, options()).await.unwrap();
+        assert_eq!((report.written + before, report.skipped, report.total), (2000, before, 2000));
+        assert_eq!(ids(&store).await, expected);
+        assert_eq!(word_hits(&store, "number1999"), ["d1999"]);
+        assert_eq!(Words::open(&store.words_dir("c")).unwrap().unwrap().count().unwrap(), 2000);
+        let jobs: Vec<String> = store.catalog().jobs.iter().map(|job| job.state.clone()).collect();
+        assert_eq!(jobs, ["done", "failed"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_are_behind_catch_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text\n1,first\n2,second\n"))).await.unwrap();
+    let kept = dir.path().join("kept");
+    copy(&store.words_dir("c"), &kept);
+    let update = write(dir.path(), "b.csv", b"id,text\n2,better\n3,third\n");
+    run(&store, ImportOptions { on_conflict: OnConflict::Update, ..keyed(&update) }).await.unwrap();
+    let guard = store.write("test").await.unwrap();
+    let condition = datafusion::logical_expr::col("doc_id").eq(datafusion::logical_expr::lit("1"));
+    assert_eq!(store.delete(&guard, "c", condition).await.unwrap().1, 1);
+    drop(guard);
+    // The index as it would be, had the process died after each of these commits and before the index's.
+    std::fs::remove_dir_all(store.words_dir("c")).unwrap();
+    copy(&kept, &store.words_dir("c"));
+    let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
+    super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().unwrap();
+    assert_eq!(word_hits(&store, "first second"), Vec::<String>::new());
+    assert_eq!(word_hits(&store, "better"), ["2"]);
+    assert_eq!(word_hits(&store, "third"), ["3"]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_named_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let cases: [(&str, &[u8], &str); 10] = [
+        ("line.jsonl", b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\n", "line.jsonl, line 2, column"),
+        ("kind.jsonl", b"{\"id\":1,\"text\":\"a\"}\n[1]\n", "kind.jsonl, line 2: expected an object, got an array"),
+        ("utf8.jsonl", b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\"\xff\"}\n", "utf8.jsonl, line 2: byte 17 (0xff)"),
+        ("utf8.csv", b"id,text\n1,a\n2,caf\xe9\n", "utf8.csv, line 3, column 'text': byte 4 (0xe9)"),
+        ("fields.csv", b"id,text\n1,a\n2,b,c\n", "fields.csv, line 3: expected 2 fields as in the header, got 3"),
+        ("cut.json", b"[{\"id\":1,\"text\":\"a\"},{\"id\":2", "cut.json, line 1: the object that begins here does not end"),
+        ("open.json", b"[{\"id\":1,\"text\":\"a\"},", "open.json, line 1: the array does not end"),
+        ("half.parquet", b"PAR1 and then nothing", "half.parquet: not a complete Parquet file"),
+        ("half.arrow", b"ARROW1 and then nothing", "half.arrow: not complete Arrow data"),
+        ("key.csv", b"id,text\n,a\n", "key.csv, row 1, key column 'id': it is empty"),
+    ];
+    for (name, bytes, expected) in cases {
+        let error = run(&store, keyed(&write(dir.path(), name, bytes))).await.err().unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(error.kind(), ErrorKind::Data, "{name}: {error}");
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+    // Cut off in the middle of the compressed stream.
+    let whole = compressed(&sample("csv").repeat(50), ".gz");
+    let error = run(&store, keyed(&write(dir.path(), "cut.csv.gz", &whole[..whole.len() / 2]))).await.err().unwrap();
+    assert!(error.to_string().contains("cut.csv.gz"), "{error}");
+    // Set aside, the others are stored.
+    let path = write(dir.path(), "some.jsonl", b"{\"id\":\"x\",\"text\":\"a\"}\nnonsense\n{\"id\":\"y\",\"text\":\"\xff\"}\n{\"id\":\"z\",\"text\":\"b\"}\n");
+    let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
+    assert_eq!((report.read, report.written, report.n_set_aside), (4, 2, 2));
+    assert!(report.set_aside[0].contains("some.jsonl, line 2") && report.set_aside[1].contains("line 3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_another_type_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text,n\n1,a,1\n"))).await.unwrap();
+    let path = write(dir.path(), "b.csv", b"id,text,n\n2,b,2\n3,c,many\n");
+    let error = run(&store, keyed(&path)).await.err().unwrap();
+    assert!(error.message().contains("b.csv, line 3, column 'n': expected a whole number, got 'many'"), "{error}");
+    let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
+    assert_eq!((report.written, report.n_set_aside, report.total), (1, 1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_columns_and_options_are_named_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.csv", b"id,text,features\n1,a,b\n");
+    let fails = async |options: ImportOptions, expected: &str| {
+        let error = run(&store, options).await.err().unwrap();
+        assert!(error.message().contains(expected), "{error}");
+        assert!(store.catalog().corpus("c").is_none());
+    };
+    let text = |name: &str| ImportOptions { text_columns: vec![name.to_owned()], ..keyed(&path) };
+    fails(text("txt"), "there is no column 'txt' for the text column; did you mean 'text'?").await;
+    fails(ImportOptions { key: Some("key".to_owned()), ..from(&path) }, "there is no column 'key' for the key").await;
+    fails(keyed(&path), "a column cannot be called 'features'").await;
+    fails(keyed(&dir.path().join("b.csv")), "file not found").await;
+    fails(ImportOptions { corpus: "No Name".to_owned(), ..renamed(&path) }, "for example 'no_name'").await;
+    run(&store, renamed(&path)).await.unwrap();
+    let error = run(&store, ImportOptions { key: Some("text".to_owned()), ..renamed(&path) }).await.err().unwrap();
+    assert!(error.message().contains("has the key 'id', not 'text'"), "{error}");
+}
+
+fn renamed(path: &Path) -> ImportOptions {
+    ImportOptions { rename: vec![("features".to_owned(), "traits".to_owned())], ..keyed(path) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_texts_and_of_data_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let texts = dir.path().join("texts");
+    write(&texts, "b/two.txt", "zwei Wörter".as_bytes());
+    write(&texts, "one.md", b"\xef\xbb\xbfone");
+    write(&texts, "three.txt.gz", &compressed(b"packed", ".gz"));
+    write(&texts, "picture.png", b"\x89PNG\0\0\0");
+    write(&texts, ".hidden", b"not seen");
+    let report = run(&store, from(&texts)).await.unwrap();
+    assert_eq!((report.written, report.n_set_aside), (3, 1));
+    assert_eq!(ids(&store).await, ["b/two.txt", "one.md", "three.txt.gz"]);
+    assert_eq!(word_hits(&store, "pack"), ["three.txt.gz"]);
+    assert_eq!(stored(&store, &["text"]).await.column(0).as_string::<i32>().value(1), "one");
+
+    let data = dir.path().join("data");
+    write(&data, "1.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
+    write(&data, "2.jsonl.zst", &compressed(b"{\"text\":\"c\"}\n", ".zst"));
+    let report = run(&store, ImportOptions { corpus: "d".to_owned(), ..from(&data) }).await.unwrap();
+    assert_eq!((report.read, report.total), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_text_columns_limits_and_a_doc_id_of_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.jsonl", b"{\"doc_id\":7,\"text\":\"alpha\",\"b\":\"beta\"}\n{\"doc_id\":8,\"text\":\"gamma\"}\n{\"doc_id\":9,\"text\":\"delta\"}\n");
+    let options = ImportOptions { text_columns: vec!["b".to_owned(), "text".to_owned()], limit: Some(2), ..from(&path) };
+    let report = run(&store, options).await.unwrap();
+    assert_eq!(report.written, 2);
+    assert_eq!(ids(&store).await, ["7", "8"]);
+    assert_eq!(word_hits(&store, "alpha beta"), ["7"]);
+    let info = store.catalog().corpus("c").unwrap().clone();
+    assert_eq!((info.key.as_deref(), info.columns.fields().len()), (Some("doc_id"), 2));
+    assert_eq!(stored(&store, &["_n_tokens"]).await.column(0).as_primitive::<UInt32Type>().values().to_vec(), [2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_document_is_recorded_and_the_others_are_stored() {
+    struct Picky;
+    impl Encode for Picky {
+        fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+            if texts.contains(&"poison") {
+                return Err(Error::new(ErrorKind::Internal, "cannot digest"));
+            }
+            WordLengths::default().encode(texts)
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.csv", b"id,text\n1,good\n2,poison\n3,fine\n");
+    let encoding = |_: &[String]| {
+        let dictionaries = vec!["lengths".to_owned()];
+        Ok(Encoding { encoder: Arc::new(Picky), width: testing::WIDTH, dictionaries })
+    };
+    let report = import(&store, keyed(&path), Arc::new(Silent), encoding).await.unwrap();
+    assert_eq!(report.written, 3);
+    let batch = stored(&store, &[schema::ERROR, "_ids_lengths", "_embedding"]).await;
+    assert_eq!(batch.column(0).as_string::<i32>().value(1), "cannot digest");
+    assert!(batch.column(0).is_null(0) && batch.column(1).is_null(1) && batch.column(2).is_null(1));
+    assert_eq!(batch.schema().field(1).data_type(), &DataType::new_list(DataType::UInt32, true));
+}
