@@ -40,6 +40,7 @@ use self::options::{Options, select};
 use self::passes::{Medians, Model, Placed, fit, place_all};
 use crate::SharedSource;
 use crate::catalog::FeatureCatalog;
+use crate::docs::{FunctionDoc, Kind};
 use crate::table::exec::{Computation, ComputedTable, Request};
 
 /// Name of the group of documents that belong to none.
@@ -78,6 +79,46 @@ static SUMMARY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("central_doc_ids", DataType::List(Arc::new(texts)), false),
     ]))
 });
+
+/// User documentation of `cluster`.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: "cluster",
+    kind: Kind::Table,
+    syntax: "cluster(set [, about] [, k => ...])",
+    text: "Groups documents that share features, one row a document, in the order of the set. `about` narrows the features: \
+           ids, labels and concepts, or phrases, which stand for the features whose labels are most like them. Up to 3,000 \
+           documents are grouped by spectral clustering on the Jaccard similarity of their features, more by spherical \
+           k-means on weighted activations. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
+           numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
+    arguments: &[
+        ("set", "corpus, corpus with a filter, or query"),
+        ("about", "what the groups shall be about; default everything"),
+        ("k", "groups; default chosen from 2 to 12 where the similarity's eigenvalues drop most"),
+        ("seed", "of the starts and samples; default 0"),
+        ("method", "`'jaccard-spectral'` (at most 3,000 documents), `'kmeans'`, or `'auto'`; default `'auto'`"),
+        ("view", "`'features'`, or `'dense'` to group embeddings (plain topics); default `'features'`"),
+        ("n_features", "features that the phrases of `about` stand for; default 200"),
+        ("include_hidden, dictionary, level", "which features; see `diff`"),
+    ],
+    example: "SELECT cluster_id, cluster_name, count(*) AS docs FROM cluster('answers', 'apology, list', k => 2) \
+              GROUP BY 1, 2 ORDER BY 1",
+};
+
+/// User documentation of `cluster_summary`.
+pub const SUMMARY_DOC: FunctionDoc = FunctionDoc {
+    name: "cluster_summary",
+    kind: Kind::Table,
+    syntax: "cluster_summary(set [, about] [, k => ...])",
+    text: "The groups that `cluster` finds with the same arguments, one row a group, largest first, the unclear documents \
+           last. `stability` tells how far a group can be relied on: documents are drawn and grouped anew ten times, and \
+           the mean overlap (Jaccard) of the group with the best new one is given; above 0.75 a group is stable, below 0.5 \
+           it dissolves. `top_features` are the features that set it apart, clearest first, with their frequency in the \
+           group and in all other documents.",
+    arguments: &[("all arguments", "as for `cluster`")],
+    example: "SELECT cluster_id, name, size, stability, central_doc_ids[1] AS example FROM cluster_summary('answers', \
+              'apology, list', k => 2)",
+};
 
 /// The table functions `cluster` and `cluster_summary`.
 #[derive(Debug)]

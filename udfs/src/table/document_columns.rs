@@ -1,15 +1,13 @@
 //! Columns of a stream of documents, read by row; and sets of a few documents.
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, ListArray, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Float16Type, UInt32Type};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, StringArray};
+use arrow::datatypes::{DataType, Float16Type};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use half::f16;
-
-use crate::features::FeatureId;
 
 /// A column of texts, whatever kind of string it is.
 pub(crate) fn texts(function: &str, name: &str, array: &ArrayRef) -> Result<StringArray> {
@@ -49,34 +47,6 @@ impl Embeddings {
         }
         let start = self.lists.value_offset(row) as usize;
         &self.values.values()[start..start + self.width()]
-    }
-}
-
-/// A column of lists of feature ids.
-#[derive(Debug, Clone)]
-pub(crate) struct IdLists {
-    lists: ListArray,
-    values: UInt32Array,
-}
-
-impl IdLists {
-    /// Wraps a `List<UInt32>`.
-    pub(crate) fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
-        let lists = array.as_list_opt::<i32>().cloned();
-        let values = lists.as_ref().and_then(|lists| lists.values().as_primitive_opt::<UInt32Type>().cloned());
-        match (lists, values) {
-            (Some(lists), Some(values)) => Ok(Self { lists, values }),
-            _ => exec_err!("{function}: expected feature ids (List of UInt32), got {}", array.data_type()),
-        }
-    }
-
-    /// Ids of a row; empty where there are none.
-    pub(crate) fn row(&self, row: usize) -> &[FeatureId] {
-        if self.lists.is_null(row) {
-            return &[];
-        }
-        let offsets = self.lists.value_offsets();
-        &self.values.values()[offsets[row] as usize..offsets[row + 1] as usize]
     }
 }
 

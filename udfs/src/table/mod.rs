@@ -19,17 +19,25 @@ use crate::SharedSource;
 use crate::docs::FunctionDoc;
 
 /// Documentation of all table functions, in the order in which they are explained.
-pub const DOCS: &[FunctionDoc] = &[diff::DOC, correlate::DOC, similar_features::DOC];
+pub const DOCS: &[FunctionDoc] = &[
+    diff::DOC,
+    correlate::DOC,
+    cluster::DOC,
+    cluster::SUMMARY_DOC,
+    retrieve::DOC,
+    search_features::DOC,
+    similar_features::DOC,
+];
 
 /// All table functions with their names.
 pub fn functions(source: &SharedSource) -> Vec<(&'static str, Arc<dyn TableFunctionImpl>)> {
     vec![
         ("diff", diff::diff_udtf(source)),
         ("correlate", correlate::correlate_udtf(source)),
-        ("similar_features", similar_features::similar_features_udtf(source)),
         ("cluster", cluster::cluster_udtf(source)),
         ("cluster_summary", cluster::cluster_summary_udtf(source)),
         ("retrieve", retrieve::retrieve_udtf(source)),
         ("search_features", search_features::search_features_udtf(source)),
+        ("similar_features", similar_features::similar_features_udtf(source)),
     ]
 }

@@ -42,6 +42,7 @@ use self::passes::{Candidates, DenseQuery, Statistics, Winner, beyond, count, fe
 use self::reasons::{FeatureReason, Found, divide, listed, name, sentence};
 use crate::SharedSource;
 use crate::catalog::{Feature, FeatureCatalog};
+use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::EncodedText;
 use crate::features::FeatureId;
 use crate::kernels::bm25;
@@ -81,6 +82,31 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     fields.push(Field::new("docs_searched", DataType::Int64, true));
     Arc::new(Schema::new(fields))
 });
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: "retrieve",
+    kind: Kind::Table,
+    syntax: "retrieve(set, query [, k => ...] [, like => ...] [, unlike => ...] [, but_not => ...])",
+    text: "The documents of a set that have a property said in words, best first, and why. Four rankings are fused by \
+           reciprocal rank: the embedding (`dense`), features whose labels mean what the query says (`labels`), features \
+           that fire when the query is read (`latents`), and the words (`words`). Documents marked with `like` and `unlike` \
+           move the embedding and add a fifth ranking, `feedback`, by the features that set them apart; the query may then \
+           be left out. `score` is 1 for a document that is first in every ranking. In `reasons` the number beside a \
+           feature is its activation over its 90th percentile; `features` has the same as a list, `<ranking>_rank` and \
+           `<ranking>_score` what each ranking said. Documents marked as wrong are not shown. An empty set gives no rows.",
+    arguments: &[
+        ("set", "corpus, corpus with a filter, or query"),
+        ("query", "what to look for, in words"),
+        ("k (or limit)", "hits; default 10"),
+        ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
+        ("but_not", "what is not wanted, in words; what it shares with the query does not count against a document"),
+        ("signals", "rankings to use, separated by commas; default all. `words` alone needs no reader"),
+        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense and feedback, 0.5 for the others"),
+        ("n_labels", "features that are matched by their labels, at most; default 100"),
+    ],
+    example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'sorry', k => 2)",
+};
 
 /// The table function `retrieve`.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ use datafusion::error::Result;
 use crate::SharedSource;
 use crate::args::{Arguments, did_you_mean};
 use crate::catalog::{Feature, FeatureCatalog, FeatureSelection};
+use crate::docs::{FunctionDoc, Kind};
 use crate::kernels::retrieval::most_similar;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 
@@ -48,6 +49,23 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("hidden", DataType::Boolean, false),
     ]))
 });
+
+/// User documentation.
+pub const DOC: FunctionDoc = FunctionDoc {
+    name: "search_features",
+    kind: Kind::Table,
+    syntax: "search_features(query [, k])",
+    text: "Features found by what they mean (`meaning`: cosine of the embeddings of query and label) and by words \
+           (`words`: share of the query's words that are in the label, or, counting less, among the tokens and words on \
+           which the feature is strongest); `score` is high if either is. Best first.",
+    arguments: &[
+        ("query", "what to look for"),
+        ("k", "how many; default 20"),
+        ("by", "`'meaning'`, `'words'` (needs no reader) or both, separated by a comma; default both"),
+        ("include_hidden, dictionary, level", "which features; see `diff`"),
+    ],
+    example: "SELECT label, score, meaning, words, top_tokens FROM search_features('sorry', 3)",
+};
 
 /// The table function `search_features`.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use super::options::{Method, Options, Selected};
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
-use crate::features::{FeatureId, FeaturesView};
+use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::clustering::{Place, Points, cluster, place};
 use crate::kernels::dense::{normalise, widen};
 use crate::kernels::kmeans::Rows;
@@ -18,7 +18,7 @@ use crate::kernels::retrieval::saturate;
 use crate::kernels::sparse::{Projection, SparseRows};
 use crate::kernels::spectral::Affinity;
 use crate::kernels::top_k::TopK;
-use crate::table::document_columns::{Embeddings, IdLists, texts};
+use crate::table::document_columns::{Embeddings, texts};
 use crate::table::exec::{Request, blocking};
 
 /// Most documents of which every pair is compared: 36 MB of similarities.
@@ -275,7 +275,7 @@ pub(super) async fn place_all(
             _ => None,
         };
         let id_lists = match features {
-            None => Some(IdLists::try_new(options.function, batch.column(1))?),
+            None => Some(IdsView::try_new(options.function, batch.column(1))?),
             Some(_) => None,
         };
         let embeddings = match model.placing {
@@ -300,7 +300,7 @@ pub(super) async fn place_all(
             placed.sizes[group] += 1;
             let ids = match (&features, &id_lists) {
                 (Some(features), _) => features.ids(row),
-                (None, Some(lists)) => lists.row(row),
+                (None, Some(lists)) => lists.ids(row),
                 (None, None) => &[],
             };
             for &id in ids {
