@@ -9,9 +9,9 @@ use datafusion::error::Result;
 use crate::MemorySource;
 use crate::catalog::Concept;
 
-/// Features `apology`, `list`, `hedge`, `rare` and the concept `polite` (an apology without a list); corpus `answers`
-/// with 60 answers each of models `a` and `b` to the same prompts: `a` apologises in half of them and never lists, `b`
-/// the other way round; both hedge in a third.
+/// Features `apology`, `list`, `hedge`, `rare`, `thanks` and the concept `polite` (an apology without a list); corpus
+/// `answers` with 60 answers each of models `a` and `b` to the same prompts: `a` apologises in half of them, every other
+/// time with thanks, and never lists, `b` lists in half and never apologises; both hedge in a third.
 pub(crate) fn answers() -> MemorySource {
     let concept = Concept { name: "polite".to_string(), members: vec![(0, 1.0), (1, -1.0)] };
     let features: &[(&str, &[&str])] = &[
@@ -19,6 +19,7 @@ pub(crate) fn answers() -> MemorySource {
         ("list", &["first", "second"]),
         ("hedge", &["perhaps"]),
         ("rare", &["zebra"]),
+        ("thanks", &["thank"]),
     ];
     let source = MemorySource::with_words(features, vec![concept]);
     let (mut texts, mut models, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
@@ -26,6 +27,7 @@ pub(crate) fn answers() -> MemorySource {
         for prompt in 0..60 {
             let mut text = String::from("Here is the answer.");
             match (model, prompt % 2) {
+                ("a", 0) if prompt % 4 == 0 => text.push_str(" I am sorry for the wait. Thank you."),
                 ("a", 0) => text.push_str(" I am sorry for the wait."),
                 ("b", 0) => text.push_str(" First, do this. Second, do that."),
                 _ => {}

@@ -151,8 +151,9 @@ mod tests {
         let rows = cells(&source, sql).await.unwrap();
         assert_eq!(rows[0], ["a", "apology", "29", "0.4915254237288136"]);
         assert_eq!(rows[1][..3], ["a", "hedge", "19"]);
-        assert_eq!(rows[2][..3], ["b", "list", "29"]);
-        assert_eq!(rows[3][..3], ["b", "hedge", "19"]);
+        assert_eq!(rows[2][..3], ["a", "thanks", "14"]);
+        assert_eq!(rows[3][..3], ["b", "list", "29"]);
+        assert_eq!(rows[4][..3], ["b", "hedge", "19"]);
         let sql = "SELECT feature_frequency(features) FILTER (WHERE model = 'b') = feature_frequency(features) FROM answers \
                    WHERE model = 'b'";
         assert_eq!(cells(&source, sql).await.unwrap(), [["true"]]);

@@ -149,6 +149,34 @@ mod tests {
     }
 
     #[test]
+    fn random_halves_of_one_set_do_not_differ() {
+        // 2,000 documents, 300 features from frequent to rare, fifty ways to split: the share of splits in which
+        // anything comes out significant must stay near the 5 % that q < 0.05 allows.
+        let mut state = 0x2545_F491_4F6C_DD1Du64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let documents: Vec<Vec<u32>> = (0..2000)
+            .map(|_| (0..300u32).filter(|id| random() % 1000 < u64::from(500 / (id / 10 + 1))).collect())
+            .collect();
+        let mut splits = 0;
+        let mut p_values = Vec::new();
+        for _ in 0..50 {
+            let mut halves = [FeatureCounts::new(300), FeatureCounts::new(300)];
+            documents.iter().for_each(|ids| halves[(random() % 2) as usize].update(ids));
+            let rows = diff(&halves[0], &halves[1], &[true; 300], 5, Z95);
+            splits += usize::from(rows.iter().any(|row| row.q_value < SIGNIFICANT_Q));
+            p_values.extend(rows.iter().map(|row| row.p_value));
+        }
+        assert!(splits <= 6, "{splits} of 50 splits");
+        let small = p_values.iter().filter(|p| **p < 0.05).count() as f64 / p_values.len() as f64;
+        assert!((0.02..0.06).contains(&small), "{small} of p are below 0.05");
+    }
+
+    #[test]
     fn an_empty_side_gives_nothing() {
         assert!(diff(&counts(0, &[0]), &counts(5, &[5]), &[true], 1, Z95).is_empty());
         assert!(diff(&FeatureCounts::default(), &FeatureCounts::default(), &[], 1, Z95).is_empty());

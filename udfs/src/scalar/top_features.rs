@@ -201,7 +201,10 @@ mod tests {
     async fn can_be_unnested_and_says_what_is_wrong() {
         let source = answers();
         let sql = "SELECT t['label'], count(*) FROM (SELECT unnest(top_features(features, 5)) AS t FROM answers) GROUP BY 1 ORDER BY 1";
-        assert_eq!(cells(&source, sql).await.unwrap(), [["apology", "30"], ["hedge", "40"], ["list", "30"]]);
+        assert_eq!(
+            cells(&source, sql).await.unwrap(),
+            [["apology", "30"], ["hedge", "40"], ["list", "30"], ["thanks", "15"]]
+        );
         assert!(
             error(&source, "SELECT top_features(features, -1) FROM answers")
                 .await

@@ -337,8 +337,9 @@ mod tests {
         let rows = cells(&answers(), sql).await.unwrap();
         assert_eq!(rows[0], ["apology", "30", "0", "0.5", "true", "\"sorry\" 0.50 vs 0.00", "60"]);
         assert_eq!(rows[1], ["list", "0", "30", "-0.5", "true", "\"second\" 0.00 vs 0.50", "60"]);
-        assert_eq!(rows[2], ["hedge", "20", "20", "0.0", "false", "", "60"]);
-        assert_eq!(rows.len(), 3, "nothing has the rare feature");
+        assert_eq!(rows[2], ["thanks", "15", "0", "0.25", "true", "\"thank\" 0.25 vs 0.00", "60"]);
+        assert_eq!(rows[3], ["hedge", "20", "20", "0.0", "false", "", "60"]);
+        assert_eq!(rows.len(), 4, "nothing has the rare feature");
     }
 
     #[tokio::test]
