@@ -264,7 +264,7 @@ impl Engine {
             let total = picture.snapshot(&corpus.name, AsOf::Latest).await?.count().await?;
             rows.push((format!("documents in {}", corpus.name), format!("{n_docs} of {total}")));
             let examples = format!(
-                "SELECT d.doc_id, CAST(a.activation AS REAL), d._text FROM (SELECT doc_id, activation FROM {table} \
+                "SELECT d.doc_id, a.activation, d._text FROM (SELECT doc_id, activation FROM {table} \
                  WHERE feature_id = $1 ORDER BY activation DESC, doc_id LIMIT {EXAMPLES}) a JOIN {} d \
                  ON a.doc_id = d.doc_id ORDER BY a.activation DESC, a.doc_id",
                 quoted(&corpus.name)
