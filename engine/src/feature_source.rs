@@ -31,7 +31,7 @@ use crate::table_provider::TEXT;
 /// [`FeatureSource`] over one picture of the database.
 #[derive(Debug)]
 pub(crate) struct EngineSource {
-    picture: Arc<Picture>,
+    pub(crate) picture: Arc<Picture>,
 }
 
 impl EngineSource {

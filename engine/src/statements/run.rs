@@ -89,7 +89,7 @@ impl Engine {
             ("written", counts([report.written])),
             ("updated", counts([report.updated])),
             ("skipped", counts([report.skipped])),
-            ("set_aside", counts([report.set_aside.len() as u64])),
+            ("set_aside", counts([report.n_set_aside])),
             ("tokens", counts([report.n_tokens])),
             ("documents", counts([report.total])),
             ("seconds", Arc::new(Float64Array::from(vec![report.seconds]))),
