@@ -134,6 +134,12 @@ impl PairCounts {
         &self.docs
     }
 
+    /// Documents that have the features at both positions, `a < b`; 0 if `a` is not of this block.
+    pub fn both(&self, a: usize, b: usize) -> u32 {
+        let row = a.checked_sub(self.first).and_then(|row| self.rows.get(row));
+        row.and_then(|row| row.get(b - a - 1)).copied().unwrap_or(0)
+    }
+
     /// Whether the row of the feature at this position is of this block.
     pub fn has_row(&self, position: usize) -> bool {
         (self.first..self.first + self.rows.len()).contains(&position)

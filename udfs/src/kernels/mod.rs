@@ -8,6 +8,7 @@ pub mod correlation;
 pub mod counting;
 pub mod dense;
 pub mod diff;
+pub mod duplicates;
 pub mod eigen;
 pub mod fusion;
 pub mod kmeans;

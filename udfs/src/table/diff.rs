@@ -7,10 +7,11 @@
 //!
 //! The statistics are in [`crate::kernels::diff`]; here sets are read, pairs matched and words looked up.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
@@ -24,9 +25,11 @@ use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::DocumentColumn;
-use crate::features::IdsView;
+use crate::features::{FeatureId, IdsView};
+use crate::kernels::cooccurrence::{Documents, PairCounts};
 use crate::kernels::counting::FeatureCounts;
 use crate::kernels::diff::{DiffRow, default_min_docs, diff, diff_paired};
+use crate::kernels::duplicates::same_as;
 use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::words::{Candidates, LEAST_SHARE, TermCounts};
 use crate::rows::{Columns, diff_columns};
@@ -46,8 +49,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
            count is below 5, else chi-squared; with `paired_by` McNemar's exact test), `q_value` (Benjamini-Hochberg over \
            all features tested), `also_in_words` (the word or pair of words that shows at least 0.8 of the same difference \
            in the same documents, phi at least 0.5, with its two frequencies; null if there is none; looked up for the first \
-           200 rows in up to 20,000 documents a side), `n_a`, `n_b` (documents compared) and `n_left_out` (documents that \
-           were never encoded or have no partner). Rows with q below 0.05 come first, then the larger difference.",
+           200 rows in up to 20,000 documents a side), `n_a`, `n_b` (documents compared), `n_left_out` (documents that \
+           were never encoded or have no partner) and `same_as` (the id of a feature above that is in nearly the same \
+           documents, phi at least 0.8 within the sides; null if there is none; looked up for the first 200 rows). Rows with q below 0.05 come first, then the larger difference.",
     arguments: &[
         ("a, b", "corpus, corpus with a filter (`answers WHERE model = 'x'`), or query"),
         ("paired_by", "column that says which document of a belongs to which of b; unique in each set"),
@@ -61,14 +65,15 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("level", "only `token`, `span` or `document` features; default `all`"),
         ("confidence", "of the interval; default 0.95"),
         ("words", "whether to look for words; default: where the sets have texts"),
+        ("fold", "leave out rows that are the same as one above; default false"),
         ("limit", "rows at most; default all"),
     ],
     example: "SELECT label, frequency_a, frequency_b, round(q_value, 6) AS q_value, also_in_words FROM diff('answers WHERE \
               model = ''a''', 'answers WHERE model = ''b''', paired_by => 'prompt_id')",
 };
 
-/// Rows for which words are looked up: the first ones.
-const WORD_ROWS: usize = 200;
+/// Rows for which words and repetitions are looked up: the first ones.
+const TOP_ROWS: usize = 200;
 
 /// Documents of each side whose words are looked at; spread evenly if there are more.
 const WORD_DOCUMENTS: u64 = 20_000;
@@ -99,6 +104,7 @@ impl TableFunctionImpl for Diff {
                 words if words.is_given() => Some(words.flag_or(true)?),
                 _ => None,
             },
+            fold: args.named("fold").flag_or(false)?,
             limit: args.named("limit").count()?,
         };
         args.finish()?;
@@ -117,6 +123,8 @@ struct DiffCall {
     confidence: f64,
     /// `None`: where the sets have texts.
     words: Option<bool>,
+    /// Whether to leave out rows that repeat one above.
+    fold: bool,
     limit: Option<usize>,
 }
 
@@ -230,6 +238,34 @@ impl DiffCall {
         Ok(top.iter().map(word_of).collect())
     }
 
+    /// For each of the first rows, the feature above that says the same.
+    async fn same_as(&self, rows: &[DiffRow], id_bound: usize) -> Result<Vec<Option<FeatureId>>> {
+        let top = &rows[..rows.len().min(TOP_ROWS)];
+        // Positions must ascend with ids; ranks are put back below.
+        let mut ids: Vec<FeatureId> = top.iter().map(|row| row.feature_id).collect();
+        ids.sort_unstable();
+        let mut position_of = vec![u32::MAX; id_bound];
+        for (position, id) in (0..).zip(&ids) {
+            position_of[*id as usize] = position;
+        }
+        let mut sides = Vec::new();
+        for set in &self.sets {
+            let mut counts = PairCounts::new(ids.len(), 0..ids.len());
+            let mut stream = self.source.documents(set, &[DocumentColumn::Ids]).await?;
+            while let Some(batch) = stream.try_next().await? {
+                let list = IdsView::try_new(NAME, batch.column(0))?;
+                let mut documents = Documents::default();
+                (0..list.len())
+                    .filter(|row| !list.is_null(*row))
+                    .for_each(|row| documents.push(list.ids(row), &position_of));
+                counts.update(&documents);
+            }
+            sides.push(counts);
+        }
+        let ranks: Vec<usize> = top.iter().map(|row| position_of[row.feature_id as usize] as usize).collect();
+        Ok(same_as(&sides, &ranks).into_iter().map(|above| above.map(|rank| top[rank].feature_id)).collect())
+    }
+
     /// The documents of one side whose words are looked at.
     async fn sample<'a>(&self, counted: &'a Counted, side: usize) -> Result<Sample<'a>> {
         let mut columns = vec![DocumentColumn::Text, DocumentColumn::Ids];
@@ -248,20 +284,20 @@ struct Sample<'a> {
 }
 
 /// Texts of some documents with their features.
-struct Documents {
+struct TextBatch {
     texts: StringArray,
     ids: IdsView,
     rows: Vec<usize>,
 }
 
-impl Documents {
+impl TextBatch {
     fn iter(&self) -> impl Iterator<Item = (&str, &[u32])> {
         self.rows.iter().map(|row| (self.texts.value(*row), self.ids.ids(*row)))
     }
 }
 
 impl Sample<'_> {
-    async fn next(&mut self) -> Result<Option<Documents>> {
+    async fn next(&mut self) -> Result<Option<TextBatch>> {
         let Some(batch) = self.stream.try_next().await? else { return Ok(None) };
         let texts = cast(batch.column(0), &DataType::Utf8)?.as_string::<i32>().clone();
         let ids = IdsView::try_new(NAME, batch.column(1))?;
@@ -283,19 +319,25 @@ impl Sample<'_> {
             }
             self.seen += 1;
         }
-        Ok(Some(Documents { texts, ids, rows }))
+        Ok(Some(TextBatch { texts, ids, rows }))
     }
 }
 
-fn columns(catalog: &FeatureCatalog, counted: &Counted, words: Vec<Option<String>>) -> Columns {
+fn columns(
+    catalog: &FeatureCatalog,
+    counted: &Counted,
+    mut words: Vec<Option<String>>,
+    mut same_as: Vec<Option<FeatureId>>,
+) -> Columns {
     let n_rows = counted.rows.len();
     let mut columns = diff_columns(catalog, &counted.rows);
-    let mut words = words;
     words.resize(n_rows, None);
+    same_as.resize(n_rows, None);
     columns.push("also_in_words", StringArray::from(words), true);
     columns.counts("n_a", std::iter::repeat_n(counted.n_docs[0], n_rows));
     columns.counts("n_b", std::iter::repeat_n(counted.n_docs[1], n_rows));
     columns.counts("n_left_out", std::iter::repeat_n(counted.n_left_out, n_rows));
+    columns.push("same_as", UInt32Array::from(same_as), true);
     columns
 }
 
@@ -307,19 +349,38 @@ impl Computation for DiffCall {
 
     fn schema(&self) -> SchemaRef {
         let nothing = Counted { rows: Vec::new(), n_docs: [0; 2], n_left_out: 0, matched: None };
-        columns(&FeatureCatalog::default(), &nothing, Vec::new()).schema()
+        columns(&FeatureCatalog::default(), &nothing, Vec::new(), Vec::new()).schema()
     }
 
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let catalog = self.source.catalog();
         let selected = catalog.select(NAME, &self.selection)?;
+        let id_bound = selected.len();
         let mut counted = self.count(&request, selected).await?;
+        let wants = |name: &str| self.schema().index_of(name).is_ok_and(|position| request.wants(position));
         let limit = self.limit.unwrap_or(usize::MAX).min(request.limit.unwrap_or(usize::MAX));
-        counted.rows.truncate(limit);
-        let wants_words = self.schema().index_of("also_in_words").is_ok_and(|position| request.wants(position));
-        let n_words = if wants_words { counted.rows.len().min(WORD_ROWS) } else { 0 };
+        if !self.fold {
+            counted.rows.truncate(limit);
+        }
+        let mut same_as = match self.fold || wants("same_as") {
+            true => self.same_as(&counted.rows, id_bound).await?,
+            false => Vec::new(),
+        };
+        if self.fold {
+            let repeats: HashSet<FeatureId> = counted
+                .rows
+                .iter()
+                .zip(&same_as)
+                .filter(|(_, same)| same.is_some())
+                .map(|(row, _)| row.feature_id)
+                .collect();
+            counted.rows.retain(|row| !repeats.contains(&row.feature_id));
+            counted.rows.truncate(limit);
+            same_as.clear();
+        }
+        let n_words = if wants("also_in_words") { counted.rows.len().min(TOP_ROWS) } else { 0 };
         let words = self.words(&counted, n_words).await?;
-        Ok(vec![columns(&catalog, &counted, words).into_batch()?])
+        Ok(vec![columns(&catalog, &counted, words, same_as).into_batch()?])
     }
 }
 
@@ -346,7 +407,7 @@ mod tests {
     async fn has_the_columns_of_the_contract() {
         let names = columns(&answers(), format!("SELECT * FROM diff({A}, {B})")).await;
         let contract = "feature_id label level docs_a docs_b frequency_a frequency_b difference ci_low ci_high odds_ratio \
-                        p_value q_value also_in_words n_a n_b n_left_out";
+                        p_value q_value also_in_words n_a n_b n_left_out same_as";
         assert_eq!(names, contract);
     }
 
@@ -389,6 +450,26 @@ mod tests {
         assert!(error(&source, &asked).await.contains("text"));
         let rows = cells(&source, format!("SELECT label FROM diff({A}, {B}, named_argument('min_docs', 31))"));
         assert_eq!(rows.await.unwrap(), [["hedge"]]);
+    }
+
+    #[tokio::test]
+    async fn repetitions_are_marked_or_folded() {
+        let features: &[(&str, &[&str])] = &[("regret", &["regret"]), ("list", &["first"]), ("apology", &["sorry"])];
+        let source = crate::MemorySource::with_words(features, vec![]);
+        let text = |row: usize| match row {
+            0..30 => "sorry regret",
+            30..50 => "first",
+            50..55 => "sorry",
+            _ => "none",
+        };
+        let a: Vec<Option<&str>> = (0..60).map(|row| Some(text(row))).collect();
+        let b: Vec<Option<&str>> = (0..60).map(|row| Some(text(row + 58))).collect();
+        source.put_texts("a", &a, vec![]).unwrap();
+        source.put_texts("b", &b, vec![]).unwrap();
+        let rows = cells(&source, "SELECT label, same_as FROM diff('a', 'b')").await.unwrap();
+        assert_eq!(rows, [["apology", ""], ["regret", "2"], ["list", ""]]);
+        let sql = "SELECT label, same_as FROM diff('a', 'b', named_argument('fold', true)) LIMIT 2";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["apology", ""], ["list", ""]]);
     }
 
     #[tokio::test]
