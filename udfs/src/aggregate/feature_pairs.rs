@@ -113,7 +113,7 @@ impl Pairs {
                     _ => {}
                 }
             }
-            ranking.scan(&counts, &features, |a, b| !echoes.contains(a, b));
+            ranking.scan(&counts, &features, None, |a, b| !echoes.contains(a, b));
         }
         ranking.finish()
     }

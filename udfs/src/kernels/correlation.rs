@@ -139,17 +139,25 @@ impl Ranking {
 
     /// Tests all pairs of a block; `features[position]` is the id. Pairs that `keep` refuses are tested but not ranked;
     /// it is asked only about pairs that would be among the best.
+    ///
+    /// With `split`, positions from there on are features of other documents (those paired with the first ones), and
+    /// only pairs of one before and one after it are tested.
     pub fn scan(
         &mut self,
         counts: &PairCounts,
         features: &[FeatureId],
+        split: Option<usize>,
         keep: impl Fn(FeatureId, FeatureId) -> bool + Sync,
     ) {
         let (direction, limit, n, docs) = (self.direction, self.limit, counts.n_docs(), counts.docs());
         let found = counts
             .rows()
             .fold(Found::default, |mut found, (a, row)| {
-                for (b, both) in (a + 1..).zip(row) {
+                if split.is_some_and(|split| a >= split) {
+                    return found;
+                }
+                let first = split.unwrap_or(0).max(a + 1);
+                for (b, both) in (first..).zip(&row[first - a - 1..]) {
                     let (docs_a, docs_b, both) = (u64::from(docs[a]), u64::from(docs[b]), u64::from(*both));
                     found.n_tests += 1;
                     let expected = docs_a as f64 * docs_b as f64 / n.max(1) as f64;
@@ -233,7 +241,7 @@ mod tests {
         for block in blocks(n_features, budget) {
             let mut counts = PairCounts::new(n_features, block);
             counts.update(&documents);
-            ranking.scan(&counts, &features, |a, b| (a, b) != (0, 20));
+            ranking.scan(&counts, &features, None, |a, b| (a, b) != (0, 20));
         }
         ranking.finish()
     }

@@ -11,8 +11,10 @@ use arrow::array::{Float64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::exec_err;
+use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
 use super::echoes::Echoes;
@@ -27,6 +29,7 @@ use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs}
 use crate::kernels::counting::FeatureCounts;
 use crate::rows::{Columns, pair_columns};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::pairing::match_pairs;
 
 const NAME: &str = "correlate";
 
@@ -43,6 +46,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
            strongest tokens are shared) are left out.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
+        (
+            "with, paired_by",
+            "correlate across two sets instead: feature_a of a document of `set` with feature_b of its partner \
+                             in the set `with`, which has the same value in column `paired_by` (prompt and response)",
+        ),
         ("min_docs", "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5"),
         ("direction", "`positive` (default), `negative` (together less often than chance) or `both` (p two-sided)"),
         (
@@ -84,6 +92,14 @@ impl TableFunctionImpl for Correlate {
         let call = CorrelateCall {
             source: Arc::clone(&self.source),
             set: args.positional("set").required_text()?,
+            across: match (args.named("with").text()?, args.named("paired_by").text()?) {
+                (Some(set), Some(column)) => Some((set, column)),
+                (None, None) => None,
+                (Some(_), None) => {
+                    return plan_err!("{NAME}: 'with' needs 'paired_by', the column that both sets have");
+                }
+                (None, Some(_)) => return plan_err!("{NAME}: 'paired_by' needs 'with', the set to pair with"),
+            },
             min_docs: args.named("min_docs").count()?,
             direction: match args.named("direction").choice_or(&["positive", "negative", "both"], "positive")? {
                 "negative" => Direction::Negative,
@@ -109,6 +125,8 @@ impl TableFunctionImpl for Correlate {
 struct CorrelateCall {
     source: SharedSource,
     set: String,
+    /// Set whose documents are paired with those of `set`, and the column that pairs them.
+    across: Option<(String, String)>,
     min_docs: Option<usize>,
     direction: Direction,
     /// Whether to return pairs that the same token fires.
@@ -122,7 +140,11 @@ struct CorrelateCall {
 
 impl fmt::Display for CorrelateCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NAME}('{}')", self.set)
+        write!(f, "{NAME}('{}'", self.set)?;
+        if let Some((set, column)) = &self.across {
+            write!(f, ", with => '{set}', paired_by => '{column}'")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -151,18 +173,76 @@ impl LabelSimilarity {
     }
 }
 
+/// Documents that were read once and are kept: pairs, whose second documents' ids are shifted by the id bound.
+#[derive(Debug)]
+struct Held {
+    ids: Vec<FeatureId>,
+    starts: Vec<usize>,
+    _memory: MemoryReservation,
+}
+
+/// Reads documents batch by batch: those of a set, or those that are held.
+struct Reading<'a> {
+    stream: Option<SendableRecordBatchStream>,
+    held: Option<&'a Held>,
+    at: usize,
+}
+
+impl Reading<'_> {
+    /// Visits the next documents, `None` for one that was never encoded; false at the end.
+    async fn next(&mut self, mut visit: impl FnMut(Option<&[FeatureId]>)) -> Result<bool> {
+        if let Some(held) = self.held {
+            let end = (self.at + BATCH_DOCUMENTS).min(held.starts.len() - 1);
+            (self.at..end).for_each(|row| visit(Some(&held.ids[held.starts[row]..held.starts[row + 1]])));
+            let more = end > self.at;
+            self.at = end;
+            return Ok(more);
+        }
+        let Some(stream) = &mut self.stream else { return Ok(false) };
+        let Some(batch) = stream.try_next().await? else { return Ok(false) };
+        let ids = IdsView::try_new(NAME, batch.column(0))?;
+        (0..ids.len()).for_each(|row| visit((!ids.is_null(row)).then(|| ids.ids(row))));
+        Ok(true)
+    }
+}
+
 impl CorrelateCall {
+    async fn read<'a>(&self, held: Option<&'a Held>) -> Result<Reading<'a>> {
+        let stream = match held {
+            Some(_) => None,
+            None => Some(self.source.documents(&self.set, &[DocumentColumn::Ids]).await?),
+        };
+        Ok(Reading { stream, held, at: 0 })
+    }
+
+    /// Reads and keeps the pairs of a correlation across two sets.
+    async fn hold(&self, id_bound: usize, request: &Request) -> Result<Option<Held>> {
+        let Some((with, column)) = &self.across else { return Ok(None) };
+        let memory = request.memory(NAME);
+        let (mut ids, mut starts) = (Vec::new(), vec![0]);
+        let shift = id_bound as FeatureId;
+        let visit = |a: &[FeatureId], b: &[FeatureId]| {
+            memory.try_grow((a.len() + b.len()) * size_of::<FeatureId>() + size_of::<usize>())?;
+            ids.extend_from_slice(a);
+            ids.extend(b.iter().map(|id| id + shift));
+            starts.push(ids.len());
+            Ok(())
+        };
+        let sets = [self.set.clone(), with.clone()];
+        match_pairs(NAME, &self.source, &sets, column, request, visit).await?;
+        Ok(Some(Held { ids, starts, _memory: memory }))
+    }
+
     /// The features with enough documents, ascending.
-    async fn eligible(&self, selected: &[bool]) -> Result<Vec<FeatureId>> {
+    async fn eligible(&self, selected: &[bool], held: Option<&Held>) -> Result<Vec<FeatureId>> {
         let mut counts = FeatureCounts::new(selected.len());
         let mut n_null = 0u64;
-        let mut stream = self.source.documents(&self.set, &[DocumentColumn::Ids]).await?;
-        while let Some(batch) = stream.try_next().await? {
-            let ids = IdsView::try_new(NAME, batch.column(0))?;
-            for row in 0..ids.len() {
-                if ids.is_null(row) { n_null += 1 } else { counts.update(ids.ids(row)) }
-            }
-        }
+        let mut reading = self.read(held).await?;
+        let mut visit = |ids: Option<&[FeatureId]>| match ids {
+            Some(ids) => counts.update(ids),
+            None => n_null += 1,
+        };
+        while reading.next(&mut visit).await? {}
         if counts.n_docs == 0 {
             return match n_null {
                 0 => exec_err!("{NAME}: set '{}' has no documents", self.set),
@@ -170,31 +250,23 @@ impl CorrelateCall {
             };
         }
         let min_docs = self.min_docs.map_or_else(|| default_min_docs(counts.n_docs), |min_docs| min_docs as u64).max(1);
-        Ok((0..)
-            .zip(selected)
-            .filter(|(id, selected)| **selected && counts.docs(*id) >= min_docs)
-            .map(|(id, _)| id)
-            .collect())
+        let enough = |(id, selected): &(FeatureId, &bool)| **selected && counts.docs(*id) >= min_docs;
+        Ok((0..).zip(selected).filter(enough).map(|(id, _)| id).collect())
     }
 
     async fn count_block(
         &self,
+        held: Option<&Held>,
         n_features: usize,
         block: std::ops::Range<usize>,
         position_of: &[u32],
     ) -> Result<PairCounts> {
         let mut counts = PairCounts::new(n_features, block);
         let mut documents = Documents::default();
-        let mut stream = self.source.documents(&self.set, &[DocumentColumn::Ids]).await?;
+        let mut reading = self.read(held).await?;
         loop {
-            let batch = stream.try_next().await?;
-            if let Some(batch) = &batch {
-                let ids = IdsView::try_new(NAME, batch.column(0))?;
-                (0..ids.len())
-                    .filter(|row| !ids.is_null(*row))
-                    .for_each(|row| documents.push(ids.ids(row), position_of));
-            }
-            if documents.len() >= BATCH_DOCUMENTS || batch.is_none() {
+            let more = reading.next(|ids| ids.into_iter().for_each(|ids| documents.push(ids, position_of))).await?;
+            if documents.len() >= BATCH_DOCUMENTS || !more {
                 let full = std::mem::take(&mut documents);
                 counts = blocking(NAME, move |_| {
                     counts.update(&full);
@@ -202,7 +274,7 @@ impl CorrelateCall {
                 })
                 .await?;
             }
-            if batch.is_none() {
+            if !more {
                 return Ok(counts);
             }
         }
@@ -213,12 +285,20 @@ impl CorrelateCall {
         catalog: &Arc<FeatureCatalog>,
         request: &Request,
     ) -> Result<(Vec<PairRow>, Option<Arc<LabelSimilarity>>)> {
-        let selected = catalog.select(NAME, &self.selection)?;
-        let features = Arc::new(self.eligible(&selected).await?);
+        let mut selected = catalog.select(NAME, &self.selection)?;
+        let id_bound = selected.len();
+        let held = self.hold(id_bound, request).await?;
+        if held.is_some() {
+            selected.extend_from_within(..);
+        }
+        let shifted = self.eligible(&selected, held.as_ref()).await?;
         let mut position_of = vec![u32::MAX; selected.len()];
-        for (position, id) in (0..).zip(features.iter()) {
+        for (position, id) in (0..).zip(&shifted) {
             position_of[*id as usize] = position;
         }
+        let split = held.as_ref().map(|_| shifted.partition_point(|id| (*id as usize) < id_bound));
+        let features: Arc<Vec<FeatureId>> =
+            Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
         let similarity = match self.unexpected {
             None => None,
             Some(_) => {
@@ -232,11 +312,11 @@ impl CorrelateCall {
         let memory = request.memory(NAME);
         for block in blocks(features.len(), self.block_bytes) {
             memory.try_resize(block_bytes(features.len(), &block))?;
-            let counts = self.count_block(features.len(), block, &position_of).await?;
+            let counts = self.count_block(held.as_ref(), features.len(), block, &position_of).await?;
             let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.clone());
             let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
             ranking = blocking(NAME, move |_| {
-                ranking.scan(&counts, &features, |a, b| {
+                ranking.scan(&counts, &features, split, |a, b| {
                     let alike = similarity.as_ref().and_then(|similarity| similarity.between(a, b));
                     !echoes.contains(a, b) && alike.is_none_or(|alike| alike < least_alike)
                 });
@@ -352,11 +432,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn correlates_prompts_with_responses() {
+        let features: &[(&str, &[&str])] = &[("code", &["python"]), ("list", &["first"]), ("poem", &["rose"])];
+        let source = MemorySource::with_words(features, vec![]);
+        let keys: arrow::array::ArrayRef = Arc::new((0..60).collect::<arrow::array::Int64Array>());
+        let prompts: Vec<Option<&str>> =
+            (0..60).map(|row| Some(if row % 3 == 0 { "python" } else { "rose" })).collect();
+        let responses: Vec<Option<&str>> =
+            (0..60).map(|row| Some(if row % 3 == 0 { "first python" } else { "so" })).collect();
+        source.put_texts("prompts", &prompts, vec![("id", Arc::clone(&keys))]).unwrap();
+        source.put_texts("responses", &responses, vec![("id", keys)]).unwrap();
+        let call = |more: &str| {
+            format!(
+                "SELECT label_a, label_b, docs_both, docs_a, docs_b, n FROM correlate('prompts', named_argument('with', \
+                 'responses WHERE id > 2'), named_argument('paired_by', 'id'){more})"
+            )
+        };
+        let rows = cells(&source, call("")).await.unwrap();
+        assert_eq!(rows, [["code", "list", "19", "19", "19", "57"]], "code with code is an echo");
+        let rows = cells(&source, call(", named_argument('echoes', true)")).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[0], ["code", "code", "19", "19", "19", "57"]);
+        let message = error(&source, "SELECT * FROM correlate('prompts', named_argument('with', 'responses'))").await;
+        assert!(message.contains("correlate: 'with' needs 'paired_by'"), "{message}");
+    }
+
+    #[tokio::test]
     async fn blocks_of_rows_give_the_same() {
         let source: SharedSource = Arc::new(drinks());
         let call = |block_bytes| CorrelateCall {
             source: Arc::clone(&source),
             set: "notes".to_string(),
+            across: None,
             min_docs: None,
             direction: Direction::Both,
             echoes: true,

@@ -27,7 +27,7 @@ use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, IdsView};
 use crate::kernels::cooccurrence::{Documents, PairCounts};
-use crate::kernels::counting::FeatureCounts;
+use crate::kernels::counting::{FeatureCounts, PairedCounts};
 use crate::kernels::diff::{DiffRow, default_min_docs, diff, diff_paired};
 use crate::kernels::duplicates::same_as;
 use crate::kernels::statistics::normal_quantile_two_sided;
@@ -152,8 +152,12 @@ impl DiffCall {
         let z = normal_quantile_two_sided(self.confidence);
         let min_docs = |n_docs: u64| self.min_docs.map_or_else(|| default_min_docs(n_docs), |min_docs| min_docs as u64);
         if let Some(column) = &self.paired_by {
-            let (counts, matched) =
-                match_pairs(NAME, &self.source, &self.sets, column, selected.len(), request).await?;
+            let mut counts = PairedCounts::new(selected.len());
+            let visit = |a: &[FeatureId], b: &[FeatureId]| {
+                counts.update(a, b);
+                Ok(())
+            };
+            let matched = match_pairs(NAME, &self.source, &self.sets, column, request, visit).await?;
             let n_pairs = counts.a.n_docs;
             let n_left_out = matched.n_left_out;
             let min_docs = min_docs(2 * n_pairs);

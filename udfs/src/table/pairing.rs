@@ -12,7 +12,6 @@ use futures::TryStreamExt;
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, IdsView};
-use crate::kernels::counting::PairedCounts;
 use crate::table::exec::Request;
 
 /// Which documents have a partner.
@@ -44,7 +43,7 @@ impl Rows {
     }
 }
 
-/// Matches the documents of `sets` by `column` and counts the pairs.
+/// Matches the documents of `sets` by `column` and visits the features of each pair, in the order of the second set.
 ///
 /// Holds the features and keys of the first set in memory, as the query's memory pool allows.
 ///
@@ -55,9 +54,9 @@ pub async fn match_pairs(
     source: &SharedSource,
     sets: &[String; 2],
     column: &str,
-    id_bound: usize,
     request: &Request,
-) -> Result<(PairedCounts, Matched)> {
+    mut visit: impl FnMut(&[FeatureId], &[FeatureId]) -> Result<()> + Send,
+) -> Result<Matched> {
     let columns = [DocumentColumn::Named(column.to_string()), DocumentColumn::Ids];
     let twice = |key: &str, set: &str| {
         DataFusionError::Execution(format!(
@@ -87,7 +86,7 @@ pub async fn match_pairs(
         }
     }
 
-    let mut counts = PairedCounts::new(id_bound);
+    let mut n_pairs = 0u64;
     let mut unmatched: HashSet<String> = HashSet::new();
     let mut stream = source.documents(&sets[1], &columns).await?;
     while let Some(batch) = stream.try_next().await? {
@@ -102,7 +101,8 @@ pub async fn match_pairs(
                 Some((_, true)) => return Err(twice(key, &sets[1])),
                 Some((partner, seen)) => {
                     *seen = true;
-                    counts.update(first.row(*partner), ids.ids(row));
+                    n_pairs += 1;
+                    visit(first.row(*partner), ids.ids(row))?;
                 }
                 None => {
                     memory.try_grow(48 + key.len())?;
@@ -113,7 +113,6 @@ pub async fn match_pairs(
             }
         }
     }
-    let n_pairs = counts.a.n_docs;
     if n_pairs == 0 {
         return exec_err!(
             "{function}: no value of column '{column}' is in both '{}' ({} documents) and '{}' ({})",
@@ -124,7 +123,7 @@ pub async fn match_pairs(
         );
     }
     matched.n_left_out += matched.rows.len() as u64 - n_pairs + unmatched.len() as u64;
-    Ok((counts, matched))
+    Ok(matched)
 }
 
 /// Keys as text, whatever their type.
