@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Float16Type, UInt32Type};
+use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use half::f16;
 
@@ -84,6 +85,18 @@ impl FeaturesBuilder {
     }
 }
 
+/// What all arithmetic relies on. What saequel stores is so; a query can make anything.
+fn check_ascending(function: &str, ids: &[FeatureId]) -> Result<()> {
+    match ids.windows(2).find(|pair| pair[0] >= pair[1]) {
+        None => Ok(()),
+        Some(pair) => exec_err!(
+            "{function}: ids of a features value must ascend, each once, but {} comes before {}",
+            pair[0],
+            pair[1]
+        ),
+    }
+}
+
 /// Read access to a column of feature ids, one row a document, without copying.
 #[derive(Debug, Clone)]
 pub struct IdsView {
@@ -95,14 +108,16 @@ impl IdsView {
     /// Wraps a list array of [`IDS_TYPE`].
     ///
     /// # Errors
-    /// An execution error that names `function` if the array is of another type.
+    /// An execution error that names `function` if the array is of another type, or the ids of a row do not ascend.
     pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
         let wrong = || {
             DataFusionError::Execution(format!("{function}: expected a list of feature ids, got {}", array.data_type()))
         };
         let lists = array.as_list_opt::<i32>().ok_or_else(wrong)?.clone();
         let values = lists.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
-        Ok(Self { lists, values })
+        let view = Self { lists, values };
+        (0..view.len()).try_for_each(|row| check_ascending(function, view.ids(row)))?;
+        Ok(view)
     }
 
     /// Number of rows.
@@ -144,7 +159,8 @@ impl FeaturesView {
     /// Wraps a struct array of [`FEATURES_TYPE`].
     ///
     /// # Errors
-    /// A plan error that names `function` if the array is of another type.
+    /// An execution error that names `function` if the array is of another type, the ids of a row do not ascend, or there
+    /// are more or fewer activations.
     pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
         let wrong = || {
             DataFusionError::Execution(format!(
@@ -160,7 +176,15 @@ impl FeaturesView {
         let (ids, activations) = (column("ids")?, column("activations")?);
         let id_values = ids.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
         let activation_values = activations.values().as_primitive_opt::<Float16Type>().ok_or_else(wrong)?.clone();
-        Ok(Self { nulls: features.nulls().cloned(), ids, activations, id_values, activation_values })
+        let view = Self { nulls: features.nulls().cloned(), ids, activations, id_values, activation_values };
+        for row in 0..view.len() {
+            check_ascending(function, view.ids(row))?;
+            let (n_ids, n_activations) = (view.ids(row).len(), view.activations(row).len());
+            if n_ids != n_activations {
+                return exec_err!("{function}: a features value has {n_ids} ids but {n_activations} activations");
+            }
+        }
+        Ok(view)
     }
 
     /// Number of rows.
@@ -189,10 +213,37 @@ impl FeaturesView {
 
     /// Activations of row `row`, beside [`Self::ids`].
     pub fn activations(&self, row: usize) -> &[f16] {
-        if self.is_null(row) {
+        if self.is_null(row) || self.activations.is_null(row) {
             return &[];
         }
         let offsets = self.activations.value_offsets();
         &self.activation_values.values()[offsets[row] as usize..offsets[row + 1] as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::test_support::{answers, cells, error};
+
+    fn made(ids: &str, activations: &str) -> String {
+        let list = |items: &str, item: &str| format!("arrow_cast({items}, 'List({item})')");
+        format!("named_struct('ids', {}, 'activations', {})", list(ids, "UInt32"), list(activations, "Float16"))
+    }
+
+    #[tokio::test]
+    async fn features_values_that_a_query_makes_are_checked() {
+        let source = answers();
+        let of = |ids: &str, activations: &str| format!("SELECT activation({}, 2)", made(ids, activations));
+        assert_eq!(cells(&source, of("[0, 2]", "[0.5, 1.5]")).await.unwrap(), [["1.5"]]);
+        let message = error(&source, of("[2, 0]", "[0.5, 1.5]")).await;
+        assert!(
+            message.contains("activation: ids of a features value must ascend, each once, but 2 comes before 0"),
+            "{message}"
+        );
+        let message = error(&source, of("[0, 2]", "[0.5]")).await;
+        assert!(message.contains("a features value has 2 ids but 1 activations"), "{message}");
+        let set = format!("SELECT {} AS features", made("[1, 1]", "[1, 1]")).replace('\'', "''");
+        let message = error(&source, format!("SELECT * FROM correlate('{set}')")).await;
+        assert!(message.contains("correlate: ids of a features value must ascend"), "{message}");
     }
 }

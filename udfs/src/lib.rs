@@ -33,8 +33,10 @@ pub type SharedSource = Arc<dyn FeatureSource>;
 
 /// Registers every scalar, aggregate and table function of saequel, and the rule that makes `unnest` of them right.
 ///
+/// Functions of the same names are replaced; `encode(binary, format)` of DataFusion goes on under ours.
+///
 /// # Errors
-/// If a name is taken already.
+/// None at present.
 pub fn register_all(session: &SessionContext, source: &SharedSource) -> Result<()> {
     for function in scalar::functions(source) {
         session.register_udf(function);
