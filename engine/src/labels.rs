@@ -40,6 +40,8 @@ pub struct LabelOptions {
 pub(crate) const DENSE: f64 = 0.05;
 /// Documents in which a latent must fire to be worth a name; with fewer it is hidden as `rare`.
 const MIN_DOCUMENTS: u64 = 8;
+/// A feature is present in a document only where it contributes this much to a token (span), whose length is 1 on average.
+const PRESENCE_FLOOR: f32 = 0.15;
 /// Words in more than this share of the samples say nothing about where a latent fires.
 const COMMON: f64 = 0.004;
 /// Longest name, in characters.
@@ -105,7 +107,7 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 label_score: name.score.map(|score| (score * 100.0).round() / 100.0),
                 density: density as f32,
                 max_activation: round(latent.max),
-                presence_threshold: round(latent.documents.valley()),
+                presence_threshold: round(latent.documents.valley().max(PRESENCE_FLOOR)),
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),
                 hidden: hidden.map(str::to_owned),
