@@ -295,7 +295,9 @@ mod tests {
         let missing = files_from(nobody, &source, cache.path(), &crate::Silent).unwrap_err();
         let dir = cache.path().join("readers").join("r");
         assert_eq!(missing.kind(), ErrorKind::Io);
-        for part in ["reader 'r' is not in the cache", "127.0.0.1:1/o/r/resolve/main/a", "pip", &dir.display().to_string()] {
+        for part in
+            ["reader 'r' is not in the cache", "127.0.0.1:1/o/r/resolve/main/a", "pip", &dir.display().to_string()]
+        {
             assert!(missing.message().contains(part), "{part} is not in: {missing}");
         }
         fs::write(dir.join("a"), "hello").unwrap();
