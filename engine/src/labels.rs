@@ -212,7 +212,12 @@ impl Namer<'_> {
     /// How much a word says about the latent: its share of the strong activations, the more the rarer it is elsewhere.
     fn weight(&self, candidate: &Candidate<'_>) -> f64 {
         let background = self.survey.word_count(candidate.word) as f64 / self.survey.n_samples.max(1) as f64;
-        candidate.share * (1.0 + candidate.share / background.max(1e-7)).ln()
+        let lift = candidate.share / background.max(1e-7);
+        match self.level {
+            Level::Token => candidate.share * (1.0 + lift).ln(),
+            // All words of a sentence are seen: those that are everywhere must count for nothing.
+            _ => candidate.share * lift.max(1.0).ln(),
+        }
     }
 
     /// Words of the latent, best first, one of each stem.
