@@ -249,6 +249,9 @@ pub(crate) struct DiffArgs {
     /// Only features in at least so many documents of A and B together
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
+    /// Of the interval of the difference, e.g. 0.99 [default: 0.95]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) confidence: Option<f64>,
     #[command(flatten)]
     pub(crate) rows: Rows,
     #[command(flatten)]
@@ -274,6 +277,15 @@ pub(crate) struct CorrelateArgs {
     /// Only pairs that are together in at least so many documents
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
+    /// Pairs that come together more often than chance, less often, or both
+    #[arg(long, value_parser = ["positive", "negative", "both"])]
+    pub(crate) direction: Option<String>,
+    /// Only pairs whose labels are less alike than this (-1 to 1): the unexpected ones
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
+    pub(crate) unexpected: Option<f64>,
+    /// Also pairs that fire on the same tokens
+    #[arg(long)]
+    pub(crate) echoes: bool,
     #[command(flatten)]
     pub(crate) rows: Rows,
     #[command(flatten)]
@@ -294,6 +306,12 @@ pub(crate) struct ClusterArgs {
     /// Seed of random choices
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// What documents are compared by
+    #[arg(long, value_parser = ["features", "dense"])]
+    pub(crate) view: Option<String>,
+    /// How they are grouped
+    #[arg(long, value_parser = ["auto", "jaccard-spectral", "kmeans"])]
+    pub(crate) method: Option<String>,
     /// One row per cluster (default)
     #[arg(long, conflicts_with = "documents")]
     pub(crate) summary: bool,
@@ -342,9 +360,9 @@ pub(crate) struct ExportArgs {
 pub(crate) struct CompactArgs {
     /// Corpus [default: all]
     pub(crate) corpus: Option<String>,
-    /// Keep versions that are younger than so many hours, for AS OF
-    #[arg(long, value_name = "HOURS", default_value_t = 24)]
-    pub(crate) keep_hours: u64,
+    /// Keep versions that are younger than so many days, for AS OF
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub(crate) keep_days: u64,
 }
 
 /// `doctor`

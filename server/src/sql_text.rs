@@ -237,10 +237,9 @@ impl Call {
         self
     }
 
-    /// `SELECT * FROM function(arguments)`, with `LIMIT` if there is one.
-    pub fn statement(&self, limit: Option<u64>) -> String {
-        let limit = limit.map(|limit| format!(" LIMIT {limit}")).unwrap_or_default();
-        format!("SELECT * FROM {}({}){limit}", self.function, self.arguments.join(", "))
+    /// `SELECT * FROM function(arguments)`
+    pub fn statement(&self) -> String {
+        format!("SELECT * FROM {}({})", self.function, self.arguments.join(", "))
     }
 }
 
@@ -304,8 +303,8 @@ mod tests {
             .named_text("level", None)
             .named("min_docs", Some(5));
         assert_eq!(
-            call.statement(Some(10)),
-            "SELECT * FROM diff('answers WHERE side = ''b''', 'answers', paired_by => 'prompt_id', min_docs => 5) LIMIT 10"
+            call.statement(),
+            "SELECT * FROM diff('answers WHERE side = ''b''', 'answers', paired_by => 'prompt_id', min_docs => 5)"
         );
     }
 }

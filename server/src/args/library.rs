@@ -9,10 +9,13 @@ use super::{Answer, Rows};
 /// `features`
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeaturesCommand {
-    /// Find features by label, tokens and words
+    /// Find features by what they mean and by the words they fire on
     Search {
-        /// Words to look for
+        /// What to look for, in words
         query: String,
+        /// Compare words only; needs no model
+        #[arg(long)]
+        words_only: bool,
         /// Also features that are hidden as uninformative
         #[arg(long)]
         all: bool,

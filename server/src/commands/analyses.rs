@@ -7,10 +7,14 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::sql_text::{Call, identifier};
 
+/// Pairs that `correlate --limit 0` returns at most.
+const ALL_PAIRS: u64 = 10_000_000;
+
 pub(super) async fn diff(args: DiffArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
     let call = diff_call(&args);
-    context.answer_list(&engine, |limit| call.statement(limit), args.rows.limit, &args.answer).await
+    let statement = |limit: Option<u64>| call.clone().named("limit", limit).statement();
+    context.answer_list(&engine, statement, args.rows.limit, &args.answer).await
 }
 
 fn diff_call(args: &DiffArgs) -> Call {
@@ -20,6 +24,7 @@ fn diff_call(args: &DiffArgs) -> Call {
         .named_text("paired_by", args.paired_by.as_deref())
         .named_text("level", args.level.as_deref())
         .named("min_docs", args.min_docs)
+        .named("confidence", args.confidence)
 }
 
 pub(super) async fn correlate(args: CorrelateArgs, context: &Context) -> Result<()> {
@@ -27,8 +32,13 @@ pub(super) async fn correlate(args: CorrelateArgs, context: &Context) -> Result<
     let call = Call::new("correlate")
         .text(&args.set)
         .named_text("level", args.level.as_deref())
-        .named("min_docs", args.min_docs);
-    context.answer_list(&engine, |limit| call.statement(limit), args.rows.limit, &args.answer).await
+        .named("min_docs", args.min_docs)
+        .named_text("direction", args.direction.as_deref())
+        .named("unexpected", args.unexpected)
+        .named("echoes", args.echoes.then_some(true));
+    // The function itself returns 1,000 pairs unless it is asked for more.
+    let statement = |limit: Option<u64>| call.clone().named("limit", limit.or(Some(ALL_PAIRS))).statement();
+    context.answer_list(&engine, statement, args.rows.limit, &args.answer).await
 }
 
 pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> {
@@ -38,14 +48,16 @@ pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> 
         .text(&args.set)
         .named_text("about", args.about.as_deref())
         .named("k", args.k)
-        .named("seed", args.seed);
-    context.answer(&engine, &call.statement(None), &args.answer).await?;
+        .named("seed", args.seed)
+        .named_text("view", args.view.as_deref())
+        .named_text("method", args.method.as_deref());
+    context.answer(&engine, &call.statement(), &args.answer).await?;
     Ok(())
 }
 
 pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
-    context.answer(&engine, &retrieve_call(&args).statement(None), &args.answer).await?;
+    context.answer(&engine, &retrieve_call(&args).statement(), &args.answer).await?;
     Ok(())
 }
 
@@ -92,13 +104,13 @@ mod tests {
         let cli = Cli::parse_from(["saequel", "diff", "a WHERE m='x'", "b", "--paired-by", "p", "--min-docs", "3"]);
         let Command::Diff(args) = cli.command else { panic!("diff") };
         assert_eq!(
-            diff_call(&args).statement(None),
+            diff_call(&args).statement(),
             "SELECT * FROM diff('a WHERE m=''x''', 'b', paired_by => 'p', min_docs => 3)"
         );
         let cli = Cli::parse_from(["saequel", "retrieve", "a", "it's", "--but-not", "x", "--like", "1,2", "--k", "5"]);
         let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
         assert_eq!(
-            retrieve_call(&args).statement(None),
+            retrieve_call(&args).statement(),
             "SELECT * FROM retrieve('a', 'it''s', k => 5, but_not => 'x', like => '1,2')"
         );
     }

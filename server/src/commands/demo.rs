@@ -108,7 +108,7 @@ fn questions(rows: u64, feature: Option<(u32, String)>) -> Vec<Question> {
         Question {
             title: "retrieve: where does an assistant apologise because it cannot help?",
             statement: format!(
-                "SELECT rank, doc_id, score, reasons, answer\n\
+                "SELECT rank, doc_id, score, reasons, text\n\
                  FROM retrieve('{CORPUS}', 'apologises because it cannot help', k => {rows})"
             ),
         },

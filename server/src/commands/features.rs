@@ -9,13 +9,19 @@ use crate::args::{Answer, FeaturesCommand};
 use crate::context::Context;
 use crate::error::{Failure, Result, io_failure};
 use crate::output::{Format, value};
-use crate::sql_text::{identifier, literal};
+use crate::sql_text::{Call, identifier};
 
 pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Result<()> {
     match command {
-        FeaturesCommand::Search { query, all, rows, answer } => {
+        FeaturesCommand::Search { query, words_only, all, rows, answer } => {
             let engine = context.open().await?;
-            context.answer_list(&engine, |limit| search_statement(&query, all, limit), rows.limit, &answer).await
+            let call = Call::new("search_features")
+                .text(&query)
+                .named_text("by", words_only.then_some("words"))
+                .named("include_hidden", all.then_some(true));
+            let n_features = engine.catalog().features.features().len() as u64;
+            let statement = |limit: Option<u64>| call.clone().named("k", limit.or(Some(n_features))).statement();
+            context.answer_list(&engine, statement, rows.limit.or(Some(20)), &answer).await
         }
         FeaturesCommand::Show { feature, corpus, examples, answer } => {
             let engine = context.open().await?;
@@ -52,35 +58,6 @@ fn default_format(answer: &Answer) -> Option<Format> {
         Some(path) => Format::of_path(path),
         None => Some(Format::Csv),
     }
-}
-
-/// Features whose label, tokens or words have every word of the query, those with a match in the label first.
-fn search_statement(query: &str, all: bool, limit: Option<u64>) -> String {
-    const LISTS: [&str; 2] = ["array_to_string(top_tokens, ' ')", "array_to_string(top_words, ' ')"];
-    let pattern = |word: &str| {
-        let escaped: String =
-            word.chars().flat_map(|c| if "\\%_".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
-        literal(&format!("%{escaped}%"))
-    };
-    let words: Vec<String> = query.split_whitespace().map(pattern).collect();
-    let mut conditions: Vec<String> = words
-        .iter()
-        .map(|word| {
-            let [tokens, words] = LISTS;
-            format!("(label ILIKE {word} OR {tokens} ILIKE {word} OR {words} ILIKE {word})")
-        })
-        .collect();
-    if !all {
-        conditions.push("NOT hidden".into());
-    }
-    let in_label: Vec<String> = words.iter().map(|word| format!("label ILIKE {word}")).collect();
-    let order = if in_label.is_empty() { String::new() } else { format!("({}) DESC, ", in_label.join(" AND ")) };
-    let limit = limit.map(|limit| format!(" LIMIT {limit}")).unwrap_or_default();
-    format!(
-        "SELECT feature_id, label, level, density, top_tokens, top_words FROM saequel.features WHERE {} \
-         ORDER BY {order}density DESC{limit}",
-        conditions.join(" AND ")
-    )
 }
 
 /// The id that a number or a label stands for.
@@ -123,6 +100,12 @@ async fn show(
     }
     for (name, text) in pairs(engine, &about).await? {
         println!("{name:<15} {text}");
+    }
+    if let Some(detail) = engine.catalog().feature_detail(id).filter(|detail| !detail.examples.is_empty()) {
+        println!("\nStrongest in the texts it was made from:");
+        for example in &detail.examples {
+            println!("  {}", example.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
     }
     let Some(corpus) = corpus else { return Ok(()) };
     let statement = examples_statement(&corpus, id, examples);
@@ -225,14 +208,5 @@ mod tests {
         assert_eq!(failure.wire().exit, 3);
         assert!(labels("a.csv", "id,label\n").unwrap_err().line().contains("there are id, label"));
         assert!(labels("a.jsonl", "{\n").unwrap_err().line().contains("line 1: not JSON"));
-    }
-
-    #[test]
-    fn a_search_quotes_patterns() {
-        let statement = search_statement("50% o'clock", false, Some(5));
-        assert!(statement.contains(r"label ILIKE '%50\%%'"), "{statement}");
-        assert!(statement.contains("'%o''clock%'") && statement.ends_with("density DESC LIMIT 5"), "{statement}");
-        assert!(statement.contains("NOT hidden"));
-        assert!(!search_statement("x", true, None).contains("hidden"));
     }
 }

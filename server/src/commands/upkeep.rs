@@ -19,7 +19,7 @@ pub(super) async fn compact(args: CompactArgs, context: &Context) -> Result<()> 
         None => engine.catalog().corpora.iter().map(|corpus| corpus.name.clone()).collect(),
     };
     for name in names {
-        let done = engine.compact(&name, args.keep_hours.saturating_mul(3600)).await?;
+        let done = engine.compact(&name, args.keep_days.saturating_mul(24 * 3600)).await?;
         println!("{name}: {done}");
     }
     Ok(())
@@ -44,7 +44,7 @@ pub(super) async fn doctor(args: DoctorArgs, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Looks at every part of the database that is there.
+/// Looks at every part of the database: the catalog, every value of every corpus, weights and their checksums.
 async fn examine(engine: &Engine, context: &Context) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut note = |name: String, outcome: Result<String>| {
@@ -60,9 +60,17 @@ async fn examine(engine: &Engine, context: &Context) -> Vec<Check> {
         let statement = format!("SELECT * FROM {}", identifier(&corpus.name));
         note(format!("corpus {}", corpus.name), read_all(engine, &statement).await);
     }
-    for reader in &catalog.readers {
-        let loaded = super::model::load(reader.name.clone(), context).await;
-        note(format!("reader {}", reader.name), loaded.map(|_| "weights have the right checksum".into()));
+    for dictionary in catalog.features.dictionaries() {
+        let (engine, name, progress) = (engine.clone(), dictionary.name.clone(), context.progress());
+        let loaded = tokio::task::spawn_blocking(move || engine.encoder(&[name], progress.as_ref()));
+        let outcome = match loaded.await {
+            Ok(Ok(encoder)) => {
+                Ok(format!("its weights and those of reader {} are as they should be", encoder.reader().name()))
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
+        };
+        note(format!("dictionary {}", dictionary.name), outcome);
     }
     checks
 }
