@@ -1,0 +1,288 @@
+//! The program as people and scripts use it: formats, exit codes, one query path, the demo.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use saequel_tests::{Scratch, fail, program, saequel, succeed};
+use serde_json::Value;
+
+/// Answers of the demo that tests read.
+const N_DOCS: usize = 60;
+
+fn answers_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/answers.jsonl")
+}
+
+fn import(db: &Path, n_docs: usize) -> String {
+    let mut command = saequel(db);
+    command.arg("import").arg(answers_file()).args(["--corpus", "answers", "--text", "answer", "--key", "doc_id"]);
+    succeed(command.args(["--limit", &n_docs.to_string()]))
+}
+
+/// A corpus `answers` that tests only read.
+fn shared() -> &'static Path {
+    static SHARED: OnceLock<(Scratch, PathBuf)> = OnceLock::new();
+    let (_, db) = SHARED.get_or_init(|| {
+        let scratch = Scratch::new();
+        let db = scratch.path("shared.db");
+        import(&db, N_DOCS);
+        (scratch, db)
+    });
+    db
+}
+
+fn sql(statement: &str, arguments: &[&str]) -> String {
+    succeed(saequel(shared()).args(["sql", statement]).args(arguments))
+}
+
+fn names(answer: &Value) -> Vec<&str> {
+    answer["columns"].as_array().expect("columns").iter().map(|column| column["name"].as_str().expect("name")).collect()
+}
+
+/// Answer of a command in the format `json`.
+fn json(arguments: &[&str]) -> Value {
+    let text = succeed(saequel(shared()).args(arguments).args(["--format", "json"]));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn every_command_has_help() {
+    let help = succeed(Command::new(program()).arg("--help"));
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    for command in [
+        "import",
+        "sql",
+        "diff",
+        "correlate",
+        "cluster",
+        "retrieve",
+        "features",
+        "sae",
+        "model",
+        "export",
+        "compact",
+        "doctor",
+        "serve",
+        "demo",
+    ] {
+        assert!(help.contains(&format!("  {command}")), "{command} in {help}");
+        succeed(Command::new(program()).args([command, "--help"]));
+    }
+}
+
+#[test]
+fn a_table_fits_the_width_that_is_asked_for() {
+    let text = succeed(
+        saequel(shared()).env("COLUMNS", "60").args(["sql", "SELECT doc_id, topic, answer FROM answers LIMIT 5"]),
+    );
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 7, "{text}");
+    assert!(lines[0].starts_with("doc_id") && lines[2].contains('…'), "{text}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 60), "{text}");
+}
+
+#[test]
+fn every_format_holds_the_same_rows() {
+    let query = "SELECT doc_id, topic, features, n_tokens FROM answers ORDER BY doc_id";
+    let lines: Vec<Value> =
+        sql(query, &["--format", "jsonl"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), N_DOCS);
+    let ids: Vec<&str> = lines.iter().map(|row| row["doc_id"].as_str().expect("doc_id")).collect();
+    let whole: Value = serde_json::from_str(&sql(query, &["--format", "json"])).expect("JSON");
+    assert_eq!(whole["row_count"], N_DOCS);
+    assert_eq!(whole["rows"][0][0], lines[0]["doc_id"]);
+    assert_eq!(whole["rows"][0][2], lines[0]["features"]);
+    for (format, separator) in [("csv", ','), ("tsv", '\t')] {
+        let text = sql(query, &["--format", format]);
+        let mut rows = text.lines();
+        assert_eq!(rows.next().expect("header").split(separator).next(), Some("doc_id"));
+        let found: Vec<&str> = rows.map(|row| row.split(separator).next().expect("a field")).collect();
+        assert_eq!(found, ids, "{format}");
+    }
+    let scratch = Scratch::new();
+    let (parquet, arrow) = (scratch.path("x.parquet"), scratch.path("x.arrow"));
+    for path in [&parquet, &arrow] {
+        succeed(saequel(shared()).args(["sql", query, "--output"]).arg(path));
+    }
+    let file = std::fs::File::open(parquet).expect("open");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("reader");
+    let parquet: Vec<_> = reader.map(|batch| batch.expect("rows")).collect();
+    let file = std::fs::File::open(arrow).expect("open");
+    let arrow: Vec<_> =
+        arrow::ipc::reader::FileReader::try_new(file, None).expect("Arrow").map(|batch| batch.expect("rows")).collect();
+    let n_rows = |batches: &[arrow::array::RecordBatch]| batches.iter().map(|batch| batch.num_rows()).sum::<usize>();
+    assert_eq!((n_rows(&parquet), n_rows(&arrow)), (N_DOCS, N_DOCS));
+    let stream = saequel(shared()).args(["sql", query, "--format", "arrow"]).output().expect("run saequel").stdout;
+    let stream = arrow::ipc::reader::StreamReader::try_new(stream.as_slice(), None).expect("stream");
+    assert_eq!(n_rows(&stream.map(|batch| batch.expect("rows")).collect::<Vec<_>>()), N_DOCS);
+}
+
+#[test]
+fn a_command_is_the_statement_that_it_shows() {
+    let (a, b) = ("answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'");
+    for arguments in [
+        vec!["diff", a, b, "--paired-by", "prompt_id", "--limit", "15"],
+        vec!["correlate", "answers", "--limit", "10"],
+        vec!["cluster", "answers", "--k", "3", "--seed", "7"],
+        vec!["cluster", "answers", "--k", "3", "--documents"],
+        vec!["retrieve", "answers", "apologises; it can't help", "--k", "4", "--but-not", "recipes"],
+        vec!["features", "search", "sorry", "--limit", "5"],
+    ] {
+        let output = saequel(shared()).args(&arguments).args(["--format", "csv", "--show-sql"]).output().expect("run");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        let statement = said.lines().find(|line| line.starts_with("SELECT")).expect("the statement");
+        let answer = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(answer.lines().count() > 1, "{arguments:?}: {answer}");
+        assert_eq!(sql(statement, &["--format", "csv"]), answer, "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_columns_are_the_promised_ones() {
+    let (a, b) = ("answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'");
+    let wanted: [(&[&str], &str); 5] = [
+        (
+            &["diff", a, b],
+            "feature_id label level docs_a docs_b frequency_a frequency_b difference ci_low ci_high odds_ratio p_value \
+             q_value also_in_words",
+        ),
+        (
+            &["correlate", "answers"],
+            "feature_a label_a feature_b label_b docs_both npmi p_a_given_b p_b_given_a p_value q_value",
+        ),
+        (&["cluster", "answers", "--documents"], "doc_id cluster_id cluster_name membership"),
+        (&["cluster", "answers"], "cluster_id name size stability"),
+        (&["retrieve", "answers", "a recipe"], "rank doc_id score reasons text"),
+    ];
+    for (arguments, columns) in wanted {
+        let answer = json(arguments);
+        let there: BTreeSet<&str> = names(&answer).into_iter().collect();
+        for column in columns.split_whitespace() {
+            assert!(there.contains(column), "{arguments:?}: no {column} in {there:?}");
+        }
+    }
+}
+
+#[test]
+fn difference_is_a_minus_b() {
+    let answer = json(&["diff", "answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'"]);
+    let names = names(&answer);
+    let at =
+        |row: &Value, name: &str| row[names.iter().position(|n| *n == name).expect(name)].as_f64().expect("number");
+    let rows = answer["rows"].as_array().expect("rows");
+    assert!(!rows.is_empty());
+    for row in rows {
+        let expected = at(row, "frequency_a") - at(row, "frequency_b");
+        assert!((at(row, "difference") - expected).abs() < 1e-6, "{row}");
+        assert!((0.0..=1.0).contains(&at(row, "q_value")), "{row}");
+    }
+}
+
+#[test]
+fn mistakes_have_codes_and_a_way_out() {
+    let db = shared();
+    let nowhere = db.with_file_name("nowhere.db");
+    let (code, said) = fail(saequel(&nowhere).args(["sql", "SELECT 1"]));
+    assert!(code == 4 && said.contains("nowhere.db' not found") && said.contains("hint:"), "{code} {said}");
+    assert!(!nowhere.exists());
+    for (code, arguments, part) in [
+        (2, vec!["sql", "SELEC 1"], "SELEC"),
+        (2, vec!["sql", "SELECT topik FROM answers"], "topic"),
+        (4, vec!["sql", "SELECT * FROM anwsers"], "answers"),
+        (4, vec!["diff", "answers", "anwsers"], "answers"),
+        (2, vec!["sql", " -- nothing"], "no statement"),
+        (2, vec!["sql", "SELECT 1", "--format", "xml"], "jsonl"),
+        (2, vec!["retrieve", "answers"], "QUERY"),
+        (4, vec!["sql", "SELECT 1", "-o", "/nonexistent/x.csv"], "/nonexistent"),
+        (4, vec!["import", "nofile.csv", "--corpus", "x"], "nofile.csv"),
+        (4, vec!["features", "show", "99999999"], "99999999"),
+    ] {
+        let (found, said) = fail(saequel(db).args(&arguments));
+        assert!(said.to_lowercase().contains(&part.to_lowercase()), "{arguments:?}: {said}");
+        assert_eq!(found, code, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn scripts_come_from_standard_input() {
+    let mut child = saequel(shared())
+        .args(["sql", "--format", "csv"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start saequel");
+    let script = b"-- one; two\nSELECT 1 AS a;\nSELECT ';' AS b;";
+    child.stdin.take().expect("stdin").write_all(script).expect("write");
+    let output = child.wait_with_output().expect("wait");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n1\nb\n;\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = saequel(shared())
+        .args(["sql", "SELECT value FROM generate_series(1, 5000000)", "--format", "csv"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start saequel");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("wait");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn features_are_found_shown_and_named() {
+    let scratch = Scratch::new();
+    let db = scratch.path("x.db");
+    import(&db, 8);
+    let column = "SELECT feature_id FROM saequel.features WHERE NOT hidden ORDER BY feature_id LIMIT 2";
+    let ids = succeed(saequel(&db).args(["sql", column, "--format", "csv"]));
+    let ids: Vec<&str> = ids.lines().skip(1).collect();
+    let shown = succeed(saequel(&db).args(["features", "show", ids[0]]));
+    assert!(shown.contains("feature_id") && shown.contains("density"), "{shown}");
+    let renamed = succeed(saequel(&db).args(["features", "rename", ids[0], "my own label"]));
+    assert!(renamed.contains("my own label"), "{renamed}");
+    let labels = succeed(saequel(&db).args(["features", "export-labels"]));
+    assert!(labels.contains("my own label"), "{labels}");
+    let file = scratch.write("labels.csv", format!("feature_id,label\n{},\"other, label\"\n", ids[1]).as_bytes());
+    assert!(succeed(saequel(&db).args(["features", "import-labels"]).arg(&file)).contains("1 of 1"));
+    let query =
+        format!("SELECT label FROM saequel.features WHERE feature_id IN ({}, {}) ORDER BY feature_id", ids[0], ids[1]);
+    let found = succeed(saequel(&db).args(["sql", &query, "--format", "csv"]));
+    assert_eq!(found, "label\nmy own label\n\"other, label\"\n");
+}
+
+#[test]
+fn upkeep() {
+    let scratch = Scratch::new();
+    let db = scratch.path("x.db");
+    import(&db, 4);
+    let again = import(&db, 6);
+    assert!(again.contains("2 added") && again.contains("4 there already"), "{again}");
+    assert!(succeed(saequel(&db).arg("compact")).starts_with("answers"));
+    let checks = succeed(saequel(&db).arg("doctor"));
+    assert!(checks.lines().all(|line| line.starts_with("ok")) && checks.contains("6 documents"), "{checks}");
+}
+
+#[test]
+fn the_demo_finds_what_was_put_into_it() {
+    let scratch = Scratch::new();
+    let dir = scratch.path("demo.db");
+    let told = succeed(Command::new(program()).env_remove("SAEQUEL_DB").args(["demo", "--dir"]).arg(&dir));
+    for heading in ["1. diff", "2. correlate", "3. cluster", "4. retrieve", "5. and it is all SQL", "Try next"] {
+        assert!(told.contains(heading), "{heading}: {told}");
+    }
+    for habit in ["heron hedges", "finch writes lists", "finch opens with enthusiasm"] {
+        let line = told.lines().find(|line| line.contains(habit)).expect("a line about the habit");
+        assert!(line.contains("feature") && !line.contains("not among them"), "{line}");
+    }
+    let again =
+        succeed(Command::new(program()).env_remove("SAEQUEL_DB").args(["demo", "--discard", "--dir"]).arg(&dir));
+    assert!(again.contains("0 added, 420 there already"), "{again}");
+    assert!(!dir.exists());
+}
