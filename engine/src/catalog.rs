@@ -31,7 +31,7 @@ pub struct CorpusInfo {
 }
 
 /// A reader as the catalog knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReaderInfo {
     /// Name, e.g. `all-MiniLM-L6-v2`.
     pub name: String,

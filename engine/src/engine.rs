@@ -54,7 +54,12 @@ impl Engine {
     /// something else or is damaged, [`crate::ErrorKind::Io`].
     pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         let store = Store::open(dir.as_ref(), &options, || Ok(vec![Sae::embedded_default()?])).await?;
-        Ok(Self { inner: Arc::new(Inner { options, store, loaded: Mutex::default(), sql: SqlState::default() }) })
+        Ok(Self::over(store, options))
+    }
+
+    /// An engine over a store that is open.
+    pub(crate) fn over(store: Store, options: EngineOptions) -> Self {
+        Self { inner: Arc::new(Inner { options, store, loaded: Mutex::default(), sql: SqlState::default() }) }
     }
 
     /// The folder.

@@ -6,6 +6,7 @@
 
 mod activations;
 pub mod catalog;
+mod doctor;
 pub mod encoder;
 pub mod engine;
 pub mod error;

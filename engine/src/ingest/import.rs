@@ -14,6 +14,7 @@ use super::documents::{Encoded, stored_batch};
 use super::pipeline::{Chunk, Encode, Message, Reading, Seen, start};
 use super::read::{Opened, Roles, first_columns, open, parts, roles};
 use super::sync::WordsSync;
+use crate::catalog::ReaderInfo;
 use crate::engine::{ImportOptions, ImportReport, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
@@ -35,6 +36,8 @@ pub(super) struct Encoding {
     /// Width of the embedding.
     pub(super) width: usize,
     pub(super) dictionaries: Vec<String>,
+    /// The reader, to be noted in the catalog.
+    pub(super) reader: Option<ReaderInfo>,
 }
 
 /// Runs an import. `encoding` is asked for when the source has been found readable, with the dictionaries of the corpus
@@ -72,6 +75,9 @@ pub(super) async fn import(
             width: encoding.width,
         };
         store.create_corpus(&guard, new).await?;
+    }
+    if let Some(reader) = encoding.reader.clone() {
+        store.put_reader(&guard, reader).await?;
     }
     let job = store.start_job(&guard, "import", &options.corpus).await?;
     let corpus = options.corpus.clone();

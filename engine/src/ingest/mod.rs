@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{col, lit};
 
+use crate::catalog::ReaderInfo;
 use crate::engine::{Engine, ImportOptions, ImportReport};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -42,8 +43,17 @@ impl Engine {
         let news = progress.clone();
         let encoding = move |dictionaries: &[String]| {
             let encoder = engine.encoder(dictionaries, news.as_ref())?;
+            let reader = encoder.reader();
+            let info = ReaderInfo {
+                name: reader.name().to_owned(),
+                n_layers: reader.n_layers() as u32,
+                width: reader.width() as u32,
+                context: reader.context() as u32,
+                sha256: reader.sha256().to_owned(),
+            };
             Ok(Encoding {
-                width: encoder.reader().width(),
+                reader: Some(info),
+                width: reader.width(),
                 dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                 encoder: Arc::new(encoder),
             })

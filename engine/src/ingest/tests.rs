@@ -77,7 +77,7 @@ async fn run(store: &Store, options: ImportOptions) -> Result<ImportReport> {
 async fn run_with(store: &Store, options: ImportOptions, encoder: WordLengths) -> Result<ImportReport> {
     let encoding = |_: &[String]| {
         let dictionaries = vec!["lengths".to_owned()];
-        Ok(Encoding { encoder: Arc::new(encoder), width: testing::WIDTH, dictionaries })
+        Ok(Encoding { encoder: Arc::new(encoder), width: testing::WIDTH, dictionaries, reader: None })
     };
     import(store, options, Arc::new(Silent), encoding).await
 }
@@ -463,7 +463,7 @@ async fn one_bad_document_is_recorded_and_the_others_are_stored() {
     let path = write(dir.path(), "a.csv", b"id,text\n1,good\n2,poison\n3,fine\n");
     let encoding = |_: &[String]| {
         let dictionaries = vec!["lengths".to_owned()];
-        Ok(Encoding { encoder: Arc::new(Picky), width: testing::WIDTH, dictionaries })
+        Ok(Encoding { encoder: Arc::new(Picky), width: testing::WIDTH, dictionaries, reader: None })
     };
     let report = import(&store, keyed(&path), Arc::new(Silent), encoding).await.unwrap();
     assert_eq!(report.written, 3);
@@ -471,4 +471,27 @@ async fn one_bad_document_is_recorded_and_the_others_are_stored() {
     assert_eq!(batch.column(0).as_string::<i32>().value(1), "cannot digest");
     assert!(batch.column(0).is_null(0) && batch.column(1).is_null(1) && batch.column(2).is_null(1));
     assert_eq!(batch.schema().field(1).data_type(), &DataType::new_list(DataType::UInt32, true));
+}
+
+/// Writes the database of `migrations/fixtures/v1`, which `tests/tests/upgrade.rs` opens. Run once per layout version, by
+/// the program that introduces it: `cargo test -p saequel-engine --lib write_fixture -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes into the source tree; run when the layout version changes"]
+async fn write_fixture() {
+    let version = saequel_migrations::CURRENT_VERSION;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/fixtures").join(format!("v{version}"));
+    let target = folder.join("database");
+    if target.exists() {
+        std::fs::remove_dir_all(&target).unwrap();
+    }
+    let store = testing::open(&target).await;
+    let guard = store.write("fixture").await.unwrap();
+    store.add_dictionary(&guard, &testing::dictionary("lengths", &LABELS)).await.unwrap();
+    drop(guard);
+    run(&store, ImportOptions { corpus: "letters".to_owned(), ..keyed(&folder.join("letters.jsonl")) }).await.unwrap();
+    let engine = testing::engine(store);
+    engine.rename_feature(1, "one letter").await.unwrap();
+    engine.put_concept("short", &[(1, 1.0), (2, 0.5), (7, -1.0)]).await.unwrap();
+    assert_eq!(engine.delete("letters", "doc_id = 'gone'").await.unwrap(), 1);
+    engine.compact("letters", 0).await.unwrap();
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::state::{FeatureRow, JOBS_KEPT, SaeRow, State};
 use super::{Store, WriteGuard, folder, now_micros};
-use crate::catalog::{FeatureDetail, JobInfo};
+use crate::catalog::{FeatureDetail, JobInfo, ReaderInfo};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::sae::{LatentInfo, Sae};
 
@@ -185,6 +185,20 @@ impl Store {
     pub(crate) async fn add_dictionary(&self, guard: &WriteGuard, new: &NewDictionary<'_>) -> Result<u32> {
         let dir = self.inner.dir.clone();
         self.change(guard, &["saes", "features"], |state| add_dictionary(&dir, state, new)).await
+    }
+
+    /// Notes a reader that was used.
+    pub(crate) async fn put_reader(&self, guard: &WriteGuard, reader: ReaderInfo) -> Result<()> {
+        if self.picture().state.readers.contains(&reader) {
+            return Ok(());
+        }
+        self.change(guard, &["readers"], |state| {
+            state.readers.retain(|other| other.name != reader.name);
+            state.readers.push(reader);
+            state.readers.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(())
+        })
+        .await
     }
 
     /// What the catalog says the artifact of a dictionary hashes to; `None` if the folder has no copy of it.

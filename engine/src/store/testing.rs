@@ -36,6 +36,11 @@ pub(crate) async fn open(dir: &Path) -> Store {
     Store::open(dir, &EngineOptions::default(), || Ok(Vec::new())).await.expect("the test database opens")
 }
 
+/// An engine over a store.
+pub(crate) fn engine(store: Store) -> crate::Engine {
+    crate::Engine::over(store, EngineOptions::default())
+}
+
 /// A dictionary whose features have the given labels.
 pub(crate) fn dictionary(name: &str, labels: &[&str]) -> NewDictionary<'static> {
     let latent = |(latent, label): (usize, &&str)| LatentInfo {

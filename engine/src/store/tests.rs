@@ -205,3 +205,22 @@ async fn folders_that_are_no_database_are_refused() {
     let error = Store::open(&made, &EngineOptions::default(), none).await.err().unwrap();
     assert!(error.message().contains("has lost its catalog"), "{error}");
 }
+
+#[tokio::test]
+async fn a_layout_of_a_newer_program_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let texts = |values: [&str; 2]| Arc::new(arrow::array::StringArray::from(values.to_vec())) as arrow::array::ArrayRef;
+    let meta = table::batch(vec![
+        ("key", texts(["schema_version", "written_by"])),
+        ("value", texts(["99", "saequel 7.0.0"])),
+    ]);
+    store.inner.tables.write("meta", meta.unwrap()).await.unwrap();
+    // By one that opens it, and by one that has it open.
+    let opened = Store::open(dir.path(), &EngineOptions::default(), || Ok(Vec::new())).await.err().unwrap();
+    for error in [opened, store.refresh().await.err().unwrap()] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let text = error.to_string();
+        assert!(text.contains("layout version 99") && text.contains("newer saequel (saequel 7.0.0)"), "{text}");
+    }
+}
