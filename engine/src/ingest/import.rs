@@ -196,11 +196,14 @@ async fn run(
         }
     }
     writer.commit(&mut words).await?;
-    words.finish()?;
     let mut report = writer.report;
     progress.update(report.read, "building indexes");
     store.index(guard, &snapshot.info.name).await?;
-    report.total = store.snapshot(&snapshot.info.name, AsOf::Latest).await?.count().await?;
+    let finished = store.snapshot(&snapshot.info.name, AsOf::Latest).await?;
+    // Indexes make a version of their own; the words cover it as well, and searches may use them.
+    words.same_documents(&finished)?;
+    blocking(move || words.finish()).await?;
+    report.total = finished.count().await?;
     report.seconds = begin.elapsed().as_secs_f64();
     progress.finish(&summary(&report));
     Ok(report)

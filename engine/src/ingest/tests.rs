@@ -303,7 +303,9 @@ async fn an_import_that_dies_after_any_commit_is_completed_exactly() {
         assert_eq!((report.written + before, report.skipped, report.total), (2000, before, 2000));
         assert_eq!(ids(&store).await, expected);
         assert_eq!(word_hits(&store, "number1999"), ["d1999"]);
-        assert_eq!(Words::open(&store.words_dir("c")).unwrap().unwrap().count().unwrap(), 2000);
+        let words = Words::open(&store.words_dir("c")).unwrap().unwrap();
+        assert_eq!(words.count().unwrap(), 2000);
+        assert_eq!(words.covers().unwrap(), store.snapshot("c", AsOf::Latest).await.unwrap().version());
         let jobs: Vec<String> = store.catalog().jobs.iter().map(|job| job.state.clone()).collect();
         assert_eq!(jobs, ["done", "failed"]);
     }

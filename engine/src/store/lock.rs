@@ -53,15 +53,6 @@ impl WriteLock {
         }
     }
 
-    /// The lock if it is free at once.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] if the file cannot be opened.
-    pub(super) fn try_acquire(&self, purpose: &str) -> Result<Option<WriteGuard>> {
-        let Ok(turn) = self.turn.clone().try_lock_owned() else { return Ok(None) };
-        Ok(self.try_file(purpose)?.map(|file| WriteGuard { _file: file, _turn: turn }))
-    }
-
     /// Who holds the lock, as that process wrote it; `None` if nobody does.
     pub(super) fn holder(&self) -> Option<String> {
         let file = OpenOptions::new().read(true).open(&self.path).ok()?;
@@ -118,7 +109,6 @@ mod tests {
         // A lock object of its own stands for another process: `flock` is per open file.
         let second = WriteLock::new(dir.path());
         let guard = first.acquire("import into 'answers'").await.unwrap();
-        assert!(second.try_acquire("delete").unwrap().is_none());
         let holder = second.holder().unwrap();
         assert!(
             holder.contains(&std::process::id().to_string()) && holder.contains("import into 'answers'"),

@@ -142,11 +142,6 @@ impl Store {
         Ok(guard)
     }
 
-    /// The right to write if nobody has it now; `None` if somebody has, or if the database is open read-only.
-    pub(crate) fn try_write(&self, purpose: &str) -> Result<Option<WriteGuard>> {
-        if self.inner.read_only { Ok(None) } else { self.inner.lock.try_acquire(purpose) }
-    }
-
     /// Which process writes now, if one does.
     pub(crate) fn writer(&self) -> Option<String> {
         self.inner.lock.holder()
