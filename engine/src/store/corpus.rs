@@ -18,7 +18,9 @@ use super::catalog::check_name;
 use super::errors::lance_error;
 use super::state::CorpusRow;
 use super::table::uri;
-use super::{AsOf, Snapshot, Store, WriteGuard, now_micros};
+#[cfg(test)]
+use super::AsOf;
+use super::{Snapshot, Store, WriteGuard, now_micros};
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::schema;
 
@@ -214,6 +216,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
+    #[cfg(test)]
     pub(crate) async fn versions(&self, corpus: &str) -> Result<Vec<VersionInfo>> {
         let snapshot = self.snapshot(corpus, AsOf::Latest).await?;
         version_infos(&snapshot.dataset, corpus).await
