@@ -6,4 +6,4 @@ if ! command -v cargo-deny >/dev/null; then
   echo "installing cargo-deny (once) ..." >&2
   CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/saequel/target}-tools" cargo install --quiet --locked cargo-deny
 fi
-cargo deny --offline --log-level error check bans licenses sources
+cargo deny --offline --log-level error check --hide-inclusion-graph bans licenses sources
