@@ -14,9 +14,12 @@ pub struct Echoes {
     words: HashMap<FeatureId, Vec<String>>,
 }
 
-/// Letters and digits of a token, lower case, without a plural s.
+/// Letters and digits of a token, lower case, without a plural s; a token that has none as it is.
 fn normal(token: &str) -> String {
     let word: String = token.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+    if word.is_empty() {
+        return token.trim().to_string();
+    }
     match word.strip_suffix('s') {
         Some(stem) if stem.chars().count() >= 3 && !stem.ends_with('s') => stem.to_string(),
         _ => word,
@@ -63,12 +66,15 @@ mod tests {
             ("steps", &["step", "Then", "first"]),
             ("stairs", &[" steps", "stair", "floor"]),
             ("dance", &["waltz", "tango", "floor", "shoes"]),
+            ("quote", &["\"", "“"]),
+            ("speech", &["said", "“", "\""]),
         ];
         let catalog = MemorySource::with_words(features, vec![]).catalog();
-        let echoes = Echoes::new(&catalog, &[0, 1, 2, 3]);
+        let echoes = Echoes::new(&catalog, &[0, 1, 2, 3, 4, 5]);
         assert!(echoes.contains(0, 1), "two of three");
         assert!(echoes.contains(1, 2), "same first token, but for number and blank");
         assert!(!echoes.contains(2, 3), "one of three");
+        assert!(echoes.contains(4, 5), "symbols count");
         assert!(!echoes.contains(0, 3) && !echoes.contains(0, 77));
     }
 }
