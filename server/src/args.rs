@@ -341,6 +341,9 @@ pub(crate) struct RetrieveArgs {
     /// doc_ids of hits that were wrong, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) unlike: Vec<String>,
+    /// Also each signal's rank and score, and the features behind the reasons
+    #[arg(long)]
+    pub(crate) explain: bool,
     #[command(flatten)]
     pub(crate) answer: Answer,
 }

@@ -69,7 +69,10 @@ impl Stage {
             text.push_str(&format!(" ({} %)", done.min(total) * 100 / total));
         }
         if done > 0 {
-            text.push_str(&format!(", {}/s", amount(rate.round() as u64, &self.unit)));
+            // The detail may tell the speed better.
+            if !detail.contains("/s") {
+                text.push_str(&format!(", {}/s", amount(rate.round() as u64, &self.unit)));
+            }
             if let Some(left) = self.total.filter(|total| *total > done).map(|total| total - done) {
                 let left = Duration::from_secs_f64((left as f64 / rate).min(1e9));
                 text.push_str(&format!(", {} left", HumanDuration(left)));

@@ -239,7 +239,12 @@ impl Call {
 
     /// `SELECT * FROM function(arguments)`
     pub fn statement(&self) -> String {
-        format!("SELECT * FROM {}({})", self.function, self.arguments.join(", "))
+        self.statement_of("*")
+    }
+
+    /// `SELECT columns FROM function(arguments)`
+    pub fn statement_of(&self, columns: &str) -> String {
+        format!("SELECT {columns} FROM {}({})", self.function, self.arguments.join(", "))
     }
 }
 

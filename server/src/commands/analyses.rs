@@ -57,7 +57,8 @@ pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> 
 
 pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
-    context.answer(&engine, &retrieve_call(&args).statement(), &args.answer).await?;
+    let columns = if args.explain { "*" } else { "rank, doc_id, score, reasons, text" };
+    context.answer(&engine, &retrieve_call(&args).statement_of(columns), &args.answer).await?;
     Ok(())
 }
 

@@ -62,7 +62,11 @@ fn default_format(answer: &Answer) -> Option<Format> {
 
 /// The id that a number or a label stands for.
 fn feature_id(engine: &Engine, name: &str) -> Result<u32> {
-    match engine.catalog().features.resolve("features", name)? {
+    let found = engine.catalog().features.resolve("features", name).map_err(|error| {
+        Failure::new(ErrorKind::NotFound, Failure::from(error).line())
+            .hint("`saequel features search WORDS` finds features by what they mean")
+    })?;
+    match found {
         FeatureRef::Feature(id) => Ok(id),
         FeatureRef::Concept(members) => {
             let ids: Vec<String> = members.iter().map(|(id, _)| id.to_string()).collect();
