@@ -90,6 +90,8 @@ fn features(picture: &Picture) -> Columns {
     let known = &picture.catalog.features;
     let all = known.features();
     let dictionary = |feature: &Feature| known.dictionaries().get(feature.dictionary);
+    let detail = |feature: &Feature| picture.catalog.feature_detail(feature.id);
+    let thresholds = all.iter().map(|feature| detail(feature).map(|found| found.presence_threshold));
     let float =
         |of: fn(&Feature) -> f32| -> ArrayRef { Arc::new(all.iter().map(|f| Some(of(f))).collect::<Float32Array>()) };
     vec![
@@ -103,9 +105,15 @@ fn features(picture: &Picture) -> Columns {
         ("max_activation", float(|feature| feature.max_activation)),
         ("q50", float(|feature| feature.q50)),
         ("q90", float(|feature| feature.q90)),
+        ("presence_threshold", Arc::new(thresholds.collect::<Float32Array>())),
         ("hidden", Arc::new(all.iter().map(|feature| Some(feature.hidden)).collect::<BooleanArray>())),
+        ("hidden_because", strings(all.iter().map(|feature| detail(feature)?.hidden_because.as_deref()))),
         ("top_tokens", lists(all.iter().map(|feature| feature.top_tokens.as_slice()))),
         ("top_words", lists(all.iter().map(|feature| feature.top_words.as_slice()))),
+        (
+            "examples",
+            lists(all.iter().map(|feature| detail(feature).map_or(&[][..], |found| found.examples.as_slice()))),
+        ),
     ]
 }
 

@@ -246,9 +246,17 @@ impl Engine {
         row("max_activation", format!("{max_activation:.3}"));
         row("q50", format!("{q50:.3}"));
         row("q90", format!("{q90:.3}"));
-        row("hidden", hidden.to_string());
+        let detail = picture.catalog.feature_detail(id);
+        if let Some(detail) = detail {
+            row("presence_threshold", format!("{:.3}", detail.presence_threshold));
+        }
+        let because = detail.and_then(|detail| detail.hidden_because.as_deref());
+        row("hidden", because.map_or_else(|| hidden.to_string(), |because| format!("{hidden}: {because}")));
         row("top_tokens", feature.top_tokens.join(", "));
         row("top_words", feature.top_words.join(", "));
+        for example in detail.map_or(&[][..], |detail| &detail.examples) {
+            row("example of training", example.clone());
+        }
         for corpus in &picture.catalog.corpora {
             if !dictionary.is_some_and(|dictionary| corpus.dictionaries.contains(&dictionary.name)) {
                 continue;
