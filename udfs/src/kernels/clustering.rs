@@ -1,7 +1,7 @@
 //! Groups documents, chooses how many groups there are, and says how far each can be relied on.
 //!
 //! *Number*: the eigengap of the scaled similarity (`spectral::eigengap`) over 2 to 12, on at most 1,000 documents.
-//! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 5,000 otherwise)
+//! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 3,000 otherwise)
 //! are drawn and grouped anew from another start; a group's stability is the mean of its best Jaccard overlap with a
 //! new group (Hennig 2007, "Cluster-wise assessment of cluster stability": above 0.75 is stable, below 0.5 dissolved).
 //! *Membership*: `1 - d1 / d2` of the distances to the nearest and the next centre (the simplified silhouette of
@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::agreement::best_overlaps;
-use crate::kernels::kmeans::{KMeans, Rows, nearest, spherical_kmeans};
+use crate::kernels::kmeans::{Effort, KMeans, Rows, nearest, spherical_kmeans};
 use crate::kernels::random::Random;
 use crate::kernels::spectral::{Affinity, eigengap, embed};
 
@@ -23,8 +23,9 @@ pub const RESAMPLES: usize = 10;
 
 const CHOICE_SAMPLE: usize = 1_000;
 const AFFINITY_RESAMPLE: usize = 1_000;
-const ROWS_RESAMPLE: usize = 5_000;
-const ITERATIONS: usize = 100;
+const ROWS_RESAMPLE: usize = 3_000;
+/// Rows to which the full effort is given; larger sets have less to gain from it.
+const FULL_EFFORT_ROWS: usize = 5_000;
 
 /// What is grouped.
 #[derive(Debug, Clone)]
@@ -57,13 +58,13 @@ impl Points {
     }
 
     /// Groups into at most `k`; of each document the position in the space of the centroids comes along.
-    fn group(&self, k: usize, starts: usize, seed: u64) -> (KMeans, Option<Rows>) {
+    fn group(&self, k: usize, effort: Effort, seed: u64) -> (KMeans, Option<Rows>) {
         match self {
             Points::Affinity(affinity) => {
                 let rows = embed(&affinity.leading_eigenpairs(k, seed), k, affinity.len());
-                (spherical_kmeans(&rows, k, starts, ITERATIONS, seed), Some(rows))
+                (spherical_kmeans(&rows, k, effort, seed), Some(rows))
             }
-            Points::Rows(rows) => (spherical_kmeans(rows, k, starts, ITERATIONS, seed), None),
+            Points::Rows(rows) => (spherical_kmeans(rows, k, effort, seed), None),
         }
     }
 
@@ -132,8 +133,12 @@ pub fn choose_k(points: &Points, seed: u64) -> usize {
 /// documents. The same seed gives the same groups.
 pub fn cluster(points: &Points, k: Option<usize>, seed: u64) -> Clustering {
     let k = k.unwrap_or_else(|| choose_k(points, seed));
-    let starts = if points.len() > 20_000 { 3 } else { 10 };
-    let (groups, own_rows) = points.group(k, starts, seed);
+    let effort = if points.len() > FULL_EFFORT_ROWS {
+        Effort { starts: 4, rounds: 50, tolerance: 1e-4 }
+    } else {
+        Effort { starts: 10, rounds: 100, tolerance: 1e-5 }
+    };
+    let (groups, own_rows) = points.group(k, effort, seed);
     let rows = match (&own_rows, points) {
         (Some(rows), _) | (None, Points::Rows(rows)) => rows,
         (None, Points::Affinity(_)) => &Rows::default(),
@@ -153,7 +158,8 @@ fn stability(points: &Points, reference: &KMeans, k: usize, seed: u64) -> Vec<Op
         .into_par_iter()
         .map(|draw| {
             let chosen = Random::new(seed, 0x57AB + draw).sample(points.len(), size);
-            let (again, _) = points.select(&chosen).group(k, 3, seed.wrapping_add(draw));
+            let effort = Effort { starts: 3, rounds: 50, tolerance: 1e-4 };
+            let (again, _) = points.select(&chosen).group(k, effort, seed.wrapping_add(draw));
             let expected: Vec<Option<usize>> = chosen.iter().map(|&row| reference.assignment[row]).collect();
             best_overlaps(&expected, &again.assignment, n_groups)
         })

@@ -44,6 +44,17 @@ impl Rows {
     }
 }
 
+/// How much work k-means may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Seeded starts, of which the best result is taken.
+    pub starts: usize,
+    /// Rounds per start, at most.
+    pub rounds: usize,
+    /// A start ends when a round improves the objective by a smaller share; 0 goes on until no row moves.
+    pub tolerance: f64,
+}
+
 /// A clustering of rows.
 #[derive(Debug, Clone)]
 pub struct KMeans {
@@ -55,15 +66,15 @@ pub struct KMeans {
     pub objective: f64,
 }
 
-/// Groups `rows`, each of length 1 or 0, into at most `k` clusters; the best of `starts` seeded starts.
+/// Groups `rows`, each of length 1 or 0, into at most `k` clusters; the best of some seeded starts.
 ///
 /// Fewer than `k` clusters come out if there are fewer different rows. No rows, or only zeros, give no cluster.
-pub fn spherical_kmeans(rows: &Rows, k: usize, starts: usize, iterations: usize, seed: u64) -> KMeans {
+pub fn spherical_kmeans(rows: &Rows, k: usize, effort: Effort, seed: u64) -> KMeans {
     let clear: Vec<usize> = (0..rows.len()).filter(|&row| rows.row(row).iter().any(|&value| value != 0.0)).collect();
     let mut best: Option<KMeans> = None;
-    for start in 0..starts.max(1) {
+    for start in 0..effort.starts.max(1) {
         let mut random = Random::new(seed, start as u64);
-        let candidate = one_start(rows, &clear, k, iterations, &mut random);
+        let candidate = one_start(rows, &clear, k, effort, &mut random);
         if best.as_ref().is_none_or(|best| candidate.objective > best.objective * (1.0 + 1e-9)) {
             best = Some(candidate);
         }
@@ -89,11 +100,11 @@ pub fn nearest(row: &[f32], centroids: &Rows) -> Option<(usize, f32, f32)> {
     best
 }
 
-fn one_start(rows: &Rows, clear: &[usize], k: usize, iterations: usize, random: &mut Random) -> KMeans {
+fn one_start(rows: &Rows, clear: &[usize], k: usize, effort: Effort, random: &mut Random) -> KMeans {
     let mut centroids = plus_plus(rows, clear, k, random);
     let mut assignment: Vec<Option<usize>> = vec![None; rows.len()];
     let mut objective = 0.0f64;
-    for _ in 0..iterations.max(1) {
+    for round in 0..effort.rounds.max(1) {
         let found: Vec<(usize, f32)> = clear
             .par_iter()
             .map(|&row| nearest(rows.row(row), &centroids).map_or((0, 0.0), |(cluster, cosine, _)| (cluster, cosine)))
@@ -103,8 +114,9 @@ fn one_start(rows: &Rows, clear: &[usize], k: usize, iterations: usize, random: 
             changed |= assignment[row] != Some(cluster);
             assignment[row] = Some(cluster);
         }
+        let before = objective;
         objective = found.iter().map(|&(_, cosine)| f64::from(cosine)).sum();
-        if !changed {
+        if !changed || (round > 0 && objective - before < effort.tolerance * objective.abs()) {
             break;
         }
         update(rows, clear, &found, &mut centroids);
@@ -205,6 +217,8 @@ mod tests {
     use super::*;
     use crate::kernels::agreement::adjusted_rand_index;
 
+    const THOROUGH: Effort = Effort { starts: 5, rounds: 200, tolerance: 0.0 };
+
     fn planted(n: usize, k: usize, width: usize, noise: f64, seed: u64) -> (Rows, Vec<Option<usize>>) {
         let mut random = Random::new(seed, 9);
         let centres: Vec<Vec<f64>> = (0..k).map(|_| (0..width).map(|_| random.normal()).collect()).collect();
@@ -222,22 +236,22 @@ mod tests {
     #[test]
     fn recovers_planted_groups_and_repeats_itself() {
         let (rows, truth) = planted(3_000, 6, 20, 0.4, 1);
-        let found = spherical_kmeans(&rows, 6, 5, 50, 42);
+        let found = spherical_kmeans(&rows, 6, THOROUGH, 42);
         assert!(adjusted_rand_index(&found.assignment, &truth) > 0.98);
-        let again = spherical_kmeans(&rows, 6, 5, 50, 42);
+        let again = spherical_kmeans(&rows, 6, THOROUGH, 42);
         assert_eq!(found.assignment, again.assignment);
         assert_eq!(found.centroids.values, again.centroids.values);
         let one_thread = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
-            .map(|pool| pool.install(|| spherical_kmeans(&rows, 6, 5, 50, 42)));
+            .map(|pool| pool.install(|| spherical_kmeans(&rows, 6, THOROUGH, 42)));
         assert_eq!(one_thread.map(|found| found.centroids.values).ok(), Some(found.centroids.values));
     }
 
     #[test]
     fn no_better_single_move_is_left() {
         let (rows, _) = planted(300, 4, 8, 0.8, 2);
-        let found = spherical_kmeans(&rows, 4, 3, 200, 1);
+        let found = spherical_kmeans(&rows, 4, THOROUGH, 1);
         for row in 0..rows.len() {
             let slow = (0..found.centroids.len()).max_by(|&a, &b| {
                 dot(rows.row(row), found.centroids.row(a)).total_cmp(&dot(rows.row(row), found.centroids.row(b)))
@@ -247,14 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn little_effort_loses_little() {
+        let (rows, _) = planted(2_000, 8, 16, 1.0, 3);
+        let hasty = spherical_kmeans(&rows, 8, Effort { starts: 5, rounds: 200, tolerance: 1e-3 }, 1);
+        let thorough = spherical_kmeans(&rows, 8, THOROUGH, 1);
+        assert!(hasty.objective <= thorough.objective && hasty.objective > 0.99 * thorough.objective);
+    }
+
+    #[test]
     fn fewer_different_rows_than_clusters() {
         let rows = Rows { values: [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]].concat(), width: 2 };
-        let found = spherical_kmeans(&rows, 5, 3, 20, 1);
+        let found = spherical_kmeans(&rows, 5, THOROUGH, 1);
         assert_eq!(found.centroids.len(), 2);
         assert_eq!(found.assignment[0], found.assignment[1]);
         assert_ne!(found.assignment[0], found.assignment[2]);
         assert_eq!(found.assignment[3], None);
-        let nothing = spherical_kmeans(&Rows::default(), 3, 3, 20, 1);
+        let nothing = spherical_kmeans(&Rows::default(), 3, THOROUGH, 1);
         assert!(nothing.centroids.is_empty() && nothing.assignment.is_empty());
         assert_eq!(nearest(&[0.0, 0.0], &rows), None);
         assert_eq!(nearest(&[1.0, 0.0], &Rows { values: vec![1.0, 0.0], width: 2 }), Some((0, 1.0, -1.0)));

@@ -132,8 +132,10 @@ fn gram_product(rows: &SparseRows, x: &[f32], width: usize, y: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::kernels::agreement::adjusted_rand_index;
-    use crate::kernels::kmeans::spherical_kmeans;
+    use crate::kernels::kmeans::{Effort, spherical_kmeans};
     use crate::kernels::random::Random;
+
+    const THOROUGH: Effort = Effort { starts: 10, rounds: 100, tolerance: 0.0 };
 
     fn planted(n: usize, k: usize, seed: u64) -> SparseRows {
         let mut random = Random::new(seed, 2);
@@ -155,7 +157,7 @@ mod tests {
         let rows = planted(9_000, 5, 1);
         let projection = Projection::fit(&rows, 10, 1);
         assert_eq!(projection.width(), 10);
-        let found = spherical_kmeans(&projection.apply_all(&rows), 5, 3, 50, 1);
+        let found = spherical_kmeans(&projection.apply_all(&rows), 5, THOROUGH, 1);
         let truth: Vec<Option<usize>> = (0..9_000).map(|i| Some(i % 5)).collect();
         assert!(adjusted_rand_index(&found.assignment, &truth) > 0.9);
         let one_thread = rayon::ThreadPoolBuilder::new()

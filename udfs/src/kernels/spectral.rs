@@ -135,8 +135,10 @@ pub fn eigengap(eigenvalues: &[f32], largest: usize) -> usize {
 mod tests {
     use super::*;
     use crate::kernels::agreement::adjusted_rand_index;
-    use crate::kernels::kmeans::spherical_kmeans;
+    use crate::kernels::kmeans::{Effort, spherical_kmeans};
     use crate::kernels::random::Random;
+
+    const THOROUGH: Effort = Effort { starts: 10, rounds: 100, tolerance: 0.0 };
 
     /// `k` groups, each preferring its own 10 of `10 k` features, plus features at random.
     pub(super) fn planted(n: usize, k: usize, noise: u64, seed: u64) -> (Vec<Vec<u32>>, Vec<Option<usize>>) {
@@ -174,7 +176,7 @@ mod tests {
             let pairs = affinity.leading_eigenpairs(13, 1);
             assert!((pairs.values[0] - 1.0).abs() < 1e-3, "{:?}", pairs.values);
             assert_eq!(eigengap(&pairs.values, 12), k, "{:?}", pairs.values);
-            let found = spherical_kmeans(&embed(&pairs, k, 400), k, 10, 100, 1);
+            let found = spherical_kmeans(&embed(&pairs, k, 400), k, THOROUGH, 1);
             let ari = adjusted_rand_index(&found.assignment, &truth);
             assert!(ari > 0.9, "k = {k}: ARI {ari}");
         }

@@ -22,12 +22,22 @@ const LEAST_Z: f64 = 2.0;
 pub(super) struct Telling {
     pub(super) id: FeatureId,
     pub(super) label: String,
+    /// How well the label says when the feature is present, 0 to 1; half if it was not measured.
+    label_score: f64,
     /// Share of the group's documents with it.
     pub(super) frequency_in: f64,
     /// Share of all other documents with it.
     pub(super) frequency_out: f64,
     /// `frequency_in / frequency_out`, each shrunk by half a document.
     pub(super) lift: f64,
+}
+
+impl Telling {
+    /// What the feature's presence in the group tells, in nats: a common feature that is a little more common here tells
+    /// less than one that is hardly found elsewhere.
+    fn information(&self) -> f64 {
+        self.frequency_in * self.lift.ln()
+    }
 }
 
 /// A group as the result shows it.
@@ -59,7 +69,7 @@ pub(super) fn describe(placed: &Placed, selected: &Selected, catalog: &FeatureCa
     order.iter().enumerate().map(describe).collect()
 }
 
-/// Features that are more frequent inside, clearest first. Labels are not repeated.
+/// Features that are clearly more frequent inside, those that tell most about the group first. Labels are not repeated.
 fn telling(
     inside: &[u32],
     n_inside: u64,
@@ -86,38 +96,40 @@ fn telling(
             scored.push((z, id));
         }
     }
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     // With nothing clear, the clearest there is says at least what the documents are about.
-    let clear = scored.iter().take_while(|(z, _)| *z >= LEAST_Z).count();
-    scored.truncate(if clear > 0 { clear } else { N_LABELS });
+    let least = scored.iter().map(|(z, _)| *z).fold(0.0, f64::max).min(LEAST_Z);
+    let shrunk = |with: f64, n: u64| (with + 0.5) / (n as f64 + 1.0);
+    let mut found: Vec<Telling> = scored
+        .into_iter()
+        .filter(|(z, id)| *z >= least && !catalog.label(*id).trim().is_empty())
+        .map(|(_, id)| {
+            let with_in = f64::from(inside[id as usize]);
+            let with_out = n_with[id as usize] as f64 - with_in;
+            Telling {
+                id,
+                label: catalog.label(id).to_owned(),
+                label_score: catalog.feature(id).and_then(|feature| feature.label_score).unwrap_or(0.5).into(),
+                frequency_in: with_in / n_inside as f64,
+                frequency_out: if n_outside == 0 { 0.0 } else { with_out / n_outside as f64 },
+                lift: shrunk(with_in, n_inside) / shrunk(with_out, n_outside),
+            }
+        })
+        .collect();
+    found.sort_by(|a, b| b.information().total_cmp(&a.information()).then(a.id.cmp(&b.id)));
     let mut labels = HashSet::new();
-    let mut found = Vec::new();
-    for (_, id) in scored {
-        let label = catalog.label(id);
-        if label.trim().is_empty() || !labels.insert(label.to_lowercase()) {
-            continue;
-        }
-        let (with_in, with_out) =
-            (f64::from(inside[id as usize]), (n_with[id as usize] - u64::from(inside[id as usize])) as f64);
-        let shrunk = |with: f64, n: u64| (with + 0.5) / (n as f64 + 1.0);
-        found.push(Telling {
-            id,
-            label: label.to_owned(),
-            frequency_in: with_in / n_inside as f64,
-            frequency_out: if n_outside == 0 { 0.0 } else { with_out / n_outside as f64 },
-            lift: shrunk(with_in, n_inside) / shrunk(with_out, n_outside),
-        });
-        if found.len() == N_FEATURES + N_LABELS {
-            break;
-        }
-    }
+    found.retain(|feature| labels.insert(feature.label.to_lowercase()));
+    found.truncate(N_FEATURES + N_LABELS);
     found
 }
 
-/// The first labels, with as many more as set the name apart from `taken`; a number where labels do not suffice.
+/// The labels that say most (what the feature tells, times how well the label says when it is present), with as many
+/// more as set the name apart from `taken`; a number where labels do not suffice.
 fn distinct_name(features: &[Telling], number: usize, taken: &mut HashSet<String>) -> String {
+    let mut features: Vec<&Telling> = features.iter().collect();
+    let says = |feature: &Telling| feature.information() * (0.1 + feature.label_score);
+    features.sort_by(|a, b| says(b).total_cmp(&says(a)));
     let name_of =
-        |n: usize| features.iter().take(n).map(|feature| feature.label.as_str()).collect::<Vec<_>>().join(", ");
+        |n: usize| features.iter().take(n).map(|feature| feature.label.as_str()).collect::<Vec<_>>().join("; ");
     let mut name = match features.len() {
         0 => format!("group {}", number + 1),
         n => (N_LABELS.min(n)..=n).map(name_of).find(|name| !taken.contains(name)).unwrap_or_else(|| name_of(N_LABELS)),
@@ -136,7 +148,7 @@ mod tests {
     use super::*;
 
     fn feature(label: &str) -> Telling {
-        Telling { id: 0, label: label.to_owned(), frequency_in: 1.0, frequency_out: 0.0, lift: 2.0 }
+        Telling { id: 0, label: label.to_owned(), label_score: 0.5, frequency_in: 1.0, frequency_out: 0.0, lift: 2.0 }
     }
 
     #[test]
@@ -149,6 +161,6 @@ mod tests {
             .enumerate()
             .map(|(number, features)| distinct_name(features, number, &mut taken))
             .collect();
-        assert_eq!(names, ["a, b", "a, b (2)", "a, b (3)", "a, b, c", "a, b, c, d", "group 6", "group 7"]);
+        assert_eq!(names, ["a; b", "a; b (2)", "a; b (3)", "a; b; c", "a; b; c; d", "group 6", "group 7"]);
     }
 }

@@ -121,7 +121,7 @@ async fn the_summary_describes_the_same_groups() {
                 names.value(row).contains(LAYOUT[layout][0]) || names.value(row).contains(LAYOUT[layout][1])
             })
             .unwrap();
-        for label in names.value(row).split(", ") {
+        for label in names.value(row).split("; ") {
             assert!(LAYOUT[layout].iter().any(|word| label == format!("layout {word}")), "{}", names.value(row));
         }
         let features = tops.value(row);
