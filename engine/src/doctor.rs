@@ -40,7 +40,10 @@ impl Engine {
         if !store.read_only() {
             let probe = tempfile::NamedTempFile::new_in(store.dir());
             let writable = probe.map(|_| "can be written".to_owned());
-            checks.note("write access", writable.map_err(|error| format!("nothing can be written here: {error}; check permissions and space")));
+            checks.note(
+                "write access",
+                writable.map_err(|error| format!("nothing can be written here: {error}; check permissions and space")),
+            );
         }
         checks.note(
             "writer",
@@ -73,7 +76,8 @@ impl Engine {
             let snapshot = match store.snapshot(name, AsOf::Latest).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => {
-                    checks.note(format!("corpus {name}"), Err(format!("{error}; restore it from a backup, or drop it")));
+                    checks
+                        .note(format!("corpus {name}"), Err(format!("{error}; restore it from a backup, or drop it")));
                     continue;
                 }
             };
@@ -129,9 +133,11 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>)> {
                 unread += errors.len() - errors.null_count();
             }
             for (ids, activations) in &lists {
-                let list = |name: &str| batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>().cloned());
+                let list =
+                    |name: &str| batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>().cloned());
                 if let (Some(ids), Some(activations)) = (list(ids), list(activations)) {
-                    unequal += (0..ids.len()).filter(|row| ids.value_length(*row) != activations.value_length(*row)).count();
+                    unequal +=
+                        (0..ids.len()).filter(|row| ids.value_length(*row) != activations.value_length(*row)).count();
                 }
             }
             Ok(())
@@ -142,7 +148,8 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>)> {
         return Ok((n, Err(format!("{counted} documents by its own count, {n} when read; restore it from a backup"))));
     }
     if unequal > 0 {
-        let message = format!("{unequal} documents have another number of activations than of features; import them again");
+        let message =
+            format!("{unequal} documents have another number of activations than of features; import them again");
         return Ok((n, Err(message)));
     }
     let mut detail = format!("{n} documents, all readable, version {}", snapshot.version());
@@ -177,9 +184,14 @@ async fn indexes(snapshot: &Snapshot) -> Result<String, String> {
         match state.covered {
             _ if state.fragments == 0 => shown.push(format!("{}: no documents yet", state.column)),
             None => {
-                return Err(format!("column {} has no {} index: compact the corpus to build it", state.column, state.kind));
+                return Err(format!(
+                    "column {} has no {} index: compact the corpus to build it",
+                    state.column, state.kind
+                ));
             }
-            Some(covered) => shown.push(format!("{} ({}) {covered} of {} fragments", state.column, state.kind, state.fragments)),
+            Some(covered) => {
+                shown.push(format!("{} ({}) {covered} of {} fragments", state.column, state.kind, state.fragments))
+            }
         }
     }
     Ok(shown.join(", "))

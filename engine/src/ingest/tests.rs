@@ -83,7 +83,10 @@ async fn run_with(store: &Store, options: ImportOptions, encoder: WordLengths) -
 }
 
 fn from(path: &Path) -> ImportOptions {
-    ImportOptions { text_columns: vec!["text".to_owned()], ..ImportOptions::new(ImportSource::Path(path.to_owned()), "c") }
+    ImportOptions {
+        text_columns: vec!["text".to_owned()],
+        ..ImportOptions::new(ImportSource::Path(path.to_owned()), "c")
+    }
 }
 
 fn keyed(path: &Path) -> ImportOptions {
@@ -101,7 +104,8 @@ async fn stored(store: &Store, columns: &[&str]) -> RecordBatch {
         })
         .await
         .unwrap();
-    let schema = batches.first().map(RecordBatch::schema).unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()));
+    let schema =
+        batches.first().map(RecordBatch::schema).unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()));
     arrow::compute::concat_batches(&schema, &batches).unwrap()
 }
 
@@ -155,7 +159,10 @@ fn typed_sample() -> RecordBatch {
     let times = TimestampMicrosecondArray::from(vec![Some(1_704_164_645_000_000), Some(1_704_240_000_000_000), None]);
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(StringArray::from(vec!["a", "b", "c"]))),
-        ("text", Arc::new(arrow::array::LargeStringArray::from(vec![Some("one two"), Some("quoted, with break"), None]))),
+        (
+            "text",
+            Arc::new(arrow::array::LargeStringArray::from(vec![Some("one two"), Some("quoted, with break"), None])),
+        ),
         ("score", Arc::new(Float64Array::from(vec![Some(0.5), Some(1.0), None]))),
         ("n", Arc::new(Int64Array::from(vec![Some(1), Some(2), None]))),
         ("ok", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
@@ -205,13 +212,17 @@ async fn every_format_in_every_compression_keeps_types_and_rows() {
             let path = write(dir.path(), &format!("s.{format}{ending}"), &compressed(&sample(format), ending));
             let report = run(&store, keyed(&path)).await.unwrap_or_else(|error| panic!("{format}{ending}: {error}"));
             assert_eq!((report.read, report.written, report.total), (3, 3, 3), "{format}{ending}");
-            let batch = stored(&store, &["doc_id", "text", "score", "n", "ok", "at", "_n_tokens", "_ids_lengths"]).await;
+            let batch =
+                stored(&store, &["doc_id", "text", "score", "n", "ok", "at", "_n_tokens", "_ids_lengths"]).await;
             let types: Vec<String> = batch.schema().fields()[2..6].iter().map(|f| f.data_type().to_string()).collect();
             assert_eq!(types, ["Float64", "Int64", "Boolean", "Timestamp(µs, \"UTC\")"], "{format}{ending}");
             assert_eq!(batch.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b", "c"]);
             assert_eq!(batch.column(1).as_string::<i32>().value(0), "one two");
             assert!(batch.column(1).as_string::<i32>().value(1).starts_with("quoted, with"));
-            assert_eq!(batch.column(3).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(1), Some(2), None]);
+            assert_eq!(
+                batch.column(3).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(),
+                [Some(1), Some(2), None]
+            );
             assert_eq!(batch.column(6).as_primitive::<UInt32Type>().value(0), 2);
             let lists: &ListArray = batch.column(7).as_list();
             assert_eq!(lists.value(0).as_primitive::<UInt32Type>().values().to_vec(), [3]);
@@ -349,10 +360,18 @@ async fn bad_input_is_named_and_loses_nothing() {
     let cases: [(&str, &[u8], &str); 10] = [
         ("line.jsonl", b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\n", "line.jsonl, line 2, column"),
         ("kind.jsonl", b"{\"id\":1,\"text\":\"a\"}\n[1]\n", "kind.jsonl, line 2: expected an object, got an array"),
-        ("utf8.jsonl", b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\"\xff\"}\n", "utf8.jsonl, line 2: byte 17 (0xff)"),
+        (
+            "utf8.jsonl",
+            b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\"\xff\"}\n",
+            "utf8.jsonl, line 2: byte 17 (0xff)",
+        ),
         ("utf8.csv", b"id,text\n1,a\n2,caf\xe9\n", "utf8.csv, line 3, column 'text': byte 4 (0xe9)"),
         ("fields.csv", b"id,text\n1,a\n2,b,c\n", "fields.csv, line 3: expected 2 fields as in the header, got 3"),
-        ("cut.json", b"[{\"id\":1,\"text\":\"a\"},{\"id\":2", "cut.json, line 1: the object that begins here does not end"),
+        (
+            "cut.json",
+            b"[{\"id\":1,\"text\":\"a\"},{\"id\":2",
+            "cut.json, line 1: the object that begins here does not end",
+        ),
         ("open.json", b"[{\"id\":1,\"text\":\"a\"},", "open.json, line 1: the array does not end"),
         ("half.parquet", b"PAR1 and then nothing", "half.parquet: not a complete Parquet file"),
         ("half.arrow", b"ARROW1 and then nothing", "half.arrow: not complete Arrow data"),
@@ -368,7 +387,11 @@ async fn bad_input_is_named_and_loses_nothing() {
     let error = run(&store, keyed(&write(dir.path(), "cut.csv.gz", &whole[..whole.len() / 2]))).await.err().unwrap();
     assert!(error.to_string().contains("cut.csv.gz"), "{error}");
     // Set aside, the others are stored.
-    let path = write(dir.path(), "some.jsonl", b"{\"id\":\"x\",\"text\":\"a\"}\nnonsense\n{\"id\":\"y\",\"text\":\"\xff\"}\n{\"id\":\"z\",\"text\":\"b\"}\n");
+    let path = write(
+        dir.path(),
+        "some.jsonl",
+        b"{\"id\":\"x\",\"text\":\"a\"}\nnonsense\n{\"id\":\"y\",\"text\":\"\xff\"}\n{\"id\":\"z\",\"text\":\"b\"}\n",
+    );
     let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
     assert_eq!((report.read, report.written, report.n_set_aside), (4, 2, 2));
     assert!(report.set_aside[0].contains("some.jsonl, line 2") && report.set_aside[1].contains("line 3"));
@@ -439,7 +462,8 @@ async fn several_text_columns_limits_and_a_doc_id_of_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;
     let path = write(dir.path(), "a.jsonl", b"{\"doc_id\":7,\"text\":\"alpha\",\"b\":\"beta\"}\n{\"doc_id\":8,\"text\":\"gamma\"}\n{\"doc_id\":9,\"text\":\"delta\"}\n");
-    let options = ImportOptions { text_columns: vec!["b".to_owned(), "text".to_owned()], limit: Some(2), ..from(&path) };
+    let options =
+        ImportOptions { text_columns: vec!["b".to_owned(), "text".to_owned()], limit: Some(2), ..from(&path) };
     let report = run(&store, options).await.unwrap();
     assert_eq!(report.written, 2);
     assert_eq!(ids(&store).await, ["7", "8"]);

@@ -14,12 +14,12 @@ use lance::dataset::{
 };
 use lance_file::version::LanceFileVersion;
 
+#[cfg(test)]
+use super::AsOf;
 use super::catalog::check_name;
 use super::errors::lance_error;
 use super::state::CorpusRow;
 use super::table::uri;
-#[cfg(test)]
-use super::AsOf;
 use super::{Snapshot, Store, WriteGuard, now_micros};
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::schema;

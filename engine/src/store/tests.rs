@@ -122,10 +122,8 @@ async fn feature_filters_reach_the_index_before_and_after_appends_and_compaction
     assert_eq!(ids(&after, &[has(1)]).await, ["b", "d"]);
     assert!(after.indexes().await.unwrap().iter().all(|index| (index.covered, index.fragments) == (Some(1), 2)));
     for _ in 0..6 {
-        let (changed, ..) = store
-            .upsert(&guard, "pets", vec![batch(&snapshot.schema(), "first", &later)])
-            .await
-            .unwrap();
+        let (changed, ..) =
+            store.upsert(&guard, "pets", vec![batch(&snapshot.schema(), "first", &later)]).await.unwrap();
         assert_eq!(changed.count().await.unwrap(), 4);
         store.index(&guard, "pets").await.unwrap();
     }
@@ -210,11 +208,10 @@ async fn folders_that_are_no_database_are_refused() {
 async fn a_layout_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
-    let texts = |values: [&str; 2]| Arc::new(arrow::array::StringArray::from(values.to_vec())) as arrow::array::ArrayRef;
-    let meta = table::batch(vec![
-        ("key", texts(["schema_version", "written_by"])),
-        ("value", texts(["99", "saequel 7.0.0"])),
-    ]);
+    let texts =
+        |values: [&str; 2]| Arc::new(arrow::array::StringArray::from(values.to_vec())) as arrow::array::ArrayRef;
+    let meta =
+        table::batch(vec![("key", texts(["schema_version", "written_by"])), ("value", texts(["99", "saequel 7.0.0"]))]);
     store.inner.tables.write("meta", meta.unwrap()).await.unwrap();
     // By one that opens it, and by one that has it open.
     let opened = Store::open(dir.path(), &EngineOptions::default(), || Ok(Vec::new())).await.err().unwrap();
