@@ -300,7 +300,7 @@ async fn an_import_that_dies_after_any_commit_is_completed_exactly() {
     let options = || ImportOptions { batch_docs: 500, ..keyed(&path) };
     let mut expected: Vec<String> = (0..2000).map(|i| format!("d{i:04}")).collect();
     expected.sort();
-    for fail_after in [1, 600, 1100, 1600] {
+    for fail_after in [1, 600, 1500] {
         let folder = dir.path().join(fail_after.to_string());
         let store = database(&folder).await;
         let broken = WordLengths { fail_after, ..WordLengths::default() };
@@ -390,7 +390,7 @@ async fn bad_input_is_named_and_loses_nothing() {
     let path = write(
         dir.path(),
         "some.jsonl",
-        b"{\"id\":\"x\",\"text\":\"a\"}\nnonsense\n{\"id\":\"y\",\"text\":\"\xff\"}\n{\"id\":\"z\",\"text\":\"b\"}\n",
+        b"{\"id\":91,\"text\":\"a\"}\nnonsense\n{\"id\":92,\"text\":\"\xff\"}\n{\"id\":93,\"text\":\"b\"}\n",
     );
     let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
     assert_eq!((report.read, report.written, report.n_set_aside), (4, 2, 2));
