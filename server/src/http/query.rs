@@ -3,7 +3,7 @@
 //! The query runs in a task of its own; its bytes come through a channel. The first 64 KiB are held back, so that an
 //! error until then gets its status. A client that goes away, or a deadline, ends the task.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
 use saequel_engine::{Engine, ErrorKind};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -82,10 +83,17 @@ fn with_type(mut response: Response, format: Format) -> Response {
     response
 }
 
+/// Threads of their own for queries: a query that computes for long must not keep the server from answering others.
+fn query_runtime() -> Handle {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let make = || Builder::new_multi_thread().thread_name("saequel-query").enable_all().build().ok();
+    RUNTIME.get_or_init(make).as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+}
+
 fn start(engine: Engine, request: SqlRequest, permit: OwnedSemaphorePermit, options: &ServeOptions) -> Running {
     let deadline = Instant::now() + options.timeout;
     let (sender, messages) = mpsc::channel(WAITING_CHUNKS);
-    let task = tokio::spawn(async move {
+    let task = query_runtime().spawn(async move {
         let _permit = permit; // held until the query has ended, whoever still reads
         // A deadline on this side ends a query whose client reads too slowly.
         let mut sent = false;
