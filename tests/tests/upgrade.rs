@@ -50,7 +50,7 @@ async fn says_what_v1_said(engine: &Engine) {
     assert_eq!(ask("SELECT doc_id FROM letters WHERE has_feature(features, 7) ORDER BY n").await, ["猫", "long"]);
     assert_eq!(ask("SELECT doc_id FROM letters WHERE has_feature(features, 'short') ORDER BY n").await, ["ant"]);
     assert_eq!(
-        ask("SELECT concat(label, ': ', label_source) FROM saequel.features ORDER BY id LIMIT 3").await,
+        ask("SELECT concat(label, ': ', label_source) FROM saequel.features ORDER BY feature_id LIMIT 3").await,
         ["none: words", "one letter: user", "two: words"]
     );
     assert_eq!(ask("SELECT kind FROM saequel.jobs WHERE state = 'done' ORDER BY id").await, ["import", "compact"]);

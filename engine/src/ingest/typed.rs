@@ -16,7 +16,7 @@ const SAMPLE_ROWS: usize = 20_000;
 /// The same in bytes.
 const SAMPLE_BYTES: usize = 32 << 20;
 /// Rows of a chunk: enough for the encoder to sort by length, few enough to stop and resume at.
-pub(super) const CHUNK_ROWS: usize = 512;
+pub(super) const CHUNK_ROWS: usize = 128;
 /// Bytes of text and metadata of a chunk, after which it ends.
 const CHUNK_BYTES: usize = 4 << 20;
 
