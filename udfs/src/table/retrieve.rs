@@ -102,7 +102,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
         ("but_not", "what is not wanted, in words; what it shares with the query does not count against a document"),
         ("signals", "rankings to use, separated by commas; default all. `words` alone needs no reader"),
-        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense, 0.5 for feedback, 0.15 for the others"),
+        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense and feedback, 0.5 for the others"),
         ("n_labels", "features that are matched by their labels, at most; default 100"),
     ],
     example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'sorry', k => 2)",
