@@ -53,7 +53,7 @@ async fn says_what_v1_said(engine: &Engine) {
         ask("SELECT concat(label, ': ', label_source) FROM saequel.features ORDER BY feature_id LIMIT 3").await,
         ["none: words", "one letter: user", "two: words"]
     );
-    assert_eq!(ask("SELECT kind FROM saequel.jobs WHERE state = 'done' ORDER BY id").await, ["import", "compact"]);
+    assert_eq!(ask("SELECT kind FROM saequel.jobs WHERE state = 'done' ORDER BY job_id").await, ["import", "compact"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
