@@ -50,7 +50,7 @@ fn says(said: &str, parts: &[&str]) {
 }
 
 #[test]
-fn a_missing_column_names_the_columns_there_are() {
+fn a_missing_column_comes_with_the_nearest() {
     let scratch = Scratch::new();
     let file = scratch.write("docs.jsonl", lines(0..3).as_bytes());
     let db = scratch.path("x.db");
