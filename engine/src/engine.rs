@@ -109,7 +109,7 @@ impl Engine {
         let reader = match loaded.readers.get(reader) {
             Some(reader) => reader.clone(),
             None => {
-                let made = Arc::new(Reader::load(reader, &self.inner.options, progress)?);
+                let made = Arc::new(Reader::load(reader, &self.inner.options.reader(), progress)?);
                 loaded.readers.insert(reader.to_owned(), made.clone());
                 made
             }

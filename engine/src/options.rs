@@ -21,16 +21,20 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        let cache_dir = std::env::var_os("SAEQUEL_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
-            home.join(".cache").join("saequel")
-        });
+        let saequel_encoder::ReaderOptions { threads, cache_dir } = saequel_encoder::ReaderOptions::default();
         Self {
             read_only: false,
             memory_limit_bytes: 2 << 30,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads,
             cache_dir,
             allowed_dirs: None,
         }
+    }
+}
+
+impl EngineOptions {
+    /// The part that concerns readers.
+    pub fn reader(&self) -> saequel_encoder::ReaderOptions {
+        saequel_encoder::ReaderOptions { threads: self.threads, cache_dir: self.cache_dir.clone() }
     }
 }

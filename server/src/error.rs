@@ -3,7 +3,7 @@
 use std::fmt;
 
 use datafusion::error::DataFusionError;
-use saequel_engine::{Error, ErrorKind};
+use saequel_engine::{EncoderError, Error, ErrorKind};
 
 /// Everything was done.
 pub const EXIT_OK: u8 = 0;
@@ -144,6 +144,12 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, hint: None }
+    }
+}
+
+impl From<EncoderError> for Failure {
+    fn from(error: EncoderError) -> Self {
+        Error::from(error).into()
     }
 }
 

@@ -32,7 +32,11 @@ impl<'a> NewDictionary<'a> {
             name: sae.name().to_owned(),
             reader: sae.reader().to_owned(),
             layer: sae.layer(),
-            level: sae.level(),
+            level: match sae.level() {
+                saequel_encoder::Level::Token => Level::Token,
+                saequel_encoder::Level::Span => Level::Span,
+                saequel_encoder::Level::Document => Level::Document,
+            },
             width: sae.width() as u32,
             latents: sae.latents().to_vec(),
             sae: Some(sae),

@@ -33,7 +33,7 @@ pub(super) async fn model(command: ModelCommand, context: &Context) -> Result<()
 
 /// Loads a reader, which fetches what is missing and checks every file.
 async fn load(name: String, context: &Context) -> Result<Reader> {
-    let (options, progress) = (context.engine_options(), context.progress());
+    let (options, progress) = (context.engine_options().reader(), context.progress());
     match tokio::task::spawn_blocking(move || Reader::load(&name, &options, progress.as_ref())).await {
         Ok(reader) => Ok(reader?),
         Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use saequel_engine::labels::{LabelOptions, label};
 use saequel_engine::sae::{EvalOptions, EvalReport, TrainOptions, TrainReport, evaluate, train};
-use saequel_engine::{ErrorKind, Progress, Sae};
+use saequel_engine::{EncoderError, ErrorKind, Progress, Sae};
 
 use crate::args::{EvalArgs, LabelArgs, SaeCommand, TrainArgs};
 use crate::context::Context;
@@ -58,7 +58,7 @@ async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {
         tokens: args.tokens,
         examples: !args.no_examples,
         statistics: args.statistics,
-        engine: context.engine_options(),
+        reader_options: context.engine_options().reader(),
     };
     let latents = blocking(context, move |progress| label(&options, progress)).await?;
     let shown = latents.iter().filter(|latent| latent.hidden.is_none()).count();
@@ -71,7 +71,7 @@ async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {
 /// Runs long work beside the runtime, with progress and Ctrl-C.
 async fn blocking<T: Send + 'static>(
     context: &Context,
-    work: impl FnOnce(&dyn Progress) -> saequel_engine::Result<T> + Send + 'static,
+    work: impl FnOnce(&dyn Progress) -> saequel_engine::Result<T, EncoderError> + Send + 'static,
 ) -> Result<T> {
     let progress = context.progress();
     match tokio::task::spawn_blocking(move || work(progress.as_ref())).await {
@@ -91,8 +91,8 @@ fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
     options.reader = args.reader;
     options.layer = args.layer;
     options.level = match args.level.as_str() {
-        "token" => saequel_engine::Level::Token,
-        "span" => saequel_engine::Level::Span,
+        "token" => saequel_engine::sae::Level::Token,
+        "span" => saequel_engine::sae::Level::Span,
         other => return Err(Failure::usage(format!("level '{other}' not known; expected token or span"))),
     };
     options.name = args.name;
@@ -104,7 +104,7 @@ fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
     options.learning_rate = args.learning_rate;
     options.seed = args.seed;
     options.examples = !args.no_examples;
-    options.engine = context.engine_options();
+    options.reader_options = context.engine_options().reader();
     Ok(options)
 }
 
@@ -127,7 +127,7 @@ fn eval_options(args: EvalArgs, context: &Context) -> EvalOptions {
         input: args.texts.input,
         text_column: args.texts.text,
         tokens: args.tokens,
-        engine: context.engine_options(),
+        reader_options: context.engine_options().reader(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use saequel_udfs::Level;
+use crate::level::Level;
 
 use super::harvest::{DOCS_PER_UNIT, Harvest, Hook, Unit, UnitText, span_means};
 use super::texts::TextSource;
@@ -487,7 +487,7 @@ impl Survey {
                 survey.examples.truncate(EXAMPLES);
             }
         }
-        self.present.push(present.min(crate::encoder::MAX_FEATURES as u32));
+        self.present.push(present.min(crate::encode::MAX_FEATURES as u32));
     }
 }
 

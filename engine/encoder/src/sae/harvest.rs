@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use saequel_udfs::Level;
+use crate::level::Level;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::artifact::LevelName;
 use super::texts::TextSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
@@ -28,16 +27,16 @@ pub(crate) const DOCS_PER_UNIT: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hook {
     pub(crate) layer: usize,
-    pub(crate) level: LevelName,
+    pub(crate) level: Level,
 }
 
 impl Hook {
     pub(crate) fn new(layer: usize, level: Level) -> Self {
-        Self { layer, level: level.into() }
+        Self { layer, level }
     }
 
     fn tensor(self) -> String {
-        format!("l{}.{}", self.layer, Level::from(self.level).as_str())
+        format!("l{}.{}", self.layer, self.level.as_str())
     }
 }
 
@@ -183,7 +182,7 @@ fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]
         let piece_states = batch.pieces.iter().map(|piece| {
             let of_hook = hooks.iter().map(|hook| {
                 let states = &batch.layers[layer_at(hook)][piece.rows.start * width..piece.rows.end * width];
-                match Level::from(hook.level) {
+                match hook.level {
                     Level::Token => to_f16(states),
                     _ => {
                         let mut means = Vec::new();

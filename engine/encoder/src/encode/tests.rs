@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 
 use super::*;
-use crate::options::EngineOptions;
+use crate::options::ReaderOptions;
 use crate::progress::Silent;
 
 static ENCODER: LazyLock<Mutex<Encoder>> = LazyLock::new(|| {
-    let options = EngineOptions { threads: 2, ..EngineOptions::default() };
+    let options = ReaderOptions { threads: 2, ..ReaderOptions::default() };
     let reader = Reader::load(crate::reader::DEFAULT_READER, &options, &Silent).unwrap();
     Mutex::new(Encoder::new(Arc::new(reader), vec![Arc::new(Sae::embedded_default().unwrap())]).unwrap())
 });

@@ -12,7 +12,7 @@ use candle_nn::VarBuilder;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::EngineOptions;
+use crate::options::ReaderOptions;
 use crate::progress::Progress;
 
 pub(crate) use run::{BatchStates, PieceStates, parallel};
@@ -47,7 +47,7 @@ impl Reader {
     /// [`crate::ErrorKind::NotFound`] for an unknown name, [`crate::ErrorKind::Io`] if neither source can be reached (the
     /// message says what was tried and how to place the files by hand), [`crate::ErrorKind::Corrupt`] if a file's checksum
     /// is wrong and it cannot be fetched again.
-    pub fn load(name: &str, options: &EngineOptions, progress: &dyn Progress) -> Result<Self> {
+    pub fn load(name: &str, options: &ReaderOptions, progress: &dyn Progress) -> Result<Self> {
         let Some(source) = fetch::SOURCES.iter().find(|source| source.name == name) else {
             let known: Vec<&str> = fetch::SOURCES.iter().map(|source| source.name).collect();
             let message = format!("reader '{name}' not found; there are: {}", known.join(", "));

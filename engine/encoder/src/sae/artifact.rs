@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use half::f16;
-use saequel_udfs::Level;
+use crate::level::Level;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -20,38 +20,6 @@ const FEATURES: &str = "features.jsonl";
 /// Version of the layout of the three files.
 const FORMAT: u32 = 1;
 
-/// [`Level`] as it is spelt in files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LevelName {
-    /// See [`Level::Token`].
-    Token,
-    /// See [`Level::Span`].
-    Span,
-    /// See [`Level::Document`].
-    Document,
-}
-
-impl From<Level> for LevelName {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Token => Self::Token,
-            Level::Span => Self::Span,
-            Level::Document => Self::Document,
-        }
-    }
-}
-
-impl From<LevelName> for Level {
-    fn from(level: LevelName) -> Self {
-        match level {
-            LevelName::Token => Self::Token,
-            LevelName::Span => Self::Span,
-            LevelName::Document => Self::Document,
-        }
-    }
-}
-
 /// What `sae.json` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -64,7 +32,7 @@ pub(crate) struct Spec {
     /// Layer of the hook point.
     pub(crate) layer: usize,
     /// What it reads.
-    pub(crate) level: LevelName,
+    pub(crate) level: Level,
     /// Latents.
     pub(crate) width: usize,
     /// Width of a hidden state.

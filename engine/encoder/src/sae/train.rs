@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use saequel_udfs::Level;
+use crate::level::Level;
 
 use super::harvest::{Harvest, HarvestOptions, Hook, harvest};
 use super::samples::{Normalization, SampleStream};
@@ -11,7 +11,7 @@ use super::survey::Survey;
 use super::trainer::Trainer;
 use super::{Sae, Spec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::EngineOptions;
+use crate::options::ReaderOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
 
@@ -53,7 +53,7 @@ pub struct TrainOptions {
     /// Whether to keep short pieces of the training texts in the dictionary as examples; default true.
     pub examples: bool,
     /// Threads and cache folder.
-    pub engine: EngineOptions,
+    pub reader_options: ReaderOptions,
 }
 
 impl TrainOptions {
@@ -77,7 +77,7 @@ impl TrainOptions {
             work_dir: work_dir.into(),
             output: output.into(),
             examples: true,
-            engine: EngineOptions::default(),
+            reader_options: ReaderOptions::default(),
         }
     }
 }
@@ -125,7 +125,7 @@ const CAP: usize = 2;
 pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainReport> {
     let started = Instant::now();
     check(options)?;
-    let reader = Reader::load(&options.reader, &options.engine, progress)?;
+    let reader = Reader::load(&options.reader, &options.reader_options, progress)?;
     if options.layer > reader.n_layers() {
         let message =
             format!("layer {}: reader '{}' has layers 0 to {}", options.layer, reader.name(), reader.n_layers());
@@ -142,7 +142,7 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     };
     let harvest = harvest(&reader, &options.work_dir, &harvest_options, progress)?;
     let (sae, n_samples) = fit(options, &reader, &harvest, hook, progress)?;
-    let survey = Survey::of_harvest(&sae, &harvest, hook, options.engine.threads, progress)?;
+    let survey = Survey::of_harvest(&sae, &harvest, hook, options.reader_options.threads, progress)?;
     let latents = crate::labels::describe(&survey, &sae, options.examples);
     let sae = sae.with_latents(latents)?;
     sae.save(&options.output)?;
@@ -208,7 +208,7 @@ fn fit(
     let normalization = Normalization::measure(&first, inputs, options.level == Level::Span);
     super::encode::normalize(&mut first, &normalization.mean, normalization.scale, normalization.unit);
     let mut trainer =
-        Trainer::new(&first, inputs, options.width, options.k, options.seed, options.engine.threads.max(1));
+        Trainer::new(&first, inputs, options.width, options.k, options.seed, options.reader_options.threads.max(1));
     drop(first);
 
     let checkpoint = options.work_dir.join(format!("{name}.checkpoint.safetensors"));
@@ -261,7 +261,7 @@ fn fit(
         name,
         reader: reader.name().to_owned(),
         layer: options.layer,
-        level: options.level.into(),
+        level: options.level,
         width: options.width,
         input_width: inputs,
         k: options.k,

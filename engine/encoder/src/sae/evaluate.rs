@@ -7,7 +7,7 @@ use super::Sae;
 use super::survey::Survey;
 use super::texts::TextSource;
 use crate::error::Result;
-use crate::options::EngineOptions;
+use crate::options::ReaderOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
 
@@ -23,7 +23,7 @@ pub struct EvalOptions {
     /// Tokens to read; 0: all.
     pub tokens: u64,
     /// Threads and cache folder.
-    pub engine: EngineOptions,
+    pub reader_options: ReaderOptions,
 }
 
 /// What was found.
@@ -61,7 +61,7 @@ pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalRe
         Some(dir) => Sae::load(dir)?,
         None => Sae::embedded_default()?,
     };
-    let reader = Reader::load(sae.reader(), &options.engine, progress)?;
+    let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
     let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
     let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;
     let mut present = survey.present.clone();

@@ -16,6 +16,7 @@ pub(crate) mod texts;
 mod train;
 mod trainer;
 
+pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use artifact::Spec;
@@ -89,8 +90,8 @@ impl Sae {
     }
 
     /// Token, span or document.
-    pub fn level(&self) -> saequel_udfs::Level {
-        self.spec.level.into()
+    pub fn level(&self) -> crate::Level {
+        self.spec.level
     }
 
     /// Number of latents.

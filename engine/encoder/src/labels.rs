@@ -7,10 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use saequel_udfs::Level;
+use crate::level::Level;
 
 use crate::error::Result;
-use crate::options::EngineOptions;
+use crate::options::ReaderOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
 use crate::sae::survey::{Example, LatentSurvey, OnWord, Survey};
@@ -33,7 +33,7 @@ pub struct LabelOptions {
     /// Whether statistics (density, quantiles, presence threshold, hidden) are measured anew too.
     pub statistics: bool,
     /// Threads and cache folder.
-    pub engine: EngineOptions,
+    pub reader_options: ReaderOptions,
 }
 
 /// A latent that fires on more than this share of the samples is hidden as `dense`.
@@ -60,7 +60,7 @@ pub fn label(options: &LabelOptions, progress: &dyn Progress) -> Result<Vec<Late
         Some(dir) => Sae::load(dir)?,
         None => Sae::embedded_default()?,
     };
-    let reader = Reader::load(sae.reader(), &options.engine, progress)?;
+    let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
     let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
     let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;
     let mut latents = describe(&survey, &sae, options.examples);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use saequel_udfs::Level;
+use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::reader::{BatchStates, PieceStates, Reader, TokenizedText};
