@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use saequel_engine::sae::Level;
 
 use super::{Answer, Rows};
 
@@ -91,6 +92,20 @@ pub(crate) struct Texts {
     pub(crate) text: String,
 }
 
+fn level(text: &str) -> Result<Level, String> {
+    match text {
+        "token" => Ok(Level::Token),
+        "span" => Ok(Level::Span),
+        other => Err(format!("level '{other}' not known; expected token or span")),
+    }
+}
+
+fn hook_point(text: &str) -> Result<(usize, Level), String> {
+    let wrong = || format!("hook point '{text}': expected a layer and a level, such as 6:token or 4:span");
+    let (layer, of) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((layer.parse().map_err(|_| wrong())?, level(of)?))
+}
+
 /// `sae train`
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -112,8 +127,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, default_value_t = 4)]
     pub(crate) layer: usize,
     /// What a sample is: token or span (sentence)
-    #[arg(long, default_value = "token", value_parser = ["token", "span"])]
-    pub(crate) level: String,
+    #[arg(long, default_value = "token", value_parser = level)]
+    pub(crate) level: Level,
     /// Features
     #[arg(long, default_value_t = 4096)]
     pub(crate) width: usize,
@@ -123,6 +138,12 @@ pub(crate) struct TrainArgs {
     /// Tokens to read; fewer if the texts end before
     #[arg(long, default_value_t = 4_000_000)]
     pub(crate) tokens: u64,
+    /// Keep token-level hidden states of the first so many tokens only; 0: of all
+    #[arg(long, default_value_t = 0, value_name = "TOKENS")]
+    pub(crate) token_states: u64,
+    /// Further hook points to keep in the same pass, so that other dictionaries can be trained from the same --work folder
+    #[arg(long, num_args = 1.., value_name = "LAYER:LEVEL", value_parser = hook_point)]
+    pub(crate) also: Vec<(usize, Level)>,
     /// Samples to train on, with repetition; 0: each one twice
     #[arg(long, default_value_t = 0)]
     pub(crate) samples: u64,

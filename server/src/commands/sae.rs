@@ -15,7 +15,7 @@ use crate::error::{Failure, Result};
 pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
     match command {
         SaeCommand::Train(args) => {
-            let options = train_options(args, context)?;
+            let options = train_options(args, context);
             let report =
                 blocking(context, move |progress| train(&options, progress)).await.map_err(|failure| match failure
                     .kind()
@@ -80,7 +80,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
+fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
     let work_dir = args.work.unwrap_or_else(|| {
         let mut name = args.output.clone().into_os_string();
         name.push(".work");
@@ -90,11 +90,9 @@ fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
     options.text_column = args.texts.text;
     options.reader = args.reader;
     options.layer = args.layer;
-    options.level = match args.level.as_str() {
-        "token" => saequel_engine::sae::Level::Token,
-        "span" => saequel_engine::sae::Level::Span,
-        other => return Err(Failure::usage(format!("level '{other}' not known; expected token or span"))),
-    };
+    options.level = args.level;
+    options.also_harvest = args.also;
+    options.token_states = args.token_states;
     options.name = args.name;
     options.width = args.width;
     options.k = args.k;
@@ -105,7 +103,7 @@ fn train_options(args: TrainArgs, context: &Context) -> Result<TrainOptions> {
     options.seed = args.seed;
     options.examples = !args.no_examples;
     options.reader_options = context.engine_options().reader();
-    Ok(options)
+    options
 }
 
 fn trained(report: &TrainReport) -> String {

@@ -56,6 +56,9 @@ pub(crate) struct HarvestOptions<'a> {
     pub(crate) hooks: &'a [Hook],
     /// Stop once this many tokens have been read; 0: read all.
     pub(crate) tokens: u64,
+    /// Of the token-level hook points keep the states of the first so many tokens; 0: of all. Sentences are few, tokens
+    /// are 2 x width bytes each.
+    pub(crate) token_states: u64,
 }
 
 /// A finished harvest.
@@ -138,7 +141,9 @@ pub(crate) fn harvest(
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
             }
-            let (bytes, n_tokens) = read_unit(reader, &texts, &hooks, &layers)?;
+            let enough = options.token_states > 0 && harvest.n_tokens >= options.token_states;
+            let kept: Vec<Hook> = hooks.iter().copied().filter(|hook| !enough || hook.level != Level::Token).collect();
+            let (bytes, n_tokens) = read_unit(reader, &texts, &kept, &layers)?;
             super::artifact::write_file(&path, &bytes)?;
             harvest.n_tokens += n_tokens;
         }
@@ -275,7 +280,7 @@ impl Unit {
         self.rows("token_start")
     }
 
-    /// Samples of a hook point.
+    /// Samples of a hook point; 0 if the unit keeps none of it.
     pub(crate) fn n_samples(&self, hook: Hook) -> usize {
         self.rows(&hook.tensor())
     }

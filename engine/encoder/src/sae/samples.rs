@@ -49,6 +49,7 @@ impl SampleStream {
                 let n = unit.n_samples(hook);
                 Ok((unit, n))
             })
+            .filter(|unit| !matches!(unit, Ok((_, 0))))
             .collect::<Result<Vec<_>>>()?;
         let mut stream = Self {
             units,

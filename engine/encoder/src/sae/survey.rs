@@ -240,6 +240,9 @@ impl Survey {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped while surveying features"));
             }
             let unit = Unit::open(path)?;
+            if unit.n_samples(hook) == 0 {
+                continue;
+            }
             let states = unit.states(hook)?;
             let blocks: Vec<&[f16]> = states.chunks(ROWS * width).collect();
             let encoded = parallel(blocks.len(), threads, |(rows, scratch): &mut (Vec<f32>, EncodeScratch), i| {

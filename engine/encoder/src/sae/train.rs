@@ -38,6 +38,8 @@ pub struct TrainOptions {
     pub k: usize,
     /// Tokens to read; default 4,000,000. Fewer if the input ends before.
     pub tokens: u64,
+    /// Tokens of which token-level hidden states are kept; default 0: all that are read.
+    pub token_states: u64,
     /// Samples (tokens or spans) to train on, with repetition; default 0: each harvested one twice.
     pub samples: u64,
     /// Samples in a step; default 2,048.
@@ -70,6 +72,7 @@ impl TrainOptions {
             width: 4096,
             k: 16,
             tokens: 4_000_000,
+            token_states: 0,
             samples: 0,
             batch: 2048,
             learning_rate: 2e-3,
@@ -139,6 +142,7 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
         text_column: &options.text_column,
         hooks: &hooks,
         tokens: options.tokens,
+        token_states: options.token_states,
     };
     let harvest = harvest(&reader, &options.work_dir, &harvest_options, progress)?;
     let (sae, n_samples) = fit(options, &reader, &harvest, hook, progress)?;
