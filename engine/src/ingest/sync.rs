@@ -1,7 +1,8 @@
 //! Keeps the word index of a corpus in step with its dataset.
 //!
 //! The dataset is committed first, then the index with the dataset's version as payload. If the process dies in between,
-//! the next writer finds an index that covers an older version and adds what changed since.
+//! the next writer finds an index that covers an older version and adds what changed since. An index with another number
+//! of documents than the corpus is mended by reading all of them.
 
 use std::collections::HashSet;
 
@@ -37,13 +38,15 @@ impl WordsSync {
         let writer = words.writer()?;
         let filled = words.count()? > 0;
         let mut sync = Self { writer, text_columns: snapshot.info.text_columns.clone(), filled };
-        if covered == snapshot.version() || (count == 0 && !filled) {
+        if (covered == snapshot.version() && words.count()? == count) || (count == 0 && !filled) {
             return Ok(sync);
         }
         tracing::info!("words of '{}' cover version {covered} of {}", snapshot.info.name, snapshot.version());
         let mut columns = vec![schema::DOC_ID.to_owned()];
         columns.extend(sync.text_columns.iter().cloned());
-        let since = if covered > 0 { vec![col(ROW_VERSION).gt(lit(covered))] } else { Vec::new() };
+        // An index that is as new as the corpus and still wrong was damaged, or the corpus came from a backup.
+        let all = covered == 0 || covered >= snapshot.version();
+        let since = if all { Vec::new() } else { vec![col(ROW_VERSION).gt(lit(covered))] };
         snapshot.read(&columns, &since, |batch| sync.put(&batch)).await?;
         sync.writer.commit(snapshot.version())?;
         if words.count()? != count {
@@ -60,6 +63,12 @@ impl WordsSync {
                     sync.writer.delete(&doc_id);
                 }
             }
+            sync.writer.commit(snapshot.version())?;
+        }
+        if !all && words.count()? != count {
+            // Documents are missing that the index said it covers.
+            sync.filled = true;
+            snapshot.read(&columns, &[], |batch| sync.put(&batch)).await?;
             sync.writer.commit(snapshot.version())?;
         }
         sync.filled = true;

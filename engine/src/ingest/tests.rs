@@ -345,6 +345,28 @@ async fn words_that_are_behind_catch_up() {
     assert_eq!(word_hits(&store, "third"), ["3"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn words_with_a_wrong_count_are_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text\n1,first\n2,second\n"))).await.unwrap();
+    let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
+    // Behind, as new as the corpus, and newer (the corpus came from a backup): one document lost, one too many.
+    for covers in [snapshot.version() - 1, snapshot.version(), snapshot.version() + 5] {
+        let mut writer = Words::open(&store.words_dir("c")).unwrap().unwrap().writer().unwrap();
+        writer.delete("1");
+        for surplus in ["8", "9"] {
+            writer.add(surplus, "surplus").unwrap();
+        }
+        writer.commit(covers).unwrap();
+        writer.finish().unwrap();
+        super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().unwrap();
+        let words = Words::open(&store.words_dir("c")).unwrap().unwrap();
+        assert_eq!((words.covers().unwrap(), words.count().unwrap()), (snapshot.version(), 2), "from {covers}");
+        assert_eq!(word_hits(&store, "first"), ["1"]);
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
