@@ -92,11 +92,6 @@ impl Arguments {
         Ok(Self { function, positional, named, declared: Vec::new(), n_positional: 0 })
     }
 
-    /// Name of the function.
-    pub fn function(&self) -> &'static str {
-        self.function
-    }
-
     /// Reads the next argument by position, or the one with this name. Call before [`Self::named`].
     pub fn positional(&mut self, name: &'static str) -> Argument {
         let position = self.n_positional;
@@ -123,6 +118,14 @@ impl Arguments {
     /// given by position and by name.
     pub fn finish(self) -> Result<()> {
         let function = self.function;
+        if self.positional.len() > self.n_positional {
+            let expected = self.declared[..self.n_positional].join(", ");
+            return plan_err!(
+                "{function}: expected at most {} arguments without a name ({expected}), got {}",
+                self.n_positional,
+                self.positional.len()
+            );
+        }
         for (name, _) in &self.named {
             match self.declared.iter().position(|declared| declared == name) {
                 None => {
@@ -135,14 +138,6 @@ impl Arguments {
                 }
                 Some(_) => {}
             }
-        }
-        if self.positional.len() > self.n_positional {
-            let expected = self.declared[..self.n_positional].join(", ");
-            return plan_err!(
-                "{function}: expected at most {} arguments without a name ({expected}), got {}",
-                self.n_positional,
-                self.positional.len()
-            );
         }
         Ok(())
     }
@@ -192,14 +187,14 @@ impl Argument {
         }
     }
 
-    /// Text or whole number that names a thing, as text; must be given.
+    /// Text or whole number that names a thing; must be given.
     ///
     /// # Errors
     /// If it is missing or something else.
-    pub fn required_name(&self) -> Result<String> {
+    pub fn required_name(&self) -> Result<ScalarValue> {
         match &self.value {
-            Some(value) if value.data_type().is_integer() => Ok(value.to_string()),
-            _ => self.required_text(),
+            Some(value) if value.data_type().is_integer() => Ok(value.clone()),
+            _ => self.required_text().map(ScalarValue::from),
         }
     }
 
@@ -450,6 +445,11 @@ mod tests {
         let many = [lit("a"), lit("b")];
         let mut args = Arguments::parse("correlate", &many).unwrap();
         args.positional("set");
+        assert!(message(args.finish()).contains("at most 1 arguments without a name (set), got 2"));
+        let many = [lit("a"), lit(7), named_argument("limit", lit(5))];
+        let mut args = Arguments::parse("correlate", &many).unwrap();
+        args.positional("set");
+        args.named("limit");
         assert!(message(args.finish()).contains("at most 1 arguments without a name (set), got 2"));
     }
 

@@ -1,7 +1,6 @@
 //! What is known of dictionaries, features and concepts: an immutable snapshot that functions look names up in.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use datafusion::common::plan_err;
 use datafusion::error::Result;
@@ -75,6 +74,16 @@ pub struct Feature {
     pub top_tokens: Vec<String>,
     /// Words that set its documents apart, best first.
     pub top_words: Vec<String>,
+}
+
+impl Feature {
+    /// Median and 90th percentile of the activations, both above 0. Imported features may come without statistics: the
+    /// strongest activation, or 1, stands for an unknown 90th percentile, and half of it for an unknown median.
+    pub fn scales(&self) -> (f32, f32) {
+        let known = |value: &f32| *value > 0.0 && value.is_finite();
+        let q90 = [self.q90, self.max_activation].into_iter().find(known).unwrap_or(1.0);
+        (if known(&self.q50) { self.q50 } else { 0.5 * q90 }, q90)
+    }
 }
 
 /// A name that a user gave to a combination of features.
@@ -165,13 +174,29 @@ impl FeatureCatalog {
                 None => plan_err!("{function}: feature {id} not found; ids are below {}", self.id_bound()),
             };
         }
-        if let Some(concept) = self.concepts.iter().find(|concept| concept.name.eq_ignore_ascii_case(name)) {
-            return Ok(FeatureRef::Concept(concept.members.clone()));
+        match self.named(name) {
+            Some(found) => Ok(found),
+            None => plan_err!("{function}: feature '{name}' not found{}", self.hint(name)),
         }
-        match self.by_label.get(&name.to_lowercase()).map(Vec::as_slice) {
-            Some([id]) => Ok(FeatureRef::Feature(*id)),
-            Some(ids) if !ids.is_empty() => Ok(FeatureRef::Concept(ids.iter().map(|id| (*id, 1.0)).collect())),
-            _ => plan_err!("{function}: feature '{name}' not found{}", self.hint(name)),
+    }
+
+    /// The same for a name that is written as text: one that is a concept's name or a label is that, also if it looks
+    /// like an id (`'9'` where a feature is labelled 9).
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_text(&self, function: &str, name: &str) -> Result<FeatureRef> {
+        self.named(name.trim()).map_or_else(|| self.resolve(function, name), Ok)
+    }
+
+    /// The concept of this name, or the features with this label.
+    fn named(&self, name: &str) -> Option<FeatureRef> {
+        if let Some(concept) = self.concepts.iter().find(|concept| concept.name.eq_ignore_ascii_case(name)) {
+            return Some(FeatureRef::Concept(concept.members.clone()));
+        }
+        match self.by_label.get(&name.to_lowercase())?.as_slice() {
+            [id] => Some(FeatureRef::Feature(*id)),
+            ids => Some(FeatureRef::Concept(ids.iter().map(|id| (*id, 1.0)).collect())),
         }
     }
 
@@ -248,11 +273,10 @@ impl FeatureSelection {
     }
 }
 
-/// Shared snapshot.
-pub type SharedCatalog = Arc<FeatureCatalog>;
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::MemorySource;
     use crate::feature_source::FeatureSource;
@@ -272,6 +296,17 @@ mod tests {
         assert_eq!(resolve("Polite"), FeatureRef::Concept(vec![(0, 1.0), (2, -1.0)]));
         assert_eq!(resolve("numbered LIST"), FeatureRef::Feature(1));
         assert_eq!(resolve("hedge"), FeatureRef::Concept(vec![(3, 1.0), (4, 1.0)]));
+    }
+
+    #[test]
+    fn a_text_that_looks_like_an_id_is_a_label_first() {
+        let features: &[(&str, &[&str])] = &[("zero", &[]), ("0", &[]), ("2", &[]), ("2", &[])];
+        let catalog = MemorySource::with_words(features, vec![]).catalog();
+        let text = |name: &str| catalog.resolve_text("activation", name).unwrap();
+        assert_eq!(text(" 0"), FeatureRef::Feature(1));
+        assert_eq!(text("2"), FeatureRef::Concept(vec![(2, 1.0), (3, 1.0)]));
+        assert_eq!(text("3"), FeatureRef::Feature(3), "no label is so");
+        assert_eq!(catalog.resolve("activation", "0").unwrap(), FeatureRef::Feature(0));
     }
 
     #[test]

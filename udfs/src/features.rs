@@ -97,6 +97,14 @@ fn check_ascending(function: &str, ids: &[FeatureId]) -> Result<()> {
     }
 }
 
+/// Refuses lists with a null among their items, which would be read as whatever lies there.
+fn check_items(function: &str, values: &dyn Array) -> Result<()> {
+    match values.null_count() {
+        0 => Ok(()),
+        _ => exec_err!("{function}: a features value has a null among its ids or activations"),
+    }
+}
+
 /// Read access to a column of feature ids, one row a document, without copying.
 #[derive(Debug, Clone)]
 pub struct IdsView {
@@ -108,13 +116,15 @@ impl IdsView {
     /// Wraps a list array of [`IDS_TYPE`].
     ///
     /// # Errors
-    /// An execution error that names `function` if the array is of another type, or the ids of a row do not ascend.
+    /// An execution error that names `function` if the array is of another type, or the ids of a row do not ascend or have
+    /// a null among them.
     pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
         let wrong = || {
             DataFusionError::Execution(format!("{function}: expected a list of feature ids, got {}", array.data_type()))
         };
         let lists = array.as_list_opt::<i32>().ok_or_else(wrong)?.clone();
         let values = lists.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
+        check_items(function, &values)?;
         let view = Self { lists, values };
         (0..view.len()).try_for_each(|row| check_ascending(function, view.ids(row)))?;
         Ok(view)
@@ -159,8 +169,8 @@ impl FeaturesView {
     /// Wraps a struct array of [`FEATURES_TYPE`].
     ///
     /// # Errors
-    /// An execution error that names `function` if the array is of another type, the ids of a row do not ascend, or there
-    /// are more or fewer activations.
+    /// An execution error that names `function` if the array is of another type, the ids of a row do not ascend, there are
+    /// more or fewer activations, or a null is among either.
     pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
         let wrong = || {
             DataFusionError::Execution(format!(
@@ -176,6 +186,8 @@ impl FeaturesView {
         let (ids, activations) = (column("ids")?, column("activations")?);
         let id_values = ids.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
         let activation_values = activations.values().as_primitive_opt::<Float16Type>().ok_or_else(wrong)?.clone();
+        check_items(function, &id_values)?;
+        check_items(function, &activation_values)?;
         let view = Self { nulls: features.nulls().cloned(), ids, activations, id_values, activation_values };
         for row in 0..view.len() {
             check_ascending(function, view.ids(row))?;
@@ -242,6 +254,16 @@ mod tests {
         );
         let message = error(&source, of("[0, 2]", "[0.5]")).await;
         assert!(message.contains("a features value has 2 ids but 1 activations"), "{message}");
+        for (ids, activations) in [("[0, NULL]", "[0.5, 1.5]"), ("[0, 2]", "[0.5, NULL]")] {
+            let message = error(&source, of(ids, activations)).await;
+            assert!(
+                message.contains("activation: a features value has a null among its ids or activations"),
+                "{message}"
+            );
+        }
+        let set = format!("SELECT {} AS features", made("[1, NULL]", "[1, 1]")).replace('\'', "''");
+        let message = error(&source, format!("SELECT * FROM diff('{set}', 'answers')")).await;
+        assert!(message.contains("diff: a features value has a null among its ids"), "{message}");
         let set = format!("SELECT {} AS features", made("[1, 1]", "[1, 1]")).replace('\'', "''");
         let message = error(&source, format!("SELECT * FROM correlate('{set}')")).await;
         assert!(message.contains("correlate: ids of a features value must ascend"), "{message}");

@@ -124,10 +124,9 @@ impl Scorer {
     }
 }
 
-/// `a / (a + q50)`: 0 to 1, half at the median.
+/// `a / (a + q50)`: 0 to 1, half at the median; 1 for an infinite activation, 0 for one that is not a number.
 pub fn saturate(activation: f32, q50: f32) -> f32 {
-    let activation = activation.max(0.0);
-    if activation > 0.0 { activation / (activation + q50) } else { 0.0 }
+    if activation > 0.0 { 1.0 / (1.0 + q50 / activation) } else { 0.0 }
 }
 
 /// Length of a document as BM25 over features sees it: the sum of its term weights.
@@ -233,6 +232,12 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.id).collect::<Vec<_>>(), [1, 2, 3]);
         assert!((parts.iter().map(|part| part.parts.labels).sum::<f32>() - scores.labels).abs() < 1e-6);
         assert!((parts[0].strength - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn saturation_is_half_at_the_median_and_always_finite() {
+        let saturated = [0.0, -1.0, f32::NAN, 2.0, f32::INFINITY].map(|activation| saturate(activation, 2.0));
+        assert_eq!(saturated, [0.0, 0.0, 0.0, 0.5, 1.0]);
     }
 
     #[test]

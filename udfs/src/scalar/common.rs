@@ -1,12 +1,14 @@
 //! What several scalar functions share.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::{ScalarValue, internal_err, plan_err};
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 use half::f16;
@@ -95,6 +97,15 @@ impl Members {
         Self { positive, negative }
     }
 
+    /// What a constant stands for: a number is an id, a text a name first.
+    pub(crate) fn of(function: &str, catalog: &FeatureCatalog, value: &ScalarValue) -> Result<Self> {
+        let reference = match value.try_as_str() {
+            Some(Some(name)) => catalog.resolve_text(function, name)?,
+            _ => catalog.resolve(function, &value.to_string())?,
+        };
+        Ok(Self::new(reference))
+    }
+
     /// Whether a document with these features (ascending) has it.
     pub(crate) fn present(&self, ids: &[FeatureId]) -> bool {
         let has = |id: &FeatureId| ids.binary_search(id).is_ok();
@@ -120,29 +131,34 @@ pub(crate) enum Names {
 }
 
 impl Names {
-    /// Resolves a constant or a column of ids or names.
+    /// Resolves a constant or a column of ids or names; each distinct one is looked up once.
     pub(crate) fn resolve(function: &str, catalog: &FeatureCatalog, value: &ColumnarValue) -> Result<Self> {
-        match value {
-            ColumnarValue::Scalar(scalar) => Ok(Self::One(resolve_constant(function, catalog, scalar)?.map(Arc::new))),
-            ColumnarValue::Array(array) => {
-                let mut known: HashMap<String, Arc<Members>> = HashMap::new();
-                let mut rows = Vec::with_capacity(array.len());
-                for row in 0..array.len() {
-                    rows.push(match name_at(function, array, row)? {
-                        None => None,
-                        Some(name) => Some(match known.get(&name) {
-                            Some(members) => Arc::clone(members),
-                            None => {
-                                let members = Arc::new(Members::new(catalog.resolve(function, &name)?));
-                                known.insert(name, Arc::clone(&members));
-                                members
-                            }
-                        }),
-                    });
-                }
-                Ok(Self::Each(rows))
+        let array = match value {
+            ColumnarValue::Scalar(scalar) => {
+                return Ok(Self::One(resolve_constant(function, catalog, scalar)?.map(Arc::new)));
             }
+            ColumnarValue::Array(array) => array,
+        };
+        let is_id = array.data_type().is_integer();
+        let names = cast(array, &DataType::Utf8)?;
+        let members_of = |name: &str| {
+            let reference = if is_id { catalog.resolve(function, name) } else { catalog.resolve_text(function, name) };
+            reference.map(|reference| Arc::new(Members::new(reference)))
+        };
+        let mut known: HashMap<&str, Arc<Members>> = HashMap::new();
+        let mut rows = Vec::with_capacity(array.len());
+        for name in names.as_string::<i32>() {
+            let Some(name) = name else {
+                rows.push(None);
+                continue;
+            };
+            let members = match known.entry(name) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(members_of(name)?),
+            };
+            rows.push(Some(Arc::clone(members)));
         }
+        Ok(Self::Each(rows))
     }
 
     /// For row `row`.
@@ -160,25 +176,7 @@ pub(crate) fn resolve_constant(
     catalog: &FeatureCatalog,
     value: &ScalarValue,
 ) -> Result<Option<Members>> {
-    if value.is_null() {
-        return Ok(None);
-    }
-    let name = match value.try_as_str() {
-        Some(Some(name)) => name.to_string(),
-        _ => value.to_string(),
-    };
-    catalog.resolve(function, &name).map(|reference| Some(Members::new(reference)))
-}
-
-fn name_at(function: &str, array: &ArrayRef, row: usize) -> Result<Option<String>> {
-    if array.is_null(row) {
-        return Ok(None);
-    }
-    match array.data_type() {
-        DataType::Utf8 => Ok(Some(array.as_string::<i32>().value(row).to_string())),
-        DataType::Int64 => Ok(Some(array.as_primitive::<Int64Type>().value(row).to_string())),
-        other => internal_err!("{function}: names were not coerced, got {other}"),
-    }
+    if value.is_null() { Ok(None) } else { Members::of(function, catalog, value).map(Some) }
 }
 
 /// Runs work that blocks or takes long from within a query, so that other tasks of this thread go elsewhere.

@@ -53,9 +53,9 @@ pub fn has_feature_udf(source: &SharedSource) -> ScalarUDF {
     ScalarUDF::from(HasFeature { source: Source(Arc::clone(source)), signature })
 }
 
-/// The filter that says the same as `members` are present in a document with the list `ids`.
-fn filter(ids: &Expr, members: &Members) -> Expr {
-    let any = |members: &[FeatureId]| match members {
+/// That a list of ids (`UInt32`) has any of some features, as an index on it can answer.
+pub fn any_of(ids: &Expr, features: &[FeatureId]) -> Expr {
+    match features {
         [] => lit(false),
         [id] => array_has(ids.clone(), lit(*id)),
         several => {
@@ -63,11 +63,15 @@ fn filter(ids: &Expr, members: &Members) -> Expr {
             let list = ScalarValue::List(ScalarValue::new_list_nullable(&values, &DataType::UInt32));
             array_has_any(ids.clone(), lit(list))
         }
-    };
+    }
+}
+
+/// The filter that says the same as `members` are present in a document with the list `ids`.
+fn filter(ids: &Expr, members: &Members) -> Expr {
     let positive: Vec<FeatureId> = members.positive.iter().map(|(id, _)| *id).collect();
     match members.negative.as_slice() {
-        [] => any(&positive),
-        negative => any(&positive).and(not(any(negative))),
+        [] => any_of(ids, &positive),
+        negative => any_of(ids, &positive).and(not(any_of(ids, negative))),
     }
 }
 

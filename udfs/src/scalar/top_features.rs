@@ -110,8 +110,7 @@ impl ScalarUDFImpl for TopFeatures {
                     continue;
                 };
                 let activation = activation.to_f32();
-                let usual = if feature.q90 > 0.0 { feature.q90 } else { 1.0 };
-                strongest.push((activation / usual, *id, activation));
+                strongest.push((activation / feature.scales().1, *id, activation));
             }
             strongest.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| x.1.cmp(&y.1)));
             strongest.truncate(wanted);

@@ -62,11 +62,11 @@ impl TableFunctionImpl for SimilarFeatures {
         let selection = FeatureSelection::from_args(&mut args)?;
         args.finish()?;
         let catalog = self.source.catalog();
-        let members = Members::new(catalog.resolve(NAME, &feature)?);
+        let members = Members::of(NAME, &catalog, &feature)?;
         catalog.select(NAME, &selection)?;
         Ok(ComputedTable::provider(SimilarCall {
             source: Arc::clone(&self.source),
-            feature,
+            feature: feature.to_string(),
             members,
             k,
             set,
