@@ -24,7 +24,7 @@ pub(crate) trait Aggregation: Debug + Clone + Send + Sync + 'static {
     /// Adds row `row`, which has features, to a group; `values` are all arguments.
     fn update(&self, state: &mut GroupState, features: &FeaturesView, values: &[ArrayRef], row: usize);
     /// Results of groups, one each.
-    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef>;
+    fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef>;
 }
 
 fn list_type(item: DataType) -> DataType {
@@ -184,7 +184,7 @@ impl<A: Aggregation> GroupsAccumulator for Groups<A> {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let states = self.take(emit_to);
-        self.aggregation.finish(states)
+        self.aggregation.finish(&states)
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -234,8 +234,7 @@ impl<A: Aggregation> Accumulator for Single<A> {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         // The state stays, as a window asks again and again.
-        let states = self.0.states.clone();
-        ScalarValue::try_from_array(&self.0.aggregation.finish(states)?, 0)
+        ScalarValue::try_from_array(&self.0.aggregation.finish(&self.0.states)?, 0)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {

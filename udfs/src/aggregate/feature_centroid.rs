@@ -76,7 +76,7 @@ impl Aggregation for Mean {
         }
     }
 
-    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+    fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
         let catalog = self.source.catalog();
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {

@@ -13,11 +13,11 @@ use super::accumulate::{Aggregation, Groups, Single, check_distinct, state_field
 use crate::SharedSource;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
-use crate::features::FeaturesView;
+use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::counting::FeatureCounts;
 use crate::kernels::diff::{DiffRow, default_min_docs, diff};
 use crate::kernels::statistics::normal_quantile_two_sided;
-use crate::kernels::sums::{GroupState, features_of};
+use crate::kernels::sums::{GroupState, features_of, key};
 use crate::rows::{Columns, diff_columns, list_of};
 use crate::scalar::common::{Source, check_count, check_features};
 
@@ -81,24 +81,24 @@ impl Aggregation for Compare {
         features.ids(row).iter().for_each(|id| state.add(*id, more));
     }
 
-    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+    fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
         let catalog = self.source.catalog();
         let selected = catalog.select(NAME, &FeatureSelection::default())?;
         let z = normal_quantile_two_sided(0.95);
+        let mut sides = [FeatureCounts::new(selected.len()), FeatureCounts::new(selected.len())];
         let (mut rows, mut lengths, mut n_docs) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
-            let side = |side: usize| {
-                let mut counts = FeatureCounts::new(selected.len());
+            let is_selected = |id: &FeatureId| selected.get(*id as usize).copied().unwrap_or(false);
+            let mut ids: Vec<FeatureId> =
+                group.sums.keys().map(|key| features_of(*key).0).filter(is_selected).collect();
+            ids.sort_unstable();
+            for (side, counts) in sides.iter_mut().enumerate() {
                 counts.n_docs = group.n_docs[side];
-                for (key, sums) in &group.sums {
-                    if let Some(docs) = counts.docs.get_mut(features_of(*key).0 as usize) {
-                        *docs = sums[side] as u32;
-                    }
-                }
-                counts
-            };
-            let (a, b) = (side(0), side(1));
-            let mut group_rows = diff(&a, &b, &selected, default_min_docs(a.n_docs + b.n_docs), z);
+                // Counts of other features may be left of the group before; they are not looked at.
+                ids.iter().for_each(|id| counts.docs[*id as usize] = group.sums[&key(*id, *id)][side] as u32);
+            }
+            let min_docs = default_min_docs(sides[0].n_docs + sides[1].n_docs);
+            let mut group_rows = diff(&sides[0], &sides[1], &ids, min_docs, z);
             lengths.push(group_rows.len());
             n_docs.extend(std::iter::repeat_n(group.n_docs, group_rows.len()));
             rows.append(&mut group_rows);

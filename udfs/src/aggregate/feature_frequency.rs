@@ -77,7 +77,7 @@ impl Aggregation for Count {
         features.ids(row).iter().for_each(|id| state.add(*id, [1.0, 0.0]));
     }
 
-    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+    fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
         let catalog = self.source.catalog();
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {

@@ -14,6 +14,7 @@ use crate::SharedSource;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::cooccurrence::{PairCounts, blocks};
 use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
 use crate::kernels::sums::{GroupState, features_of};
@@ -40,7 +41,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
            list.",
     arguments: &[
         ("features", "features value"),
-        ("min_docs", "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5"),
+        (
+            "min_docs",
+            "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5 (a \
+                      twentieth, at least 1, of fewer than 100 documents)",
+        ),
     ],
     example: "SELECT model, p['label_a'] AS a, p['label_b'] AS b, p['docs_both'] AS both FROM (SELECT model, \
               unnest(feature_pairs(features)) AS p FROM answers GROUP BY model) ORDER BY model, a, b",
@@ -80,43 +85,40 @@ impl FeaturePairs {
 }
 
 impl Pairs {
-    fn rank(&self, catalog: &FeatureCatalog, selected: &[bool], group: &GroupState) -> Vec<PairRow> {
-        let n_docs = group.n_docs[0];
-        let min_docs = self.min_docs.unwrap_or_else(|| default_min_docs(n_docs)).max(1);
+    /// Features of a group with enough documents, ascending.
+    fn eligible(&self, group: &GroupState, selected: &[bool]) -> Vec<FeatureId> {
+        let min_docs = self.min_docs.unwrap_or_else(|| default_min_docs(group.n_docs[0])).max(1);
         let enough = |(id, docs): &(FeatureId, u32)| {
             u64::from(*docs) >= min_docs && selected.get(*id as usize).is_some_and(|selected| *selected)
         };
-        let features: Vec<FeatureId> = group.docs().into_iter().filter(enough).map(|(id, _)| id).collect();
-        let mut position_of = vec![u32::MAX; selected.len()];
-        for (position, id) in (0..).zip(&features) {
-            position_of[*id as usize] = position;
-        }
-        let position = |id: FeatureId| {
-            position_of
-                .get(id as usize)
-                .copied()
-                .filter(|position| *position != u32::MAX)
-                .map(|position| position as usize)
-        };
-        let documents = group.kept(&position_of);
-        let echoes = Echoes::new(catalog, &features);
-        let mut ranking = Ranking::new(Direction::Positive, LIMIT);
-        for block in blocks(features.len(), BLOCK_BYTES) {
-            let mut counts = PairCounts::new(features.len(), block);
-            counts.update(&documents);
-            counts.add_documents(n_docs - documents.len() as u64, std::iter::empty());
-            for (key, sums) in &group.sums {
-                let (a, b) = features_of(*key);
-                match (position(a), position(b)) {
-                    (Some(a), Some(b)) if a == b => counts.add_documents(0, std::iter::once((a, sums[0] as u32))),
-                    (Some(a), Some(b)) => counts.add_pair(a, b, sums[0] as u32),
-                    _ => {}
-                }
-            }
-            ranking.scan(&counts, &features, None, |a, b| !echoes.contains(a, b));
-        }
-        ranking.finish()
+        group.docs().into_iter().filter(enough).map(|(id, _)| id).collect()
     }
+}
+
+/// Pairs of `features` in a group; `position_of[features[i]]` is `i`, and `u32::MAX` for others.
+fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes: &Echoes) -> Vec<PairRow> {
+    let position = |id: FeatureId| {
+        let position = position_of.get(id as usize).copied().filter(|position| *position != u32::MAX);
+        position.map(|position| position as usize)
+    };
+    let documents = group.kept(position_of);
+    let mut ranking = Ranking::new(Direction::Positive, LIMIT);
+    for block in blocks(features.len(), BLOCK_BYTES) {
+        let mut counts = PairCounts::new(features.len(), block);
+        counts.update(&documents);
+        counts.add_documents(group.n_docs[0] - documents.len() as u64, std::iter::empty());
+        for (key, sums) in &group.sums {
+            let (a, b) = features_of(*key);
+            match (position(a), position(b)) {
+                (Some(a), Some(b)) if a == b => counts.add_documents(0, std::iter::once((a, sums[0] as u32))),
+                (Some(a), Some(b)) => counts.add_pair(a, b, sums[0] as u32),
+                _ => {}
+            }
+        }
+        let keep = |a, b| !echoes.contains(a, b);
+        ranking.scan(&counts, features, None, &Cancellation::default(), keep);
+    }
+    ranking.finish()
 }
 
 impl Aggregation for Pairs {
@@ -128,12 +130,20 @@ impl Aggregation for Pairs {
         state.keep(features.ids(row));
     }
 
-    fn finish(&self, groups: Vec<GroupState>) -> Result<ArrayRef> {
+    fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
         let catalog = self.source.catalog();
         let selected = catalog.select(NAME, &FeatureSelection::default())?;
+        let eligible: Vec<Vec<FeatureId>> = groups.iter().map(|group| self.eligible(group, &selected)).collect();
+        let mut all = eligible.concat();
+        all.sort_unstable();
+        all.dedup();
+        let echoes = Echoes::new(&catalog, &all);
+        let mut position_of = vec![u32::MAX; selected.len()];
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
-        for group in groups {
-            let mut ranked = self.rank(&catalog, &selected, &group);
+        for (group, features) in groups.iter().zip(&eligible) {
+            (0..).zip(features).for_each(|(position, id)| position_of[*id as usize] = position);
+            let mut ranked = rank(group, features, &position_of, &echoes);
+            features.iter().for_each(|id| position_of[*id as usize] = u32::MAX);
             lengths.push(ranked.len());
             rows.append(&mut ranked);
         }
@@ -187,6 +197,7 @@ impl AggregateUDFImpl for FeaturePairs {
 mod tests {
     use super::*;
     use crate::test_support::{answers, cells, error};
+    use arrow::array::{Array, AsArray};
 
     #[tokio::test]
     async fn says_what_the_table_function_says() {
@@ -221,7 +232,6 @@ mod tests {
     #[test]
     fn counted_and_kept_documents_give_the_same() {
         let source: SharedSource = Arc::new(answers());
-        let catalog = source.catalog();
         let mut kept = GroupState::default();
         for row in 0..100u32 {
             let ids: Vec<u32> = (0..4).filter(|id| row % (id + 2) == 0).collect();
@@ -232,8 +242,9 @@ mod tests {
         counted.keep(&[0, 3]);
         kept.keep(&[0, 3]);
         let pairs = Pairs { source, min_docs: Some(1) };
-        let rows = pairs.rank(&catalog, &[true; 4], &kept);
-        assert!(!rows.is_empty());
-        assert_eq!(rows, pairs.rank(&catalog, &[true; 4], &counted));
+        let rows = pairs.finish(&[kept, GroupState::default(), counted]).unwrap();
+        let rows = rows.as_list::<i32>();
+        assert!(!rows.value(0).is_empty() && rows.value(1).is_empty());
+        assert_eq!(rows.value(0).as_ref(), rows.value(2).as_ref());
     }
 }

@@ -1,6 +1,7 @@
 //! Groups documents, chooses how many groups there are, and says how far each can be relied on.
 //!
-//! *Number*: the eigengap of the scaled similarity (`spectral::eigengap`) over 2 to 12, on at most 1,000 documents.
+//! *Number*: of the widest gaps between eigenvalues of the scaled similarity (`spectral::widest_gaps`, over 2 to 12, on at
+//! most 1,000 documents) that whose groups are most stable on the mean; 1 if no gap is wide.
 //! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 3,000 otherwise)
 //! are drawn and grouped anew from another start; a group's stability is the mean of its best Jaccard overlap with a
 //! new group (Hennig 2007, "Cluster-wise assessment of cluster stability": above 0.75 is stable, below 0.5 dissolved).
@@ -10,9 +11,10 @@
 use rayon::prelude::*;
 
 use crate::kernels::agreement::best_overlaps;
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::kmeans::{Effort, KMeans, Rows, nearest, spherical_kmeans};
 use crate::kernels::random::Random;
-use crate::kernels::spectral::{Affinity, eigengap, embed};
+use crate::kernels::spectral::{Affinity, embed, widest_gaps};
 
 /// Most groups that are chosen without being asked for.
 pub const MOST_CHOSEN: usize = 12;
@@ -26,6 +28,9 @@ const AFFINITY_RESAMPLE: usize = 1_000;
 const ROWS_RESAMPLE: usize = 3_000;
 /// Rows to which the full effort is given; larger sets have less to gain from it.
 const FULL_EFFORT_ROWS: usize = 5_000;
+
+/// Effort for groups that are only compared.
+const RESAMPLE_EFFORT: Effort = Effort { starts: 3, rounds: 50, tolerance: 1e-4 };
 
 /// What is grouped.
 #[derive(Debug, Clone)]
@@ -58,13 +63,13 @@ impl Points {
     }
 
     /// Groups into at most `k`; of each document the position in the space of the centroids comes along.
-    fn group(&self, k: usize, effort: Effort, seed: u64) -> (KMeans, Option<Rows>) {
+    fn group(&self, k: usize, effort: Effort, seed: u64, cancellation: &Cancellation) -> (KMeans, Option<Rows>) {
         match self {
             Points::Affinity(affinity) => {
-                let rows = embed(&affinity.leading_eigenpairs(k, seed), k, affinity.len());
-                (spherical_kmeans(&rows, k, effort, seed), Some(rows))
+                let rows = embed(&affinity.leading_eigenpairs(k, seed, cancellation), k, affinity.len());
+                (spherical_kmeans(&rows, k, effort, seed, cancellation), Some(rows))
             }
-            Points::Rows(rows) => (spherical_kmeans(rows, k, effort, seed), None),
+            Points::Rows(rows) => (spherical_kmeans(rows, k, effort, seed, cancellation), None),
         }
     }
 
@@ -120,35 +125,51 @@ pub fn place(row: &[f32], centroids: &Rows) -> Option<Place> {
 }
 
 /// The number of groups that the documents suggest, 1 to [`MOST_CHOSEN`].
-pub fn choose_k(points: &Points, seed: u64) -> usize {
-    let sample = Random::new(seed, 0xC401).sample(points.len(), CHOICE_SAMPLE);
-    let affinity = match points.select(&sample) {
-        Points::Affinity(affinity) => affinity,
-        Points::Rows(rows) => Affinity::cosine(&rows),
+pub fn choose_k(points: &Points, seed: u64, cancellation: &Cancellation) -> usize {
+    let sample = points.select(&Random::new(seed, 0xC401).sample(points.len(), CHOICE_SAMPLE));
+    let pairs = match &sample {
+        Points::Affinity(affinity) => affinity.leading_eigenpairs(MOST_CHOSEN + 1, seed, cancellation),
+        Points::Rows(rows) => Affinity::cosine(rows).leading_eigenpairs(MOST_CHOSEN + 1, seed, cancellation),
     };
-    eigengap(&affinity.leading_eigenpairs(MOST_CHOSEN + 1, seed).values, MOST_CHOSEN)
+    let suggested = widest_gaps(&pairs.values, MOST_CHOSEN);
+    if let [] | [_] = suggested.as_slice() {
+        return suggested.first().copied().unwrap_or(1);
+    }
+    let mean_stability = |k: usize| {
+        let (groups, _) = sample.group(k, RESAMPLE_EFFORT, seed, cancellation);
+        let known: Vec<f64> = stability(&sample, &groups, k, seed, cancellation).into_iter().flatten().collect();
+        known.iter().sum::<f64>() / known.len().max(1) as f64
+    };
+    let means = suggested.into_iter().map(|k| (k, mean_stability(k)));
+    means.fold((1, 0.0), |best, next| if next.1 > best.1 { next } else { best }).0
 }
 
 /// Groups the documents into `k`, or as many as [`choose_k`] says. Fewer come out if there are fewer different
 /// documents. The same seed gives the same groups.
-pub fn cluster(points: &Points, k: Option<usize>, seed: u64) -> Clustering {
-    let k = k.unwrap_or_else(|| choose_k(points, seed));
+pub fn cluster(points: &Points, k: Option<usize>, seed: u64, cancellation: &Cancellation) -> Clustering {
+    let k = k.unwrap_or_else(|| choose_k(points, seed, cancellation));
     let effort = if points.len() > FULL_EFFORT_ROWS {
         Effort { starts: 4, rounds: 50, tolerance: 1e-4 }
     } else {
         Effort { starts: 10, rounds: 100, tolerance: 1e-5 }
     };
-    let (groups, own_rows) = points.group(k, effort, seed);
+    let (groups, own_rows) = points.group(k, effort, seed, cancellation);
     let rows = match (&own_rows, points) {
         (Some(rows), _) | (None, Points::Rows(rows)) => rows,
         (None, Points::Affinity(_)) => &Rows::default(),
     };
     let places = (0..rows.len()).into_par_iter().map(|row| place(rows.row(row), &groups.centroids)).collect();
-    let stability = stability(points, &groups, k, seed);
+    let stability = stability(points, &groups, k, seed, cancellation);
     Clustering { places, centroids: groups.centroids, stability }
 }
 
-fn stability(points: &Points, reference: &KMeans, k: usize, seed: u64) -> Vec<Option<f64>> {
+fn stability(
+    points: &Points,
+    reference: &KMeans,
+    k: usize,
+    seed: u64,
+    cancellation: &Cancellation,
+) -> Vec<Option<f64>> {
     let n_groups = reference.centroids.len();
     let size = points.resample_size();
     if size < 2 || n_groups == 0 {
@@ -158,8 +179,7 @@ fn stability(points: &Points, reference: &KMeans, k: usize, seed: u64) -> Vec<Op
         .into_par_iter()
         .map(|draw| {
             let chosen = Random::new(seed, 0x57AB + draw).sample(points.len(), size);
-            let effort = Effort { starts: 3, rounds: 50, tolerance: 1e-4 };
-            let (again, _) = points.select(&chosen).group(k, effort, seed.wrapping_add(draw));
+            let (again, _) = points.select(&chosen).group(k, RESAMPLE_EFFORT, seed.wrapping_add(draw), cancellation);
             let expected: Vec<Option<usize>> = chosen.iter().map(|&row| reference.assignment[row]).collect();
             best_overlaps(&expected, &again.assignment, n_groups)
         })
@@ -199,7 +219,7 @@ mod tests {
     fn finds_number_and_members_both_ways_and_knows_they_are_stable() {
         let (rows, truth) = planted(1_200, 4, 0.3);
         for points in [Points::Affinity(Affinity::cosine(&rows)), Points::Rows(rows.clone())] {
-            let found = cluster(&points, None, 5);
+            let found = cluster(&points, None, 5, &Cancellation::default());
             assert_eq!(found.len(), 4);
             assert!(adjusted_rand_index(&groups(&found), &truth) > 0.97);
             assert!(
@@ -207,7 +227,7 @@ mod tests {
                 "{:?}",
                 found.stability
             );
-            let again = cluster(&points, None, 5);
+            let again = cluster(&points, None, 5, &Cancellation::default());
             assert_eq!((found.places, found.stability), (again.places, again.stability));
         }
     }
@@ -221,10 +241,29 @@ mod tests {
             normalise(&mut row);
             rows.values.extend(row);
         }
-        let found = cluster(&Points::Rows(rows), Some(6), 1);
+        let points = Points::Rows(rows);
+        assert_eq!(choose_k(&points, 1, &Cancellation::default()), 1);
+        let found = cluster(&points, Some(6), 1, &Cancellation::default());
         let mean = found.stability.iter().flatten().sum::<f64>() / found.len() as f64;
         assert!(mean < 0.5, "{:?}", found.stability);
         assert!(found.places.iter().filter(|place| place.is_none()).count() > 30);
+    }
+
+    #[test]
+    fn a_cancelled_clustering_ends_soon() {
+        let (rows, _) = planted(1_500, 30, 1.0);
+        let cancelled = Cancellation::default();
+        cancelled.cancel();
+        for (points, k) in [(Points::Affinity(Affinity::cosine(&rows)), None), (Points::Rows(rows.clone()), Some(300))]
+        {
+            let seconds = |cancellation: &Cancellation| {
+                let start = std::time::Instant::now();
+                cluster(&points, k, 1, cancellation);
+                start.elapsed().as_secs_f64()
+            };
+            let (whole, cut) = (seconds(&Cancellation::default()), seconds(&cancelled));
+            assert!(cut < 0.2 * whole, "{cut} of {whole} seconds");
+        }
     }
 
     #[test]
@@ -232,15 +271,15 @@ mod tests {
         let same = Rows { values: [1.0, 0.0].repeat(20), width: 2 };
         for points in [Points::Rows(same.clone()), Points::Affinity(Affinity::cosine(&same))] {
             for k in [None, Some(3)] {
-                let found = cluster(&points, k, 1);
+                let found = cluster(&points, k, 1, &Cancellation::default());
                 assert_eq!(found.len(), 1, "{points:?} {k:?}");
                 assert!(found.places.iter().all(|place| place.is_some_and(|place| place.membership > 0.99)));
             }
         }
         for n in [0, 1, 2] {
             let few = Rows { values: [1.0, 0.0, 0.0, 1.0][..2 * n].to_vec(), width: 2 };
-            assert_eq!(cluster(&Points::Rows(few.clone()), Some(9), 1).len(), n);
-            assert!(cluster(&Points::Affinity(Affinity::cosine(&few)), None, 1).len() <= 1);
+            assert_eq!(cluster(&Points::Rows(few.clone()), Some(9), 1, &Cancellation::default()).len(), n);
+            assert!(cluster(&Points::Affinity(Affinity::cosine(&few)), None, 1, &Cancellation::default()).len() <= 1);
         }
     }
 }

@@ -41,11 +41,6 @@ impl Documents {
         self.len() == 0
     }
 
-    /// Number of features of all documents together.
-    pub fn n_features(&self) -> usize {
-        self.positions.len()
-    }
-
     /// Positions of each document.
     pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
         self.starts.windows(2).map(|ends| &self.positions[ends[0]..ends[1]])

@@ -6,9 +6,11 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use crate::features::FeatureId;
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::cooccurrence::PairCounts;
 use crate::kernels::statistics::{
-    chi_squared_1_p, fisher_greater, fisher_less, fisher_two_sided, log_likelihood_ratio, npmi, smallest_expected,
+    benjamini_hochberg, chi_squared_1_p, fisher_greater, fisher_less, fisher_two_sided, log_likelihood_ratio, npmi,
+    smallest_expected,
 };
 
 /// How many of the smallest p values are kept for the false discovery rate. With more tests than this the q values of
@@ -29,7 +31,7 @@ pub enum Direction {
 /// Two features and how they are associated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairRow {
-    /// The features, the smaller id first.
+    /// The features: the smaller id first, or those of the two sets.
     pub features: (FeatureId, FeatureId),
     /// Documents that have both.
     pub docs_both: u64,
@@ -147,13 +149,14 @@ impl Ranking {
         counts: &PairCounts,
         features: &[FeatureId],
         split: Option<usize>,
+        cancellation: &Cancellation,
         keep: impl Fn(FeatureId, FeatureId) -> bool + Sync,
     ) {
         let (direction, limit, n, docs) = (self.direction, self.limit, counts.n_docs(), counts.docs());
         let found = counts
             .rows()
             .fold(Found::default, |mut found, (a, row)| {
-                if split.is_some_and(|split| a >= split) {
+                if split.is_some_and(|split| a >= split) || cancellation.is_cancelled() {
                     return found;
                 }
                 let first = split.unwrap_or(0).max(a + 1);
@@ -194,12 +197,7 @@ impl Ranking {
     pub fn finish(self) -> Vec<PairRow> {
         let Found { best, mut p_values, n_tests } = self.found;
         p_values.sort_by(f64::total_cmp);
-        let mut q_values = vec![1.0; p_values.len()];
-        let mut least = 1.0f64;
-        for (rank, p) in p_values.iter().enumerate().rev() {
-            least = least.min(p * n_tests as f64 / (rank + 1) as f64);
-            q_values[rank] = least;
-        }
+        let q_values = benjamini_hochberg(&p_values, n_tests);
         let mut rows: Vec<PairRow> = best.into_iter().map(|Reverse(row)| row).collect();
         rows.sort_by(|x, y| y.cmp(x));
         for row in &mut rows {
@@ -228,7 +226,6 @@ fn p_value(direction: Direction, llr: f64, both: u64, docs_a: u64, docs_b: u64, 
 mod tests {
     use super::*;
     use crate::kernels::cooccurrence::{Documents, blocks};
-    use crate::kernels::statistics::benjamini_hochberg;
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
@@ -241,7 +238,7 @@ mod tests {
         for block in blocks(n_features, budget) {
             let mut counts = PairCounts::new(n_features, block);
             counts.update(&documents);
-            ranking.scan(&counts, &features, None, |a, b| (a, b) != (0, 20));
+            ranking.scan(&counts, &features, None, &Cancellation::default(), |a, b| (a, b) != (0, 20));
         }
         ranking.finish()
     }

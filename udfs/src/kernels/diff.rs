@@ -28,7 +28,7 @@ pub struct DiffRow {
     pub difference: f64,
     /// Confidence interval of the difference.
     pub ci: (f64, f64),
-    /// Odds ratio with 0.5 added to each cell.
+    /// Odds ratio with 0.5 added to each cell; of pairs, to both counts of those that differ.
     pub odds_ratio: f64,
     /// Two-sided p that the difference is chance.
     pub p_value: f64,
@@ -45,10 +45,10 @@ pub fn default_min_docs(n_docs: u64) -> u64 {
 
 /// Compares two independent sets; `z` is the normal quantile of the intervals.
 ///
-/// Tested are the selected features that at least `min_docs` documents have. Empty if a set is empty.
-pub fn diff(a: &FeatureCounts, b: &FeatureCounts, selected: &[bool], min_docs: u64, z: f64) -> Vec<DiffRow> {
+/// Tested are those of the features `ids` that at least `min_docs` documents have. Empty if a set is empty.
+pub fn diff(a: &FeatureCounts, b: &FeatureCounts, ids: &[FeatureId], min_docs: u64, z: f64) -> Vec<DiffRow> {
     let (n_a, n_b) = (a.n_docs, b.n_docs);
-    compare(a, b, selected, min_docs, |_, docs_a, docs_b| Comparison {
+    compare(a, b, ids, min_docs, |_, docs_a, docs_b| Comparison {
         ci: newcombe(docs_a, n_a, docs_b, n_b, z),
         odds_ratio: odds_ratio(docs_a, n_a, docs_b, n_b),
         p_value: two_proportions_p(docs_a, n_a, docs_b, n_b),
@@ -56,9 +56,9 @@ pub fn diff(a: &FeatureCounts, b: &FeatureCounts, selected: &[bool], min_docs: u
 }
 
 /// Compares the two sides of matched pairs.
-pub fn diff_paired(counts: &PairedCounts, selected: &[bool], min_docs: u64, z: f64) -> Vec<DiffRow> {
+pub fn diff_paired(counts: &PairedCounts, ids: &[FeatureId], min_docs: u64, z: f64) -> Vec<DiffRow> {
     let n = counts.a.n_docs;
-    compare(&counts.a, &counts.b, selected, min_docs, |id, docs_a, docs_b| {
+    compare(&counts.a, &counts.b, ids, min_docs, |id, docs_a, docs_b| {
         let both = counts.both.get(id as usize).copied().map_or(0, u64::from);
         let (only_a, only_b) = (docs_a - both, docs_b - both);
         Comparison {
@@ -78,7 +78,7 @@ struct Comparison {
 fn compare(
     a: &FeatureCounts,
     b: &FeatureCounts,
-    selected: &[bool],
+    ids: &[FeatureId],
     min_docs: u64,
     test: impl Fn(FeatureId, u64, u64) -> Comparison,
 ) -> Vec<DiffRow> {
@@ -86,7 +86,7 @@ fn compare(
         return Vec::new();
     }
     let mut rows = Vec::new();
-    for (id, _) in (0..).zip(selected).filter(|(_, selected)| **selected) {
+    for &id in ids {
         let (docs_a, docs_b) = (a.docs(id), b.docs(id));
         if docs_a + docs_b < min_docs.max(1) {
             continue;
@@ -140,10 +140,10 @@ mod tests {
     fn significant_rows_come_first_by_size() {
         // Feature 2 differs most but rests on two documents; 1 differs more than 0.
         let (a, b) = (counts(200, &[100, 120, 2, 50]), counts(4, &[0, 0, 2, 1]));
-        let rows = diff(&a, &b, &[true; 4], 1, Z95);
+        let rows = diff(&a, &b, &[0, 1, 2, 3], 1, Z95);
         assert_eq!(rows.iter().map(|row| row.feature_id).collect::<Vec<_>>(), [2, 1, 0, 3]);
         let (a, b) = (counts(200, &[100, 120, 2, 50]), counts(200, &[10, 20, 2, 51]));
-        let rows = diff(&a, &b, &[true; 4], 1, Z95);
+        let rows = diff(&a, &b, &[0, 1, 2, 3], 1, Z95);
         assert_eq!(rows.iter().map(|row| row.feature_id).collect::<Vec<_>>(), [1, 0, 3, 2]);
         assert!(rows[0].ci.0 > 0.3 && rows[0].ci.1 < 0.6 && rows[0].odds_ratio > 10.0);
     }
@@ -162,12 +162,13 @@ mod tests {
         let documents: Vec<Vec<u32>> = (0..2000)
             .map(|_| (0..300u32).filter(|id| random() % 1000 < u64::from(500 / (id / 10 + 1))).collect())
             .collect();
+        let ids: Vec<u32> = (0..300).collect();
         let mut splits = 0;
         let mut p_values = Vec::new();
         for _ in 0..50 {
             let mut halves = [FeatureCounts::new(300), FeatureCounts::new(300)];
             documents.iter().for_each(|ids| halves[(random() % 2) as usize].update(ids));
-            let rows = diff(&halves[0], &halves[1], &[true; 300], 5, Z95);
+            let rows = diff(&halves[0], &halves[1], &ids, 5, Z95);
             splits += usize::from(rows.iter().any(|row| row.q_value < SIGNIFICANT_Q));
             p_values.extend(rows.iter().map(|row| row.p_value));
         }
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_empty_side_gives_nothing() {
-        assert!(diff(&counts(0, &[0]), &counts(5, &[5]), &[true], 1, Z95).is_empty());
+        assert!(diff(&counts(0, &[0]), &counts(5, &[5]), &[0], 1, Z95).is_empty());
         assert!(diff(&FeatureCounts::default(), &FeatureCounts::default(), &[], 1, Z95).is_empty());
     }
 
@@ -196,11 +197,11 @@ mod tests {
             };
             paired.update(a, b);
         }
-        let rows = diff_paired(&paired, &[true], 1, Z95);
+        let rows = diff_paired(&paired, &[0], 1, Z95);
         assert_eq!((rows[0].docs_a, rows[0].docs_b), (60, 30));
         assert!((rows[0].p_value - 2.0 * 0.5f64.powi(30)).abs() < 1e-20);
         assert!((rows[0].odds_ratio - 61.0).abs() < 1e-12);
-        let unpaired = diff(&paired.a, &paired.b, &[true], 1, Z95);
+        let unpaired = diff(&paired.a, &paired.b, &[0], 1, Z95);
         assert!(unpaired[0].p_value > rows[0].p_value);
         assert!(unpaired[0].ci.0 < rows[0].ci.0, "pairing narrows the interval");
     }
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn rare_and_unselected_features_are_not_tested() {
         let (a, b) = (counts(50, &[4, 30, 30]), counts(50, &[0, 10, 10]));
-        let rows = diff(&a, &b, &[true, true, false], default_min_docs(100), Z95);
+        let rows = diff(&a, &b, &[0, 1], default_min_docs(100), Z95);
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].q_value, rows[0].p_value, "one test needs no correction");
         assert_eq!((default_min_docs(6), default_min_docs(60), default_min_docs(10_000)), (1, 3, 5));

@@ -5,6 +5,7 @@
 //! single vector, because separate clusters make the leading eigenvalue a multiple one, of which a single vector
 //! would find one copy.
 
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::{dot, normalise};
 use crate::kernels::random::Random;
 
@@ -34,6 +35,7 @@ pub fn leading_eigenpairs(
     count: usize,
     restarts: usize,
     seed: u64,
+    cancellation: &Cancellation,
     product: impl Fn(&[f32], usize, &mut [f32]),
 ) -> Eigenpairs {
     let count = count.min(n);
@@ -42,7 +44,7 @@ pub fn leading_eigenpairs(
     let mut block: Vec<Vec<f32>> = (0..width).map(|_| (0..n).map(|_| random.normal() as f32).collect()).collect();
     let mut result = Eigenpairs { values: Vec::new(), vectors: Vec::new() };
     for _ in 0..restarts.max(1) {
-        let (basis, images) = krylov_basis(n, &block, &product);
+        let (basis, images) = krylov_basis(n, &block, cancellation, &product);
         if basis.is_empty() {
             return result;
         }
@@ -56,7 +58,7 @@ pub fn leading_eigenpairs(
                 projected[j * size + i] = value;
             }
         }
-        let (values, rotations) = jacobi(projected, size);
+        let (values, rotations) = jacobi(projected, size, cancellation);
         let kept = width.min(size);
         let combine = |columns: &[Vec<f32>], pair: usize| {
             let mut vector = vec![0.0f32; n];
@@ -75,7 +77,7 @@ pub fn leading_eigenpairs(
             residual.sqrt() <= TOLERANCE * scale
         });
         result.values = values[..count.min(kept)].iter().map(|&value| value as f32).collect();
-        if converged {
+        if converged || cancellation.is_cancelled() {
             break;
         }
     }
@@ -91,11 +93,15 @@ pub fn leading_eigenpairs(
 fn krylov_basis(
     n: usize,
     start: &[Vec<f32>],
+    cancellation: &Cancellation,
     product: &impl Fn(&[f32], usize, &mut [f32]),
 ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let (mut basis, mut images): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
     let mut candidates = start.to_vec();
     for _ in 0..DEPTH {
+        if cancellation.is_cancelled() {
+            break;
+        }
         let first = basis.len();
         for mut candidate in candidates.drain(..) {
             if basis.len() == n {
@@ -147,13 +153,13 @@ fn orthogonalise(vector: &mut [f32], basis: &[Vec<f32>]) -> bool {
 
 /// All eigenvalues, descending, and eigenvectors (columns, row-major) of a small symmetric matrix by cyclic Jacobi
 /// rotations (Golub and Van Loan, 8.5).
-fn jacobi(mut matrix: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
+fn jacobi(mut matrix: Vec<f64>, n: usize, cancellation: &Cancellation) -> (Vec<f64>, Vec<f64>) {
     let mut vectors = vec![0.0f64; n * n];
     (0..n).for_each(|i| vectors[i * n + i] = 1.0);
     let total: f64 = matrix.iter().map(|value| value * value).sum();
     for _ in 0..60 {
         let off: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| matrix[i * n + j].powi(2)).sum();
-        if off <= 1e-22 * total || total == 0.0 {
+        if off <= 1e-22 * total || total == 0.0 || cancellation.is_cancelled() {
             break;
         }
         for p in 0..n {
@@ -229,8 +235,8 @@ mod tests {
     fn agrees_with_full_jacobi() {
         let n = 60;
         let matrix = random_symmetric(n, 5);
-        let (reference, _) = jacobi(matrix.iter().map(|&v| f64::from(v)).collect(), n);
-        let pairs = leading_eigenpairs(n, 6, 30, 1, dense_product(&matrix, n));
+        let (reference, _) = jacobi(matrix.iter().map(|&v| f64::from(v)).collect(), n, &Cancellation::default());
+        let pairs = leading_eigenpairs(n, 6, 30, 1, &Cancellation::default(), dense_product(&matrix, n));
         for (value, expected) in pairs.values.iter().zip(&reference) {
             assert!((f64::from(*value) - expected).abs() < 1e-2, "{value} {expected}");
         }
@@ -254,7 +260,7 @@ mod tests {
                 }
             }
         }
-        let pairs = leading_eigenpairs(n, 6, 10, 3, dense_product(&matrix, n));
+        let pairs = leading_eigenpairs(n, 6, 10, 3, &Cancellation::default(), dense_product(&matrix, n));
         for (i, value) in pairs.values.iter().enumerate() {
             let expected = if i < 4 { 1.0 } else { 0.0 };
             assert!((value - expected).abs() < 1e-3, "{:?}", pairs.values);
@@ -263,11 +269,11 @@ mod tests {
 
     #[test]
     fn tiny_and_zero_matrices_are_no_problem() {
-        assert!(leading_eigenpairs(0, 3, 3, 1, |_, _, _| {}).values.is_empty());
-        let one = leading_eigenpairs(1, 3, 3, 1, |x, _, y| y.copy_from_slice(x));
+        assert!(leading_eigenpairs(0, 3, 3, 1, &Cancellation::default(), |_, _, _| {}).values.is_empty());
+        let one = leading_eigenpairs(1, 3, 3, 1, &Cancellation::default(), |x, _, y| y.copy_from_slice(x));
         assert_eq!(one.values.len(), 1);
         assert!((one.values[0] - 1.0).abs() < 1e-5);
-        let zero = leading_eigenpairs(9, 2, 3, 1, |_, _, y| y.fill(0.0));
+        let zero = leading_eigenpairs(9, 2, 3, 1, &Cancellation::default(), |_, _, y| y.fill(0.0));
         assert!(zero.values.iter().all(|value| value.abs() < 1e-6));
     }
 }

@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::{dot, normalise};
 use crate::kernels::random::Random;
 
@@ -69,14 +70,17 @@ pub struct KMeans {
 /// Groups `rows`, each of length 1 or 0, into at most `k` clusters; the best of some seeded starts.
 ///
 /// Fewer than `k` clusters come out if there are fewer different rows. No rows, or only zeros, give no cluster.
-pub fn spherical_kmeans(rows: &Rows, k: usize, effort: Effort, seed: u64) -> KMeans {
+pub fn spherical_kmeans(rows: &Rows, k: usize, effort: Effort, seed: u64, cancellation: &Cancellation) -> KMeans {
     let clear: Vec<usize> = (0..rows.len()).filter(|&row| rows.row(row).iter().any(|&value| value != 0.0)).collect();
     let mut best: Option<KMeans> = None;
     for start in 0..effort.starts.max(1) {
         let mut random = Random::new(seed, start as u64);
-        let candidate = one_start(rows, &clear, k, effort, &mut random);
+        let candidate = one_start(rows, &clear, k, effort, &mut random, cancellation);
         if best.as_ref().is_none_or(|best| candidate.objective > best.objective * (1.0 + 1e-9)) {
             best = Some(candidate);
+        }
+        if cancellation.is_cancelled() {
+            break;
         }
     }
     best.unwrap_or(KMeans { centroids: Rows::default(), assignment: vec![None; rows.len()], objective: 0.0 })
@@ -100,8 +104,15 @@ pub fn nearest(row: &[f32], centroids: &Rows) -> Option<(usize, f32, f32)> {
     best
 }
 
-fn one_start(rows: &Rows, clear: &[usize], k: usize, effort: Effort, random: &mut Random) -> KMeans {
-    let mut centroids = plus_plus(rows, clear, k, random);
+fn one_start(
+    rows: &Rows,
+    clear: &[usize],
+    k: usize,
+    effort: Effort,
+    random: &mut Random,
+    cancellation: &Cancellation,
+) -> KMeans {
+    let mut centroids = plus_plus(rows, clear, k, random, cancellation);
     let mut assignment: Vec<Option<usize>> = vec![None; rows.len()];
     let mut objective = 0.0f64;
     for round in 0..effort.rounds.max(1) {
@@ -116,7 +127,10 @@ fn one_start(rows: &Rows, clear: &[usize], k: usize, effort: Effort, random: &mu
         }
         let before = objective;
         objective = found.iter().map(|&(_, cosine)| f64::from(cosine)).sum();
-        if !changed || (round > 0 && objective - before < effort.tolerance * objective.abs()) {
+        if cancellation.is_cancelled()
+            || !changed
+            || (round > 0 && objective - before < effort.tolerance * objective.abs())
+        {
             break;
         }
         update(rows, clear, &found, &mut centroids);
@@ -166,7 +180,7 @@ fn update(rows: &Rows, clear: &[usize], found: &[(usize, f32)], centroids: &mut 
 
 /// Starting centroids: each next one is a row drawn in proportion to its squared distance from those chosen. Stops
 /// early when every row is a centroid already.
-fn plus_plus(rows: &Rows, clear: &[usize], k: usize, random: &mut Random) -> Rows {
+fn plus_plus(rows: &Rows, clear: &[usize], k: usize, random: &mut Random, cancellation: &Cancellation) -> Rows {
     let mut centroids = Rows { values: Vec::new(), width: rows.width };
     if clear.is_empty() || k == 0 {
         return centroids;
@@ -176,7 +190,7 @@ fn plus_plus(rows: &Rows, clear: &[usize], k: usize, random: &mut Random) -> Row
     loop {
         let centroid = rows.row(clear[chosen]);
         centroids.values.extend_from_slice(centroid);
-        if centroids.len() == k {
+        if centroids.len() == k || cancellation.is_cancelled() {
             return centroids;
         }
         distances.par_iter_mut().zip(clear).for_each(|(distance, &row)| {
@@ -236,22 +250,22 @@ mod tests {
     #[test]
     fn recovers_planted_groups_and_repeats_itself() {
         let (rows, truth) = planted(3_000, 6, 20, 0.4, 1);
-        let found = spherical_kmeans(&rows, 6, THOROUGH, 42);
+        let found = spherical_kmeans(&rows, 6, THOROUGH, 42, &Cancellation::default());
         assert!(adjusted_rand_index(&found.assignment, &truth) > 0.98);
-        let again = spherical_kmeans(&rows, 6, THOROUGH, 42);
+        let again = spherical_kmeans(&rows, 6, THOROUGH, 42, &Cancellation::default());
         assert_eq!(found.assignment, again.assignment);
         assert_eq!(found.centroids.values, again.centroids.values);
         let one_thread = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
-            .map(|pool| pool.install(|| spherical_kmeans(&rows, 6, THOROUGH, 42)));
+            .map(|pool| pool.install(|| spherical_kmeans(&rows, 6, THOROUGH, 42, &Cancellation::default())));
         assert_eq!(one_thread.map(|found| found.centroids.values).ok(), Some(found.centroids.values));
     }
 
     #[test]
     fn no_better_single_move_is_left() {
         let (rows, _) = planted(300, 4, 8, 0.8, 2);
-        let found = spherical_kmeans(&rows, 4, THOROUGH, 1);
+        let found = spherical_kmeans(&rows, 4, THOROUGH, 1, &Cancellation::default());
         for row in 0..rows.len() {
             let slow = (0..found.centroids.len()).max_by(|&a, &b| {
                 dot(rows.row(row), found.centroids.row(a)).total_cmp(&dot(rows.row(row), found.centroids.row(b)))
@@ -263,20 +277,21 @@ mod tests {
     #[test]
     fn little_effort_loses_little() {
         let (rows, _) = planted(2_000, 8, 16, 1.0, 3);
-        let hasty = spherical_kmeans(&rows, 8, Effort { starts: 5, rounds: 200, tolerance: 1e-3 }, 1);
-        let thorough = spherical_kmeans(&rows, 8, THOROUGH, 1);
+        let hasty =
+            spherical_kmeans(&rows, 8, Effort { starts: 5, rounds: 200, tolerance: 1e-3 }, 1, &Cancellation::default());
+        let thorough = spherical_kmeans(&rows, 8, THOROUGH, 1, &Cancellation::default());
         assert!(hasty.objective <= thorough.objective && hasty.objective > 0.99 * thorough.objective);
     }
 
     #[test]
     fn fewer_different_rows_than_clusters() {
         let rows = Rows { values: [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]].concat(), width: 2 };
-        let found = spherical_kmeans(&rows, 5, THOROUGH, 1);
+        let found = spherical_kmeans(&rows, 5, THOROUGH, 1, &Cancellation::default());
         assert_eq!(found.centroids.len(), 2);
         assert_eq!(found.assignment[0], found.assignment[1]);
         assert_ne!(found.assignment[0], found.assignment[2]);
         assert_eq!(found.assignment[3], None);
-        let nothing = spherical_kmeans(&Rows::default(), 3, THOROUGH, 1);
+        let nothing = spherical_kmeans(&Rows::default(), 3, THOROUGH, 1, &Cancellation::default());
         assert!(nothing.centroids.is_empty() && nothing.assignment.is_empty());
         assert_eq!(nearest(&[0.0, 0.0], &rows), None);
         assert_eq!(nearest(&[1.0, 0.0], &Rows { values: vec![1.0, 0.0], width: 2 }), Some((0, 1.0, -1.0)));

@@ -2,6 +2,7 @@
 
 pub mod agreement;
 pub mod bm25;
+pub mod cancellation;
 pub mod clustering;
 pub mod cooccurrence;
 pub mod correlation;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::normalise;
 use crate::kernels::eigen::leading_eigenpairs;
 use crate::kernels::kmeans::Rows;
@@ -24,13 +25,13 @@ impl SparseRows {
         Self { offsets: vec![0], columns: Vec::new(), values: Vec::new(), n_columns }
     }
 
-    /// Adds a row, scaled to length 1.
+    /// Adds a row, scaled to length 1; zeros for one that is shorter than 1e-12 or not finite.
     pub fn push_normalised(&mut self, row: &[(u32, f32)]) {
         let length = row.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
         let factor = if length.is_finite() && length > 1e-12 { length.recip() } else { 0.0 };
         for &(column, value) in row {
             self.columns.push(column);
-            self.values.push(value * factor);
+            self.values.push(if factor == 0.0 { 0.0 } else { value * factor });
         }
         self.offsets.push(self.columns.len());
     }
@@ -61,9 +62,9 @@ pub struct Projection {
 
 impl Projection {
     /// The `width` leading right singular vectors of `rows`; fewer if the rows span less.
-    pub fn fit(rows: &SparseRows, width: usize, seed: u64) -> Self {
+    pub fn fit(rows: &SparseRows, width: usize, seed: u64, cancellation: &Cancellation) -> Self {
         let n_columns = rows.n_columns;
-        let pairs = leading_eigenpairs(n_columns, width.min(rows.len()), 2, seed, |x, width, y| {
+        let pairs = leading_eigenpairs(n_columns, width.min(rows.len()), 2, seed, cancellation, |x, width, y| {
             gram_product(rows, x, width, y);
         });
         let largest = pairs.values.first().copied().unwrap_or(0.0);
@@ -155,15 +156,15 @@ mod tests {
     #[test]
     fn projection_keeps_the_planted_groups() {
         let rows = planted(9_000, 5, 1);
-        let projection = Projection::fit(&rows, 10, 1);
+        let projection = Projection::fit(&rows, 10, 1, &Cancellation::default());
         assert_eq!(projection.width(), 10);
-        let found = spherical_kmeans(&projection.apply_all(&rows), 5, THOROUGH, 1);
+        let found = spherical_kmeans(&projection.apply_all(&rows), 5, THOROUGH, 1, &Cancellation::default());
         let truth: Vec<Option<usize>> = (0..9_000).map(|i| Some(i % 5)).collect();
         assert!(adjusted_rand_index(&found.assignment, &truth) > 0.9);
         let one_thread = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
-            .map(|pool| pool.install(|| Projection::fit(&rows, 10, 1).columns));
+            .map(|pool| pool.install(|| Projection::fit(&rows, 10, 1, &Cancellation::default()).columns));
         assert_eq!(one_thread.ok(), Some(projection.columns));
     }
 
@@ -193,11 +194,12 @@ mod tests {
             rows.push_normalised(&[(1, 2.0), (3, 1.0)]);
         }
         rows.push_normalised(&[]);
-        let projection = Projection::fit(&rows, 4, 1);
+        rows.push_normalised(&[(1, f32::INFINITY), (2, 1.0)]);
+        let projection = Projection::fit(&rows, 4, 1, &Cancellation::default());
         assert_eq!(projection.width(), 1);
         let positions = projection.apply_all(&rows);
         assert!((positions.row(0)[0].abs() - 1.0).abs() < 1e-5);
-        assert_eq!(positions.row(5), [0.0]);
-        assert_eq!(Projection::fit(&SparseRows::new(8), 4, 1).width(), 0);
+        assert_eq!((positions.row(5), positions.row(6)), ([0.0].as_slice(), [0.0].as_slice()));
+        assert_eq!(Projection::fit(&SparseRows::new(8), 4, 1, &Cancellation::default()).width(), 0);
     }
 }

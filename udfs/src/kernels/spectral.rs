@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::{dot, normalise};
 use crate::kernels::eigen::{Eigenpairs, leading_eigenpairs};
 use crate::kernels::kmeans::Rows;
@@ -76,7 +77,7 @@ impl Affinity {
     }
 
     /// The `count` leading eigenpairs of the scaled similarity, eigenvalues from 1 downwards.
-    pub fn leading_eigenpairs(&self, count: usize, seed: u64) -> Eigenpairs {
+    pub fn leading_eigenpairs(&self, count: usize, seed: u64, cancellation: &Cancellation) -> Eigenpairs {
         let n = self.n;
         let scale: Vec<f32> = self
             .values
@@ -84,7 +85,7 @@ impl Affinity {
             .map(|row| row.iter().sum::<f32>())
             .map(|degree| if degree > 0.0 { degree.sqrt().recip() } else { 0.0 })
             .collect();
-        leading_eigenpairs(n, count, RESTARTS, seed, |x, width, y| {
+        leading_eigenpairs(n, count, RESTARTS, seed, cancellation, |x, width, y| {
             let scaled: Vec<f32> = x
                 .chunks_exact(width)
                 .zip(&scale)
@@ -123,12 +124,22 @@ pub fn embed(pairs: &Eigenpairs, k: usize, n: usize) -> Rows {
     rows
 }
 
-/// The number of clusters that descending `eigenvalues` suggest: the `k` from 2 up to `largest` with the widest gap
-/// between eigenvalue `k` and the next (von Luxburg 2007, section 8.3); of equal gaps the smallest; 1 if there are
-/// fewer than three eigenvalues or no gap at all.
-pub fn eigengap(eigenvalues: &[f32], largest: usize) -> usize {
-    let gaps = (2..eigenvalues.len().min(largest + 1)).map(|k| (k, eigenvalues[k - 1] - eigenvalues[k]));
-    gaps.fold((1, 1e-6), |best, gap| if gap.1 > best.1 { gap } else { best }).0
+/// The numbers of clusters that descending `eigenvalues` suggest: the `k` from 2 up to `largest` with the widest gaps
+/// between eigenvalue `k` and the next (von Luxburg 2007, section 8.3), widest first, of equal gaps the smallest `k`. At
+/// most three, whose gaps are at least half as wide as the widest.
+///
+/// Empty if there is nothing to tell groups by: fewer than three eigenvalues, or no gap that is a tenth as wide as that
+/// between the first eigenvalue, which says nothing, and the second.
+pub fn widest_gaps(eigenvalues: &[f32], largest: usize) -> Vec<usize> {
+    let &[first, second, _, ..] = eigenvalues else { return Vec::new() };
+    let mut gaps: Vec<(usize, f32)> =
+        (2..eigenvalues.len().min(largest + 1)).map(|k| (k, eigenvalues[k - 1] - eigenvalues[k])).collect();
+    gaps.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let widest = gaps.first().map_or(0.0, |gap| gap.1);
+    if widest < f32::max(0.1 * (first - second), 1e-6) {
+        return Vec::new();
+    }
+    gaps.into_iter().filter(|gap| gap.1 >= 0.5 * widest).take(3).map(|gap| gap.0).collect()
 }
 
 #[cfg(test)]
@@ -173,10 +184,10 @@ mod tests {
         for k in [2, 3, 5, 8] {
             let (sets, truth) = planted(400, k, 4, k as u64);
             let affinity = Affinity::jaccard(&sets, 10 * k);
-            let pairs = affinity.leading_eigenpairs(13, 1);
+            let pairs = affinity.leading_eigenpairs(13, 1, &Cancellation::default());
             assert!((pairs.values[0] - 1.0).abs() < 1e-3, "{:?}", pairs.values);
-            assert_eq!(eigengap(&pairs.values, 12), k, "{:?}", pairs.values);
-            let found = spherical_kmeans(&embed(&pairs, k, 400), k, THOROUGH, 1);
+            assert_eq!(widest_gaps(&pairs.values, 12).first(), Some(&k), "{:?}", pairs.values);
+            let found = spherical_kmeans(&embed(&pairs, k, 400), k, THOROUGH, 1, &Cancellation::default());
             let ari = adjusted_rand_index(&found.assignment, &truth);
             assert!(ari > 0.9, "k = {k}: ARI {ari}");
         }
@@ -186,12 +197,20 @@ mod tests {
     fn isolated_and_identical_documents() {
         let sets = vec![vec![0, 1], vec![0, 1], vec![0, 1], vec![], vec![5]];
         let affinity = Affinity::jaccard(&sets, 6);
-        let pairs = affinity.leading_eigenpairs(4, 1);
+        let pairs = affinity.leading_eigenpairs(4, 1, &Cancellation::default());
         let rows = embed(&pairs, 1, 5);
         assert!(rows.row(3).iter().chain(rows.row(4)).all(|&value| value == 0.0), "{rows:?}");
         assert!((rows.row(0)[0].abs() - 1.0).abs() < 1e-5);
-        assert_eq!(eigengap(&[1.0, 1.0], 12), 1);
-        assert_eq!(eigengap(&[], 12), 1);
+        assert!(widest_gaps(&[1.0, 1.0], 12).is_empty() && widest_gaps(&[], 12).is_empty());
+    }
+
+    #[test]
+    fn only_wide_gaps_suggest_a_number() {
+        assert_eq!(widest_gaps(&[1.0, 0.9, 0.8, 0.3, 0.2], 12), [3]);
+        assert_eq!(widest_gaps(&[1.0, 0.9, 0.5, 0.2, 0.1], 12), [2, 3]);
+        assert_eq!(widest_gaps(&[1.0, 0.9, 0.8, 0.3, 0.2], 2), [2]);
+        assert!(widest_gaps(&[1.0, 0.30, 0.25, 0.21, 0.18], 12).is_empty(), "0.05 is less than a tenth of 0.7");
+        assert_eq!(widest_gaps(&[1.0, 1.0, 1.0, 0.0], 12), [3]);
     }
 
     #[test]

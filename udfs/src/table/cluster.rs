@@ -1,14 +1,15 @@
 //! `cluster(set, about, ...)` and `cluster_summary(set, about, ...)`: groups of documents that share features.
 //!
-//! `about` says which features count: ids, labels and concepts, or phrases, which stand for the features whose labels
-//! are most like them; without it all visible features do. Up to 3,000 documents are grouped by spectral clustering on
-//! the Jaccard similarity of their present features (arXiv 2512.10092, section 4.3); more by spherical k-means on
-//! idf-weighted saturated activations, projected on their 20 (all features: 50) leading directions and fitted on at
-//! most 50,000 documents drawn from the seed. `view => 'dense'` groups the embeddings instead: plain topics.
+//! `about` says which features count: ids, labels and concepts, or key phrases, which stand for the features whose
+//! labels are most like them and for those that fire on them; without it all visible features do. Up to 3,000 documents
+//! (and 50 groups) are grouped by spectral clustering on the Jaccard similarity of their present features (arXiv
+//! 2512.10092, section 4.3); more by spherical k-means on idf-weighted saturated activations, projected on their 20 (all
+//! features: 50) leading directions and fitted on at most 50,000 documents drawn from the seed. `view => 'dense'` groups
+//! the embeddings instead: plain topics.
 //!
 //! ```sql
-//! SELECT cluster_name, count(*) FROM cluster('answers', 'how the answer is laid out', k => 6) GROUP BY 1;
-//! SELECT name, size, stability, top_features FROM cluster_summary('answers', 'how the answer is laid out', k => 6);
+//! SELECT cluster_name, count(*) FROM cluster('answers', 'bullet points, numbered steps, headings', k => 6) GROUP BY 1;
+//! SELECT name, size, stability FROM cluster_summary('answers', 'bullet points, numbered steps, headings', k => 6);
 //! ```
 //!
 //! `cluster` gives one row a document, in the order of the set, `cluster_summary` one a group, largest first; both do
@@ -16,7 +17,7 @@
 //! or lies between two groups (membership below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not
 //! given), stability and membership are defined in `kernels::clustering`; `k` may come out smaller where there are
 //! fewer different documents. Options: `k`, `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
-//! `view => 'features' | 'dense'`, `n_features` (per `about`, default 200), `include_hidden`, `dictionary`, `level`.
+//! `view => 'features' | 'dense'`, `n_features`, `include_hidden`, `dictionary`, `level`.
 
 mod describe;
 mod options;
@@ -34,9 +35,10 @@ use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result;
+use tokio::sync::OnceCell;
 
 use self::describe::{Group, describe};
-use self::options::{Options, select};
+use self::options::{Options, Selected, select};
 use self::passes::{Medians, Model, Placed, fit, place_all};
 use crate::SharedSource;
 use crate::catalog::FeatureCatalog;
@@ -86,19 +88,32 @@ pub const DOC: FunctionDoc = FunctionDoc {
     kind: Kind::Table,
     syntax: "cluster(set [, about] [, k => ...])",
     text: "Groups documents that share features, one row a document, in the order of the set. `about` narrows the features: \
-           ids, labels and concepts, or phrases, which stand for the features whose labels are most like them. Up to 3,000 \
-           documents are grouped by spectral clustering on the Jaccard similarity of their features, more by spherical \
-           k-means on weighted activations. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           ids, labels and concepts, or key phrases: words that documents on the axis have, separated by commas (`'bullet \
+           points, numbered steps, headings'`), not a question about them (`'how is it laid out'`). A phrase stands for the \
+           features whose labels are most like it and, beside others, for the five that fire on it most strongly; EXPLAIN \
+           lists them. Up to 3,000 documents and 50 groups are found by spectral clustering on the Jaccard similarity of \
+           the features, more by spherical k-means on weighted activations. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
-        ("about", "what the groups shall be about; default everything"),
-        ("k", "groups; default chosen from 2 to 12 where the similarity's eigenvalues drop most"),
+        ("about", "what the groups shall be about, in key phrases; default everything"),
+        (
+            "k",
+            "groups; default: of the up to three numbers from 2 to 12 where the similarity's eigenvalues drop most, the one \
+             with the most stable groups; 1 if they hardly drop",
+        ),
         ("seed", "of the starts and samples; default 0"),
-        ("method", "`'jaccard-spectral'` (at most 3,000 documents), `'kmeans'`, or `'auto'`; default `'auto'`"),
+        (
+            "method",
+            "`'jaccard-spectral'` (at most 3,000 documents and 50 groups), `'kmeans'`, or `'auto'`; default `'auto'`",
+        ),
         ("view", "`'features'`, or `'dense'` to group embeddings (plain topics); default `'features'`"),
-        ("n_features", "features that the phrases of `about` stand for; default 200"),
+        (
+            "n_features",
+            "features that the phrases of `about` stand for by their labels, together; default 200 for one phrase, 8 for each \
+             of several",
+        ),
         ("include_hidden, dictionary, level", "which features; see `diff`"),
     ],
     example: "SELECT cluster_id, cluster_name, count(*) AS docs FROM cluster('answers', 'apology, list', k => 2) \
@@ -141,7 +156,12 @@ impl TableFunctionImpl for Cluster {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let function = if self.summary { "cluster_summary" } else { "cluster" };
         let options = Options::parse(function, args.exprs())?;
-        Ok(ComputedTable::provider(ClusterCall { source: Arc::clone(&self.source), summary: self.summary, options }))
+        Ok(ComputedTable::provider(ClusterCall {
+            source: Arc::clone(&self.source),
+            summary: self.summary,
+            options,
+            selected: OnceCell::new(),
+        }))
     }
 }
 
@@ -150,11 +170,20 @@ struct ClusterCall {
     source: SharedSource,
     summary: bool,
     options: Options,
+    /// What it is about, once that was looked up.
+    selected: OnceCell<Selected>,
+}
+
+impl ClusterCall {
+    async fn selected(&self) -> Result<&Selected> {
+        self.selected.get_or_try_init(|| select(&self.source, &self.options)).await
+    }
 }
 
 impl fmt::Display for ClusterCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.options.fmt(f)
+        self.options.fmt(f)?;
+        self.selected.get().map_or(Ok(()), |selected| write!(f, ", {selected}"))
     }
 }
 
@@ -168,27 +197,30 @@ impl Computation for ClusterCall {
         Arc::clone(if self.summary { &SUMMARY_SCHEMA } else { &DOCUMENT_SCHEMA })
     }
 
+    async fn prepare(&self) -> Result<()> {
+        self.selected().await.map(|_| ())
+    }
+
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let (source, options) = (&self.source, &self.options);
         let catalog = source.catalog();
-        let selected = select(source, options).await?;
+        let selected = self.selected().await?;
         let medians = medians(&catalog);
-        let model = fit(source, options, &selected, &medians, &request).await?;
-        let placed = place_all(source, options, &selected, &medians, &model, !self.summary, &request).await?;
-        let groups = describe(&placed, &selected, &catalog);
+        let model = fit(source, options, selected, &medians, &request).await?;
+        let placed = place_all(source, options, selected, &medians, &model, !self.summary, &request).await?;
+        let groups = describe(&placed, selected, &catalog);
         let batch =
             if self.summary { summary_batch(&placed, &groups, &model)? } else { document_batch(placed, &groups)? };
         Ok(vec![batch])
     }
 }
 
-/// Medians of activations by feature id; half the 90th percentile, or 1, where they are not known.
+/// Medians of activations by feature id.
 fn medians(catalog: &FeatureCatalog) -> Medians {
     let mut medians = vec![1.0f32; catalog.id_bound()];
     for feature in catalog.features() {
         if let Some(median) = medians.get_mut(feature.id as usize) {
-            let positive = |value: f32| (value > 0.0 && value.is_finite()).then_some(value);
-            *median = positive(feature.q50).or_else(|| positive(0.5 * feature.q90)).unwrap_or(1.0);
+            *median = feature.scales().0;
         }
     }
     Arc::new(medians)

@@ -51,7 +51,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "correlate across two sets instead: feature_a of a document of `set` with feature_b of its partner \
                              in the set `with`, which has the same value in column `paired_by` (prompt and response)",
         ),
-        ("min_docs", "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5"),
+        (
+            "min_docs",
+            "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5 (a \
+                      twentieth, at least 1, of fewer than 100 documents)",
+        ),
         ("direction", "`positive` (default), `negative` (together less often than chance) or `both` (p two-sided)"),
         (
             "unexpected",
@@ -223,8 +227,10 @@ impl CorrelateCall {
         let shift = id_bound as FeatureId;
         let visit = |a: &[FeatureId], b: &[FeatureId]| {
             memory.try_grow((a.len() + b.len()) * size_of::<FeatureId>() + size_of::<usize>())?;
-            ids.extend_from_slice(a);
-            ids.extend(b.iter().map(|id| id + shift));
+            // An id that no feature has would be taken for one of the other set.
+            let known = |ids: &[FeatureId]| ids.partition_point(|id| *id < shift);
+            ids.extend_from_slice(&a[..known(a)]);
+            ids.extend(b[..known(b)].iter().map(|id| id + shift));
             starts.push(ids.len());
             Ok(())
         };
@@ -310,13 +316,15 @@ impl CorrelateCall {
         let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
         let mut ranking = Ranking::new(self.direction, limit);
         let memory = request.memory(NAME);
+        let n_pairs = features.len() * features.len().saturating_sub(1) / 2;
+        let ranking_bytes = limit.min(n_pairs) * size_of::<PairRow>();
         for block in blocks(features.len(), self.block_bytes) {
-            memory.try_resize(block_bytes(features.len(), &block))?;
+            memory.try_resize(ranking_bytes + block_bytes(features.len(), &block))?;
             let counts = self.count_block(held.as_ref(), features.len(), block, &position_of).await?;
             let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.clone());
             let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
-            ranking = blocking(NAME, move |_| {
-                ranking.scan(&counts, &features, split, |a, b| {
+            ranking = blocking(NAME, move |cancellation| {
+                ranking.scan(&counts, &features, split, cancellation, |a, b| {
                     let alike = similarity.as_ref().and_then(|similarity| similarity.between(a, b));
                     !echoes.contains(a, b) && alike.is_none_or(|alike| alike < least_alike)
                 });
@@ -453,6 +461,14 @@ mod tests {
         let rows = cells(&source, call(", named_argument('echoes', true)")).await.unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0], ["code", "code", "19", "19", "19", "57"]);
+        // Ids that no feature has are passed over.
+        let strangers = "SELECT id, named_struct(''ids'', arrow_cast([0, 3, 4, 9], ''List(UInt32)''), ''activations'', \
+                         arrow_cast([1, 1, 1, 1], ''List(Float16)'')) AS features FROM prompts";
+        let sql = format!(
+            "SELECT label_a, label_b, docs_a FROM correlate('{strangers}', named_argument('with', 'responses'), \
+             named_argument('paired_by', 'id'), named_argument('direction', 'both'))"
+        );
+        assert_eq!(cells(&source, sql).await.unwrap(), [["code", "list", "60"]]);
         let message = error(&source, "SELECT * FROM correlate('prompts', named_argument('with', 'responses'))").await;
         assert!(message.contains("correlate: 'with' needs 'paired_by'"), "{message}");
     }

@@ -9,9 +9,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
@@ -33,6 +34,7 @@ use crate::kernels::duplicates::same_as;
 use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::words::{Candidates, LEAST_SHARE, TermCounts};
 use crate::rows::{Columns, diff_columns};
+use crate::table::document_columns::{lacks_column, texts};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::table::pairing::{Matched, match_pairs};
 
@@ -45,13 +47,15 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "diff(a, b [, option => value ...])",
     text: "Which features set two sets of documents apart. One row per feature: `docs_a`, `docs_b` (documents that have \
            it), `frequency_a`, `frequency_b`, `difference` (a - b) with its confidence interval `ci_low`, `ci_high` (Newcombe's \
-           score interval), `odds_ratio` (0.5 added to each cell), two-sided `p_value` (Fisher's exact test where an expected \
-           count is below 5, else chi-squared; with `paired_by` McNemar's exact test), `q_value` (Benjamini-Hochberg over \
-           all features tested), `also_in_words` (the word or pair of words that shows at least 0.8 of the same difference \
-           in the same documents, phi at least 0.5, with its two frequencies; null if there is none; looked up for the first \
-           200 rows in up to 20,000 documents a side), `n_a`, `n_b` (documents compared), `n_left_out` (documents that \
-           were never encoded or have no partner) and `same_as` (the id of a feature above that is in nearly the same \
-           documents, phi at least 0.8 within the sides; null if there is none; looked up for the first 200 rows). Rows with q below 0.05 come first, then the larger difference.",
+           score interval), `odds_ratio` (0.5 added to each cell; of pairs, to both counts of those that differ), two-sided \
+           `p_value` (Fisher's exact test where an expected count is below 5, else chi-squared; with `paired_by` McNemar's \
+           exact test), `q_value` (Benjamini-Hochberg over all features tested), `also_in_words` (the word or pair of words \
+           that shows at least 0.8 of the same difference in the same documents, phi at least 0.5, with its two frequencies; \
+           null if there is none; looked up for the first 200 rows in up to 20,000 documents a side), `n_a`, `n_b` (documents \
+           compared), `n_left_out` (documents that were never encoded or have no partner) and `same_as` (the id of a feature \
+           above that is in nearly the same documents, phi at least 0.8 within the sides; null if there is none; looked up \
+           for the first 200 rows). Rows with q below 0.05 come first, then the larger difference. Documents that are in both \
+           sets count on both sides, which hides differences; leave them out with WHERE.",
     arguments: &[
         ("a, b", "corpus, corpus with a filter (`answers WHERE model = 'x'`), or query"),
         ("paired_by", "column that says which document of a belongs to which of b; unique in each set"),
@@ -150,9 +154,11 @@ struct Counted {
 impl DiffCall {
     async fn count(&self, request: &Request, selected: Vec<bool>) -> Result<Counted> {
         let z = normal_quantile_two_sided(self.confidence);
+        let id_bound = selected.len();
+        let ids: Vec<FeatureId> = (0..).zip(selected).filter(|(_, selected)| *selected).map(|(id, _)| id).collect();
         let min_docs = |n_docs: u64| self.min_docs.map_or_else(|| default_min_docs(n_docs), |min_docs| min_docs as u64);
         if let Some(column) = &self.paired_by {
-            let mut counts = PairedCounts::new(selected.len());
+            let mut counts = PairedCounts::new(id_bound);
             let visit = |a: &[FeatureId], b: &[FeatureId]| {
                 counts.update(a, b);
                 Ok(())
@@ -161,26 +167,40 @@ impl DiffCall {
             let n_pairs = counts.a.n_docs;
             let n_left_out = matched.n_left_out;
             let min_docs = min_docs(2 * n_pairs);
-            let rows = blocking(NAME, move |_| Ok(diff_paired(&counts, &selected, min_docs, z))).await?;
+            let rows = blocking(NAME, move |_| Ok(diff_paired(&counts, &ids, min_docs, z))).await?;
             return Ok(Counted { rows, n_docs: [n_pairs; 2], n_left_out, matched: Some(matched) });
         }
-        let (a, out_a) = self.count_set(&self.sets[0], selected.len()).await?;
-        let (b, out_b) = self.count_set(&self.sets[1], selected.len()).await?;
+        let (a, out_a) = self.count_set(&self.sets[0], id_bound, request).await?;
+        let (b, out_b) = self.count_set(&self.sets[1], id_bound, request).await?;
         let n_docs = [a.n_docs, b.n_docs];
         let min_docs = min_docs(a.n_docs + b.n_docs);
-        let rows = blocking(NAME, move |_| Ok(diff(&a, &b, &selected, min_docs, z))).await?;
+        let rows = blocking(NAME, move |_| Ok(diff(&a, &b, &ids, min_docs, z))).await?;
         Ok(Counted { rows, n_docs, n_left_out: out_a + out_b, matched: None })
     }
 
     /// Counts the features of a set, and the documents that were never encoded.
-    async fn count_set(&self, set: &str, id_bound: usize) -> Result<(FeatureCounts, u64)> {
+    async fn count_set(&self, set: &str, id_bound: usize, request: &Request) -> Result<(FeatureCounts, u64)> {
         let mut counts = FeatureCounts::new(id_bound);
         let mut n_left_out = 0;
-        let mut stream = self.source.documents(set, &[DocumentColumn::Ids]).await?;
+        // A document that a join repeats is one observation, not several.
+        let (mut seen, hasher, memory) = (HashSet::new(), RandomState::new(), request.memory(NAME));
+        let mut stream = match self.source.documents(set, &[DocumentColumn::Ids, DocumentColumn::DocId]).await {
+            Err(error) if lacks_column(&error) => self.source.documents(set, &[DocumentColumn::Ids]).await?,
+            stream => stream?,
+        };
         while let Some(batch) = stream.try_next().await? {
             let ids = IdsView::try_new(NAME, batch.column(0))?;
             for row in 0..ids.len() {
                 if ids.is_null(row) { n_left_out += 1 } else { counts.update(ids.ids(row)) }
+            }
+            let Some(doc_ids) = batch.columns().get(1) else { continue };
+            memory.try_grow(batch.num_rows() * 2 * size_of::<u64>())?;
+            let doc_ids = texts(NAME, "doc_id", doc_ids)?;
+            if let Some(doc_id) = doc_ids.iter().flatten().find(|doc_id| !seen.insert(hasher.hash_one(doc_id))) {
+                return exec_err!(
+                    "{NAME}: document '{doc_id}' comes twice in set '{set}'; add DISTINCT, or put WHERE doc_id IN (...) \
+                     in place of a join"
+                );
             }
         }
         if counts.n_docs == 0 {
@@ -204,7 +224,7 @@ impl DiffCall {
             let mut sample = match self.sample(counted, side).await {
                 Ok(sample) => sample,
                 // A set without texts has no words; that matters only to those who asked for them.
-                Err(_) if self.words.is_none() => return Ok(vec![None; n_rows]),
+                Err(error) if self.words.is_none() && lacks_column(&error) => return Ok(vec![None; n_rows]),
                 Err(error) => return Err(error),
             };
             while let Some(documents) = sample.next().await? {
@@ -243,8 +263,8 @@ impl DiffCall {
     }
 
     /// For each of the first rows, the feature above that says the same.
-    async fn same_as(&self, rows: &[DiffRow], id_bound: usize) -> Result<Vec<Option<FeatureId>>> {
-        let top = &rows[..rows.len().min(TOP_ROWS)];
+    async fn same_as(&self, counted: &Counted, id_bound: usize) -> Result<Vec<Option<FeatureId>>> {
+        let top = &counted.rows[..counted.rows.len().min(TOP_ROWS)];
         // Positions must ascend with ids; ranks are put back below.
         let mut ids: Vec<FeatureId> = top.iter().map(|row| row.feature_id).collect();
         ids.sort_unstable();
@@ -252,16 +272,18 @@ impl DiffCall {
         for (position, id) in (0..).zip(&ids) {
             position_of[*id as usize] = position;
         }
+        let mut columns = vec![DocumentColumn::Ids];
+        columns.extend(self.paired_by.clone().map(DocumentColumn::Named));
         let mut sides = Vec::new();
         for set in &self.sets {
             let mut counts = PairCounts::new(ids.len(), 0..ids.len());
-            let mut stream = self.source.documents(set, &[DocumentColumn::Ids]).await?;
+            let mut stream = self.source.documents(set, &columns).await?;
             while let Some(batch) = stream.try_next().await? {
                 let list = IdsView::try_new(NAME, batch.column(0))?;
                 let mut documents = Documents::default();
-                (0..list.len())
-                    .filter(|row| !list.is_null(*row))
-                    .for_each(|row| documents.push(list.ids(row), &position_of));
+                for row in compared(&list, batch.columns().get(1), counted.matched.as_ref())? {
+                    documents.push(list.ids(row), &position_of);
+                }
                 counts.update(&documents);
             }
             sides.push(counts);
@@ -278,6 +300,15 @@ impl DiffCall {
         let stride = counted.n_docs[side].div_ceil(WORD_DOCUMENTS).max(1);
         Ok(Sample { stream, matched: counted.matched.as_ref(), stride, seen: 0 })
     }
+}
+
+/// Rows of a batch that are compared: those that were encoded and, of pairs, have a partner.
+fn compared(ids: &IdsView, keys: Option<&ArrayRef>, matched: Option<&Matched>) -> Result<Vec<usize>> {
+    let encoded = (0..ids.len()).filter(|row| !ids.is_null(*row));
+    let (Some(keys), Some(matched)) = (keys, matched) else { return Ok(encoded.collect()) };
+    let keys = cast(keys, &DataType::Utf8)?;
+    let keys = keys.as_string::<i32>();
+    Ok(encoded.filter(|row| keys.is_valid(*row) && matched.contains(keys.value(*row))).collect())
 }
 
 struct Sample<'a> {
@@ -305,19 +336,8 @@ impl Sample<'_> {
         let Some(batch) = self.stream.try_next().await? else { return Ok(None) };
         let texts = cast(batch.column(0), &DataType::Utf8)?.as_string::<i32>().clone();
         let ids = IdsView::try_new(NAME, batch.column(1))?;
-        let keys = match self.matched {
-            Some(_) => Some(cast(batch.column(2), &DataType::Utf8)?.as_string::<i32>().clone()),
-            None => None,
-        };
         let mut rows = Vec::new();
-        for row in 0..ids.len() {
-            let counts = match (self.matched, &keys) {
-                (Some(matched), Some(keys)) => keys.is_valid(row) && matched.contains(keys.value(row)),
-                _ => true,
-            };
-            if !counts || ids.is_null(row) {
-                continue;
-            }
+        for row in compared(&ids, batch.columns().get(2), self.matched)? {
             if self.seen.is_multiple_of(self.stride) && texts.is_valid(row) {
                 rows.push(row);
             }
@@ -367,7 +387,7 @@ impl Computation for DiffCall {
             counted.rows.truncate(limit);
         }
         let mut same_as = match self.fold || wants("same_as") {
-            true => self.same_as(&counted.rows, id_bound).await?,
+            true => self.same_as(&counted, id_bound).await?,
             false => Vec::new(),
         };
         if self.fold {
@@ -436,11 +456,19 @@ mod tests {
     #[tokio::test]
     async fn the_same_set_twice_shows_nothing() {
         let source = answers();
-        let rows =
-            cells(&source, format!("SELECT difference, p_value, ci_low < 0 AND ci_high > 0 FROM diff({A}, {A})"));
-        for row in rows.await.unwrap() {
-            assert_eq!(row, ["0.0", "1.0", "true"]);
-        }
+        let columns = "label, difference, p_value, ci_low < 0 AND ci_high > 0";
+        let rows = cells(&source, format!("SELECT {columns} FROM diff({A}, {A}) ORDER BY label")).await.unwrap();
+        let same = |label| [label, "0.0", "1.0", "true"];
+        assert_eq!(rows, ["apology", "hedge", "thanks"].map(same));
+    }
+
+    #[tokio::test]
+    async fn a_document_counts_once() {
+        let source = answers();
+        let sql = "SELECT * FROM diff('SELECT a.doc_id, a.features FROM answers a JOIN answers b USING (prompt_id)', 'answers')";
+        let message = error(&source, sql).await;
+        assert!(message.contains("comes twice in set 'SELECT a.doc_id"), "{message}");
+        assert!(message.contains("add DISTINCT"), "{message}");
     }
 
     #[tokio::test]
@@ -451,7 +479,8 @@ mod tests {
             cells(&source, format!("SELECT label, also_in_words FROM diff({query}, {B}, named_argument('limit', 1))"));
         assert_eq!(rows.await.unwrap(), [["apology", ""]]);
         let asked = format!("SELECT * FROM diff({query}, {B}, named_argument('words', true))");
-        assert!(error(&source, &asked).await.contains("text"));
+        let message = error(&source, &asked).await;
+        assert!(message.contains("No field named answers.text"), "{message}");
         let rows = cells(&source, format!("SELECT label FROM diff({A}, {B}, named_argument('min_docs', 31))"));
         assert_eq!(rows.await.unwrap(), [["hedge"]]);
     }
@@ -474,6 +503,25 @@ mod tests {
         assert_eq!(rows, [["apology", ""], ["regret", "2"], ["list", ""]]);
         let sql = "SELECT label, same_as FROM diff('a', 'b', named_argument('fold', true)) LIMIT 2";
         assert_eq!(cells(&source, sql).await.unwrap(), [["apology", ""], ["list", ""]]);
+    }
+
+    #[tokio::test]
+    async fn repetitions_of_pairs_are_found_within_the_pairs() {
+        let source = crate::MemorySource::with_words(&[("regret", &["regret"]), ("apology", &["sorry"])], vec![]);
+        // Documents 60 to 199 of a have no partner; there the features part ways.
+        let text = |row: usize| match row {
+            0..30 => "sorry regret",
+            30..60 => "none",
+            _ => "sorry",
+        };
+        let a: Vec<Option<&str>> = (0..200).map(|row| Some(text(row))).collect();
+        let keys = |n: i64| -> arrow::array::ArrayRef {
+            std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..n))
+        };
+        source.put_texts("a", &a, vec![("key", keys(200))]).unwrap();
+        source.put_texts("b", &[Some("none"); 60], vec![("key", keys(60))]).unwrap();
+        let sql = "SELECT label, same_as, n_a FROM diff('a', 'b', named_argument('paired_by', 'key'))";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["regret", "", "60"], ["apology", "0", "60"]]);
     }
 
     #[tokio::test]

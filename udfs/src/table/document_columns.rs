@@ -3,11 +3,21 @@
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, StringArray};
 use arrow::datatypes::{DataType, Float16Type};
 use datafusion::common::exec_err;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use half::f16;
+
+/// Whether [`crate::FeatureSource::documents`] failed because the set lacks a column, or otherwise cannot be planned: the
+/// planner says so, or the source by an error of its own that nothing else caused.
+pub(crate) fn lacks_column(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => true,
+        DataFusionError::External(error) => error.source().is_none(),
+        _ => false,
+    }
+}
 
 /// A column of texts, whatever kind of string it is.
 pub(crate) fn texts(function: &str, name: &str, array: &ArrayRef) -> Result<StringArray> {
@@ -83,6 +93,18 @@ pub(crate) fn with_ids(set: &str, doc_ids: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_missing_column_is_told_from_other_failures() {
+        use crate::{DocumentColumn, FeatureSource};
+        let set = "SELECT features FROM answers";
+        let error = crate::test_support::answers().documents(set, &[DocumentColumn::Text]).await.err().unwrap();
+        assert!(lacks_column(&error), "{error}");
+        assert!(lacks_column(&DataFusionError::External("no column 'text'".into()).context("set")));
+        assert!(!lacks_column(&DataFusionError::ResourcesExhausted("no memory".into()).context("set")));
+        let caused = DataFusionError::ResourcesExhausted("no memory".into());
+        assert!(!lacks_column(&DataFusionError::External(Box::new(caused))));
+    }
 
     #[test]
     fn a_condition_is_added_where_it_can_be() {

@@ -3,11 +3,10 @@
 //! A function implements [`Computation`]: a known schema and one async call that gives the rows. [`ComputedTable`] makes
 //! a `TableProvider` of it. The work starts when the first row is asked for, runs once per execution in one partition,
 //! and stops when the query is dropped: between two awaits of the async part, and in [`blocking`] sections wherever the
-//! work asks [`Cancellation::check`].
+//! work looks at its [`Cancellation`].
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -27,6 +26,8 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::kernels::cancellation::Cancellation;
+
 /// The work of one call of a table function. `Display` is what EXPLAIN shows: the call with its arguments.
 #[async_trait]
 pub trait Computation: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -35,6 +36,14 @@ pub trait Computation: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Columns of the result, all of them.
     fn schema(&self) -> SchemaRef;
+
+    /// Finds out, when the query is planned, what `Display` shall show beyond the arguments.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    async fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Computes the rows, in the function's documented order.
     ///
@@ -69,35 +78,17 @@ impl Request {
     }
 }
 
-/// Tells blocking work that nobody waits for its result any more.
-#[derive(Debug, Clone, Default)]
-pub struct Cancellation(Arc<AtomicBool>);
-
-impl Cancellation {
-    /// Whether the query was dropped.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// For the head of long loops: `cancellation.check()?`.
-    ///
-    /// # Errors
-    /// If the query was dropped; nobody sees the message.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { exec_err!("query was cancelled") } else { Ok(()) }
-    }
-}
-
 /// Sets the flag when the future that waits for the work is dropped.
 struct CancelOnDrop(Cancellation);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.cancel();
     }
 }
 
-/// Runs CPU-bound work (which may use rayon) on a thread of its own, so that the runtime goes on.
+/// Runs CPU-bound work (which may use rayon) on a thread of its own, so that the runtime goes on. Work that takes long
+/// ends early when it is cancelled; what it returns then is dropped.
 ///
 /// # Errors
 /// What `work` gives; an internal error that names `function` if it panics.
@@ -155,6 +146,7 @@ impl TableProvider for ComputedTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.computation.prepare().await?;
         Ok(Arc::new(ComputeExec::try_new(Arc::clone(&self.computation), projection.cloned(), limit)?))
     }
 }
@@ -354,7 +346,7 @@ mod tests {
         let (ended, on_end) = std::sync::mpsc::channel();
         let work = tokio::spawn(blocking("wait", move |cancellation| {
             started.send(()).unwrap();
-            while cancellation.check().is_ok() {
+            while !cancellation.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             ended.send(()).unwrap();

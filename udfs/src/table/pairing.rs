@@ -7,6 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, exec_err};
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
 use futures::TryStreamExt;
 
 use crate::SharedSource;
@@ -15,12 +16,14 @@ use crate::features::{FeatureId, IdsView};
 use crate::table::exec::Request;
 
 /// Which documents have a partner.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Matched {
     /// Row of the first set by key, and whether the second set has the key.
     rows: HashMap<String, (u32, bool)>,
     /// Documents of both sets without key, features or partner.
     pub n_left_out: u64,
+    /// What the rows take of the query's memory pool.
+    memory: MemoryReservation,
 }
 
 impl Matched {
@@ -64,14 +67,14 @@ pub async fn match_pairs(
              in each set"
         ))
     };
-    let memory = request.memory(function);
-    let mut matched = Matched::default();
+    let mut matched = Matched { rows: HashMap::new(), n_left_out: 0, memory: request.memory(function) };
     let mut first = Rows { ids: Vec::new(), starts: vec![0] };
     let mut stream = source.documents(&sets[0], &columns).await?;
     while let Some(batch) = stream.try_next().await? {
-        // Keys, map entries and row starts come to about 80 bytes a document.
-        memory.try_grow(batch.column(1).get_buffer_memory_size() + 80 * batch.num_rows())?;
         let (keys, ids) = (keys(function, column, batch.column(0))?, IdsView::try_new(function, batch.column(1))?);
+        let n_ids: usize = (0..ids.len()).map(|row| ids.ids(row).len()).sum();
+        // Keys, map entries and row starts come to about 80 bytes a document.
+        matched.memory.try_grow(n_ids * size_of::<FeatureId>() + 80 * batch.num_rows())?;
         for row in 0..ids.len() {
             if keys.is_null(row) || ids.is_null(row) {
                 matched.n_left_out += 1;
@@ -105,7 +108,7 @@ pub async fn match_pairs(
                     visit(first.row(*partner), ids.ids(row))?;
                 }
                 None => {
-                    memory.try_grow(48 + key.len())?;
+                    matched.memory.try_grow(48 + key.len())?;
                     if !unmatched.insert(key.to_string()) {
                         return Err(twice(key, &sets[1]));
                     }
@@ -122,6 +125,7 @@ pub async fn match_pairs(
             unmatched.len()
         );
     }
+    matched.memory.shrink(first.ids.len() * size_of::<FeatureId>());
     matched.n_left_out += matched.rows.len() as u64 - n_pairs + unmatched.len() as u64;
     Ok(matched)
 }
@@ -136,5 +140,35 @@ fn keys(function: &str, column: &str, array: &arrow::array::ArrayRef) -> Result<
                 array.data_type()
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+    use datafusion::execution::TaskContext;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+
+    use super::*;
+    use crate::MemorySource;
+
+    #[tokio::test]
+    async fn memory_is_asked_for_once_and_kept_with_the_keys() {
+        const N: usize = 40_000;
+        let source = MemorySource::with_words(&[("a", &["a"])], vec![]);
+        let keys = Arc::new(Int64Array::from_iter_values(0..N as i64));
+        source.put_texts("t", &[Some("a"); N], vec![("key", keys)]).unwrap();
+        let source: SharedSource = Arc::new(source);
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(4 << 20, 1.0).build_arc().unwrap();
+        let context = Arc::new(TaskContext::default().with_runtime(runtime));
+        let request = Request { projection: None, limit: None, context };
+        let sets = ["t".to_string(), "t".to_string()];
+        let matched = match_pairs("diff", &source, &sets, "key", &request, |_, _| Ok(())).await.unwrap();
+        assert!(matched.contains("7") && matched.n_left_out == 0);
+        assert_eq!(request.context.memory_pool().reserved(), 80 * N);
+        drop(matched);
+        assert_eq!(request.context.memory_pool().reserved(), 0);
     }
 }

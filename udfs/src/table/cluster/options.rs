@@ -1,6 +1,8 @@
 //! What a call of `cluster` or `cluster_summary` asks for, and the features that it is about.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
@@ -9,14 +11,26 @@ use datafusion::logical_expr::Expr;
 use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureRef, FeatureSelection};
+use crate::feature_source::EncodedText;
 use crate::features::FeatureId;
 use crate::kernels::retrieval::most_similar;
 use crate::table::exec::blocking;
 
 /// A label below this cosine is not even distantly about the phrase.
 const ABOUT_FLOOR: f32 = 0.05;
+/// Features that the only phrase of `about` stands for.
+const ONE_PHRASE: usize = 200;
+/// Features that each of several phrases stands for by its label. Labels are words and marks, not themes: the farther
+/// ones only share vocabulary with the phrase.
+const PER_PHRASE: usize = 8;
+/// Features that each of several phrases stands for by firing on it.
+const OWN_FEATURES: usize = 5;
+/// Labels that EXPLAIN lists.
+const MOST_SHOWN: usize = 20;
 /// Most groups that may be asked for.
 const MOST_CLUSTERS: usize = 1_000;
+/// Most groups for which eigenvectors are computed: the time grows with the cube.
+pub(super) const MOST_SPECTRAL: usize = 50;
 
 /// How documents are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +56,8 @@ pub(super) struct Options {
     pub(super) method: Method,
     /// Whether the embeddings are grouped, not the features.
     pub(super) dense: bool,
-    /// Features that a phrase of `about` stands for.
-    pub(super) n_features: usize,
+    /// Features that the phrases of `about` stand for together, if said.
+    pub(super) n_features: Option<usize>,
     pub(super) selection: FeatureSelection,
 }
 
@@ -60,7 +74,7 @@ impl Options {
             _ => Method::Auto,
         };
         let dense = args.named("view").choice_or(&["features", "dense"], "features")? == "dense";
-        let n_features = args.named("n_features").count_or(200)?;
+        let n_features = args.named("n_features").count()?;
         let selection = FeatureSelection::from_args(&mut args)?;
         args.finish()?;
         if let Some(k) = k
@@ -68,7 +82,14 @@ impl Options {
         {
             return plan_err!("{function}: expected from 1 to {MOST_CLUSTERS} for 'k', got {k}");
         }
-        if n_features == 0 {
+        if let (Method::JaccardSpectral, Some(k)) = (method, k)
+            && k > MOST_SPECTRAL
+        {
+            return plan_err!(
+                "{function}: method 'jaccard-spectral' takes at most {MOST_SPECTRAL} for 'k', got {k}; use method => 'kmeans'"
+            );
+        }
+        if n_features == Some(0) {
             return plan_err!("{function}: expected at least 1 for 'n_features', got 0");
         }
         if dense && about.is_some() {
@@ -107,13 +128,15 @@ impl fmt::Display for Options {
 /// The features that documents are compared by: `slots[id]` is a feature's column, if it is among them.
 #[derive(Debug, Clone)]
 pub(super) struct Selected {
-    pub(super) slots: Vec<Option<u32>>,
+    slots: Vec<Option<u32>>,
     pub(super) n_slots: usize,
+    /// Labels of what `about` stands for, for EXPLAIN.
+    shown: Vec<String>,
 }
 
 impl Selected {
-    fn from_ids(ids: impl IntoIterator<Item = FeatureId>, id_bound: usize) -> Self {
-        let mut slots = vec![None; id_bound];
+    fn from_ids(ids: impl IntoIterator<Item = FeatureId>, catalog: &FeatureCatalog) -> Self {
+        let mut slots = vec![None; catalog.id_bound()];
         for id in ids {
             if let Some(slot) = slots.get_mut(id as usize) {
                 *slot = Some(0);
@@ -124,7 +147,7 @@ impl Selected {
             *slot = n_slots;
             n_slots += 1;
         }
-        Self { slots, n_slots: n_slots as usize }
+        Self { slots, n_slots: n_slots as usize, shown: Vec::new() }
     }
 
     /// Column of a feature.
@@ -133,32 +156,51 @@ impl Selected {
     }
 }
 
+impl fmt::Display for Selected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels: Vec<String> = self.shown.iter().take(MOST_SHOWN).map(|label| format!("'{label}'")).collect();
+        write!(f, "{} features", self.n_slots)?;
+        if !labels.is_empty() {
+            write!(f, ": {}", labels.join(", "))?;
+        }
+        if self.shown.len() > MOST_SHOWN { write!(f, ", ...") } else { Ok(()) }
+    }
+}
+
 /// Finds the features that the call is about.
 ///
 /// Each part of `about` between commas is an id, a label or a concept, or else a phrase, which stands for the features
-/// whose labels are most like it (`n_features` shared among the phrases); the union counts (arXiv 2512.10092, 4.3).
+/// whose labels are most like it, and, of several phrases, for those that fire most strongly on it; the union counts
+/// (arXiv 2512.10092, 4.3).
 pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<Selected> {
     let catalog = source.catalog();
     let function = options.function;
     let visible = catalog.select(function, &options.selection)?;
     let Some(about) = &options.about else {
         let ids = (0..).zip(&visible).filter(|(_, selected)| **selected).map(|(id, _)| id);
-        return Ok(Selected::from_ids(ids, catalog.id_bound()));
+        return Ok(Selected::from_ids(ids, &catalog));
     };
     let (mut ids, phrases) = explicit(function, &catalog, about)?;
     if !phrases.is_empty() {
-        let (source, n_features) = (std::sync::Arc::clone(source), options.n_features);
+        let (source, known, n_features) = (Arc::clone(source), Arc::clone(&catalog), options.n_features);
         let found = blocking(function, move |_| {
             let labels = source.label_embeddings()?;
             let texts: Vec<&str> = phrases.iter().map(String::as_str).collect();
+            let allowed = |id: &FeatureId| visible.get(*id as usize).copied().unwrap_or(false);
+            let several = texts.len() > 1;
+            let per_phrase = match n_features {
+                Some(n_features) => (n_features / texts.len()).max(1),
+                None if several => PER_PHRASE,
+                None => ONE_PHRASE,
+            };
             let mut ids: Vec<FeatureId> = Vec::new();
-            let per_phrase = (n_features / phrases.len()).max(1);
             for encoded in source.encode(&texts)? {
-                let allowed = |row: usize| visible.get(labels.ids[row] as usize).copied().unwrap_or(false);
                 let rows =
                     most_similar(&encoded.embedding, &labels.values, labels.width, labels.ids.len(), ABOUT_FLOOR);
-                let rows = rows.into_iter().map(|(row, _)| row).filter(|row| allowed(*row)).take(per_phrase);
-                ids.extend(rows.map(|row| labels.ids[row]));
+                ids.extend(rows.into_iter().map(|(row, _)| labels.ids[row]).filter(allowed).take(per_phrase));
+                if several {
+                    ids.extend(strongest(&encoded, &known).filter(allowed).take(OWN_FEATURES));
+                }
             }
             Ok(ids)
         })
@@ -171,7 +213,18 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
             about.replace('\'', "''")
         );
     }
-    Ok(Selected::from_ids(ids, catalog.id_bound()))
+    let mut seen = HashSet::new();
+    ids.retain(|id| seen.insert(*id));
+    let shown = ids.iter().map(|id| catalog.label(*id).to_owned()).collect();
+    Ok(Selected { shown, ..Selected::from_ids(ids, &catalog) })
+}
+
+/// Features of a text; the strongest, by activation over its 90th percentile, first.
+fn strongest(text: &EncodedText, catalog: &FeatureCatalog) -> impl Iterator<Item = FeatureId> {
+    let strength = |(id, activation): (&FeatureId, &f32)| Some((*id, activation / catalog.feature(*id)?.scales().1));
+    let mut found: Vec<(FeatureId, f32)> = text.ids.iter().zip(&text.activations).filter_map(strength).collect();
+    found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    found.into_iter().map(|(id, _)| id)
 }
 
 /// The features that parts of `about` name, and the parts that are phrases.

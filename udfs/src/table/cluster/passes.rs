@@ -6,7 +6,7 @@ use datafusion::common::{exec_err, resources_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
 use futures::TryStreamExt;
 
-use super::options::{Method, Options, Selected};
+use super::options::{MOST_SPECTRAL, Method, Options, Selected};
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, FeaturesView, IdsView};
@@ -96,14 +96,17 @@ pub(super) async fn fit(
             sample.n_docs
         );
     }
-    let spectral = !options.dense && options.method != Method::KMeans && sample.n_docs <= MOST_COMPARED as u64;
+    let spectral = !options.dense
+        && options.method != Method::KMeans
+        && sample.n_docs <= MOST_COMPARED as u64
+        && options.k.is_none_or(|k| k <= MOST_SPECTRAL);
     if spectral {
         let n = sample.n_docs as usize;
         grow(&memory, options.function, 2 * n * n * size_of::<f32>())?;
     }
     let (k, seed, n_slots) = (options.k, options.seed, selected.n_slots);
     let width = if options.about.is_some() { WIDTH_ABOUT } else { WIDTH_ALL };
-    let model = blocking(options.function, move |_| {
+    let model = blocking(options.function, move |cancellation| {
         let (placing, clustering) = if !sample.embeddings.is_empty() {
             let width = sample.embeddings.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
             let mut rows = Rows { values: Vec::with_capacity(width * sample.embeddings.len()), width };
@@ -112,11 +115,12 @@ pub(super) async fn fit(
                 rows.values.extend(values);
                 rows.values.resize(start + width, 0.0);
             }
-            let clustering = cluster(&Points::Rows(rows), k, seed);
+            let clustering = cluster(&Points::Rows(rows), k, seed, cancellation);
             (Placing::Embedded(clustering.centroids.clone()), clustering)
         } else if spectral {
             let sets = telling_sets(&sample);
-            let clustering = cluster(&Points::Affinity(Affinity::jaccard(&sets, n_slots)), k, seed);
+            let points = Points::Affinity(Affinity::jaccard(&sets, n_slots));
+            let clustering = cluster(&points, k, seed, cancellation);
             (Placing::ByPosition(clustering.places.clone()), clustering)
         } else {
             let idf: Vec<f32> = sample.n_with.iter().map(|&with| idf(with, sample.n_docs)).collect();
@@ -126,8 +130,8 @@ pub(super) async fn fit(
                     row.iter().map(|&(slot, value)| (slot, value * idf[slot as usize])).collect();
                 rows.push_normalised(&weighted);
             }
-            let projection = Projection::fit(&rows, width, seed);
-            let clustering = cluster(&Points::Rows(projection.apply_all(&rows)), k, seed);
+            let projection = Projection::fit(&rows, width, seed, cancellation);
+            let clustering = cluster(&Points::Rows(projection.apply_all(&rows)), k, seed, cancellation);
             let centroids = clustering.centroids.clone();
             (Placing::Projected { idf, projection, centroids }, clustering)
         };

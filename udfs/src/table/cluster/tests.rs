@@ -137,6 +137,21 @@ async fn the_summary_describes_the_same_groups() {
 }
 
 #[tokio::test]
+async fn several_phrases_stand_for_few_features_each_and_explain_lists_them() {
+    let source = source(400);
+    let explained = async |about: &str| {
+        let sql = format!("EXPLAIN SELECT * FROM cluster('answers', '{about}', named_argument('k', 2))");
+        run(&source, &sql).await.unwrap().column(1).as_string::<i32>().iter().flatten().collect::<String>()
+    };
+    let one = explained("layout layout").await;
+    assert!(one.contains("12 features: 'layout bullet', 'layout dash'"), "all labels that are like it: {one}");
+    // Of twelve labels with "layout" eight count, and the feature that fires on the second phrase.
+    let two = explained("layout layout, prose").await;
+    assert!(two.contains("9 features") && two.contains("'layout prose'") && !two.contains("'layout flow'"), "{two}");
+    assert!(!explained("layout bullet, 8").await.contains("..."));
+}
+
+#[tokio::test]
 async fn equal_seeds_give_equal_groups_and_names_choose_features() {
     let source = source(400);
     for method in ["jaccard-spectral", "kmeans"] {
@@ -194,6 +209,8 @@ async fn edges() {
         );
         assert_eq!(run(&source, &sql).await.unwrap().num_rows(), 2);
     }
+    let many = run(&source, "SELECT * FROM cluster('answers', named_argument('k', 60))").await.unwrap();
+    assert_eq!(many.num_rows(), 40);
     let dense = "SELECT * FROM cluster('answers WHERE doc_id = ''x''', named_argument('view', 'dense'))";
     assert_eq!(run(&source, dense).await.unwrap().num_rows(), 0);
     for (arguments, expected) in [
@@ -206,6 +223,10 @@ async fn edges() {
         ),
         ("'4000000'", "feature 4000000 not found"),
         ("'zebra'", "cluster: no feature is about 'zebra'; look for names with SELECT * FROM search_features('zebra')"),
+        (
+            "named_argument('k', 51), named_argument('method', 'jaccard-spectral')",
+            "method 'jaccard-spectral' takes at most 50 for 'k', got 51; use method => 'kmeans'",
+        ),
         ("named_argument('n_features', 0)", "expected at least 1 for 'n_features'"),
     ] {
         let said = message(&source, &format!("SELECT * FROM cluster('answers', {arguments})")).await;
