@@ -53,6 +53,16 @@ impl<T> TopK<T> {
         Self { limit, heap: BinaryHeap::new() }
     }
 
+    /// Number of kept items.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// Offers an item, which is only made if it is kept. A score that is not a number is never kept.
     pub fn offer(&mut self, score: f32, position: u64, make: impl FnOnce() -> T) {
         if score.is_nan() || self.limit == 0 {

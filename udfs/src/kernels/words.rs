@@ -5,7 +5,7 @@
 //! features in question. Memory is bounded: at most [`MAX_TERMS`] terms are counted at a time (lossy counting, Manku
 //! and Motwani 2002: rare terms are forgotten first) and at most [`MAX_CANDIDATES`] are looked at in the second pass.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher};
 
@@ -57,6 +57,11 @@ fn hash(word: &str) -> u64 {
 
 fn join(first: u64, second: u64) -> u64 {
     first.rotate_left(23).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ second
+}
+
+/// Words of a text in lower case: runs of letters and digits.
+pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
 /// Visits the terms of a lower-case text: words (letters and digits, with inner apostrophes), pairs of words with
@@ -182,10 +187,10 @@ impl Candidates {
     pub fn update(&mut self, documents: &[(&str, &[FeatureId])]) {
         let found = |(text, ids): &(&str, &[FeatureId])| {
             let text = text.to_lowercase();
-            let mut terms: Vec<(u32, String)> = Vec::new();
+            let (mut terms, mut seen): (Vec<(u32, String)>, HashSet<u32>) = Default::default();
             for_each_term(&text, |key, first, second| {
                 if let Some(term) = self.index.get(&key)
-                    && !terms.iter().any(|(known, _)| known == term)
+                    && seen.insert(*term)
                 {
                     let name = if self.terms[*term as usize].text.is_empty() {
                         second.map_or_else(|| first.to_string(), |second| format!("{first} {second}"))

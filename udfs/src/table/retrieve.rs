@@ -41,14 +41,15 @@ use self::options::{Options, Signal};
 use self::passes::{Candidates, DenseQuery, Statistics, Winner, beyond, count, fetch, rocchio, score};
 use self::reasons::{FeatureReason, Found, divide, listed, name, sentence};
 use crate::SharedSource;
-use crate::catalog::{Feature, FeatureCatalog};
+use crate::catalog::FeatureCatalog;
 use crate::docs::{FunctionDoc, Kind};
-use crate::feature_source::EncodedText;
+use crate::feature_source::{DocumentColumn, EncodedText};
 use crate::features::FeatureId;
 use crate::kernels::bm25;
 use crate::kernels::fusion::{Fused, fuse, reciprocal_rank};
 use crate::kernels::retrieval::{FeatureWeight, Scorer, learn, most_similar, rank_weights};
 use crate::kernels::top_k::Ranked;
+use crate::kernels::words::words;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 
 /// A label whose cosine to the query is lower says something else.
@@ -102,7 +103,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
         ("but_not", "what is not wanted, in words; what it shares with the query does not count against a document"),
         ("signals", "rankings to use, separated by commas; default all. `words` alone needs no reader"),
-        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense and feedback, 0.5 for the others"),
+        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense, 0.5 for feedback, 0.15 for the others"),
         ("n_labels", "features that are matched by their labels, at most; default 100"),
     ],
     example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'sorry', k => 2)",
@@ -183,12 +184,14 @@ impl Computation for RetrieveCall {
         let scorer = Scorer { weights, mean_length: statistics.mean_length };
         let dense = dense_query(options, &understood, &statistics);
 
+        let memory = request.memory("retrieve");
         let candidates = if options.signals.iter().any(|(signal, _)| *signal != Signal::Words) {
-            score(&self.source, options, &dense, &scorer, depth).await?
+            score(&self.source, options, &dense, &scorer, depth, &memory).await?
         } else {
             Candidates::default()
         };
         let n_docs = candidates.n_docs;
+        let depth = n_docs.map_or(depth, |n_docs| depth.min(n_docs as usize));
         let rankings = self.rankings(candidates, depth).await?;
         let lists: Vec<(f32, Vec<String>)> =
             rankings.iter().map(|ranking| (ranking.weight, ranking.doc_ids.clone())).collect();
@@ -196,11 +199,14 @@ impl Computation for RetrieveCall {
         hits.truncate(k);
 
         let (reasons, text, features) = (request.wants(3), request.wants(4), request.wants(5));
-        let winners = if reasons || text || features {
-            let doc_ids: Vec<String> = hits.iter().map(|hit| hit.doc_id.clone()).collect();
-            fetch(&self.source, options, &scorer, &doc_ids, reasons || features).await?
-        } else {
+        let mut wanted = Vec::new();
+        wanted.extend(text.then_some(DocumentColumn::Text));
+        wanted.extend((reasons || features).then_some(DocumentColumn::Features));
+        let winners = if wanted.is_empty() {
             HashMap::new()
+        } else {
+            let doc_ids: Vec<String> = hits.iter().map(|hit| hit.doc_id.clone()).collect();
+            fetch(&self.source, options, &scorer, &doc_ids, &wanted, &memory).await?
         };
         Ok(vec![result(&hits, &rankings, &winners, &catalog, n_docs)?])
     }
@@ -293,20 +299,13 @@ impl RetrieveCall {
     }
 }
 
-fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
-}
-
 /// Scales of all features by id, without any weight yet.
 fn base_weights(catalog: &FeatureCatalog) -> Vec<FeatureWeight> {
     let unscaled = FeatureWeight { q50: 1.0, q90: 1.0, ..FeatureWeight::default() };
     let mut weights = vec![unscaled; catalog.id_bound()];
-    for Feature { id, q50, q90, max_activation, .. } in catalog.features() {
-        if let Some(weight) = weights.get_mut(*id as usize) {
-            // Imported features may come without statistics.
-            let positive = |value: &f32| *value > 0.0 && value.is_finite();
-            weight.q90 = [*q90, *max_activation].into_iter().find(|value| positive(value)).unwrap_or(1.0);
-            weight.q50 = if positive(q50) { *q50 } else { 0.5 * weight.q90 };
+    for feature in catalog.features() {
+        if let Some(weight) = weights.get_mut(feature.id as usize) {
+            (weight.q50, weight.q90) = feature.scales();
         }
     }
     weights

@@ -28,6 +28,7 @@ use crate::args::{Arguments, did_you_mean};
 use crate::catalog::{Feature, FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
 use crate::kernels::retrieval::most_similar;
+use crate::kernels::words::words;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 
 /// A lower cosine between query and label is chance.
@@ -158,7 +159,7 @@ impl Computation for Search {
                 }
             }
         }
-        let query: Vec<String> = split(&self.query).collect();
+        let query: Vec<String> = words(&self.query).collect();
         let mut hits: Vec<Hit> = Vec::new();
         for (position, feature) in catalog.features().iter().enumerate() {
             let id = feature.id as usize;
@@ -184,9 +185,9 @@ fn word_likeness(query: &[String], feature: &Feature) -> f32 {
     if query.is_empty() {
         return 0.0;
     }
-    let in_label = |word: &String| split(&feature.label).any(|other| other == *word);
+    let in_label = |word: &String| words(&feature.label).any(|other| other == *word);
     let in_list = |word: &String, list: &[String]| {
-        let rank = list.iter().position(|entry| split(entry).any(|other| other == *word))?;
+        let rank = list.iter().position(|entry| words(entry).any(|other| other == *word))?;
         Some(0.8 - 0.4 * rank.min(10) as f32 / 10.0)
     };
     let one = |word: &String| {
@@ -197,10 +198,6 @@ fn word_likeness(query: &[String], feature: &Feature) -> f32 {
         lists.into_iter().filter_map(|list| in_list(word, list)).fold(0.0, f32::max)
     };
     query.iter().map(one).sum::<f32>() / query.len() as f32
-}
-
-fn split(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
 fn result(hits: &[Hit], catalog: &FeatureCatalog) -> Result<RecordBatch> {

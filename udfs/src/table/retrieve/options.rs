@@ -6,7 +6,7 @@ use datafusion::common::plan_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 
-use crate::args::{Arguments, did_you_mean};
+use crate::args::{Argument, Arguments, did_you_mean};
 
 /// One way of ranking documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,12 +39,20 @@ impl Signal {
         }
     }
 
-    /// Weight in the fusion. The dense ranking is the best single one in every trial so far; the other three add
-    /// hits that it misses. To be fixed by measurement on property queries with known answers.
+    /// Weight in the fusion.
+    ///
+    /// Chosen among about twenty settings on the queries that they were measured on, so the figures flatter them. On 59
+    /// property queries (news, tweets, intents; mean over four sets of the average precision, default dictionary) the
+    /// embedding alone has .532; labels, latents and words at 0.5 each give .503, at 0.25 .522, at 0.15 .529, at 0.1
+    /// .532. At 0.15 the first ten hits of short requests gain (.778 to .808), emotion and irony gain .011 and .012, and
+    /// plain news topics lose .038. After one round of feedback on 20 hits (18 queries, the 20 left out) the embedding
+    /// without feedback has .502, with it (Rocchio alone) .557; learned features at 0.5 beside these weights give .558,
+    /// at 1 .544: they gain on tweets' emotions and on short requests and lose on news and irony.
     pub(super) fn default_weight(self) -> f32 {
         match self {
-            Signal::Dense | Signal::Feedback => 1.0,
-            Signal::Labels | Signal::Latents | Signal::Words => 0.5,
+            Signal::Dense => 1.0,
+            Signal::Feedback => 0.5,
+            Signal::Labels | Signal::Latents | Signal::Words => 0.15,
         }
     }
 
@@ -95,8 +103,8 @@ impl Options {
         }
         let k = limit.count()?.map_or_else(|| k.count_or(10), Ok)?;
         let but_not = not_blank(args.named("but_not").text()?);
-        let like = ids(args.named("like").texts()?);
-        let unlike = ids(args.named("unlike").texts()?);
+        let like = ids(&args.named("like"))?;
+        let unlike = ids(&args.named("unlike"))?;
         let signals = args.named("signals").text()?;
         let weights = args.named("weights").text()?;
         let n_labels = args.named("n_labels").count_or(100)?;
@@ -108,7 +116,7 @@ impl Options {
             return plan_err!("retrieve: document '{id}' is both in 'like' and in 'unlike'");
         }
         let marked = !(like.is_empty() && unlike.is_empty());
-        let signals = read_signals(signals.as_deref(), weights.as_deref(), marked)?;
+        let signals = read_signals(signals.as_deref(), weights.as_deref(), marked, query.is_some())?;
         Ok(Self { set, query, but_not, like, unlike, k, signals, n_labels })
     }
 
@@ -146,18 +154,23 @@ fn not_blank(text: Option<String>) -> Option<String> {
 }
 
 /// One text is a list separated by commas; of an array every item is one id.
-fn ids(texts: Vec<String>) -> Vec<String> {
-    let parts: Vec<String> = match texts.as_slice() {
-        [one] => one.split(',').map(str::to_owned).collect(),
-        _ => texts,
+fn ids(argument: &Argument) -> Result<Vec<String>> {
+    let parts: Vec<String> = match argument.text() {
+        Ok(text) => text.iter().flat_map(|text| text.split(',')).map(str::to_owned).collect(),
+        Err(_) => argument.texts()?,
     };
     let mut ids: Vec<String> = parts.into_iter().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect();
     ids.sort();
     ids.dedup();
-    ids
+    Ok(ids)
 }
 
-fn read_signals(signals: Option<&str>, weights: Option<&str>, marked: bool) -> Result<Vec<(Signal, f32)>> {
+fn read_signals(
+    signals: Option<&str>,
+    weights: Option<&str>,
+    marked: bool,
+    has_query: bool,
+) -> Result<Vec<(Signal, f32)>> {
     let items = |text: &str| -> Vec<String> {
         text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
     };
@@ -176,6 +189,10 @@ fn read_signals(signals: Option<&str>, weights: Option<&str>, marked: bool) -> R
         }
         chosen.retain(|signal| *signal != Signal::Feedback);
     }
+    if !has_query {
+        // The others find nothing then, and no document would be first in all rankings.
+        chosen.retain(|signal| matches!(signal, Signal::Dense | Signal::Feedback));
+    }
     chosen.sort();
     chosen.dedup();
     let mut used: Vec<(Signal, f32)> = chosen.iter().map(|signal| (*signal, signal.default_weight())).collect();
@@ -193,6 +210,7 @@ fn read_signals(signals: Option<&str>, weights: Option<&str>, marked: bool) -> R
             None if signal == Signal::Feedback => {
                 return plan_err!("retrieve: weight of 'feedback' without marked documents; add like => 'id1,id2'");
             }
+            None if !has_query => return plan_err!("retrieve: weight of '{}' without a query", signal.name()),
             None => return plan_err!("retrieve: weight of '{}', which is not among 'signals'", signal.name()),
         }
     }
@@ -207,6 +225,8 @@ fn read_signals(signals: Option<&str>, weights: Option<&str>, marked: bool) -> R
 mod tests {
     use super::*;
     use crate::args::named_argument;
+    use arrow::datatypes::DataType;
+    use datafusion::common::ScalarValue;
     use datafusion::prelude::lit;
 
     fn parse(named: &[(&str, &str)]) -> Result<Options> {
@@ -224,10 +244,24 @@ mod tests {
         let weights = |named: &[(&str, &str)]| -> Vec<(&'static str, f32)> {
             parse(named).unwrap().signals.iter().map(|(signal, weight)| (signal.name(), *weight)).collect()
         };
-        assert_eq!(weights(&[]), [("dense", 1.0), ("labels", 0.5), ("latents", 0.5), ("words", 0.5)]);
+        assert_eq!(weights(&[]), [("dense", 1.0), ("labels", 0.15), ("latents", 0.15), ("words", 0.15)]);
         assert_eq!(weights(&[("signals", "Words, dense"), ("weights", "words=2")]), [("dense", 1.0), ("words", 2.0)]);
-        assert_eq!(weights(&[("signals", "words"), ("like", "a,b")]), [("words", 0.5), ("feedback", 1.0)]);
-        assert_eq!(weights(&[("weights", "dense=0,labels=0,latents=0")]), [("words", 0.5)]);
+        assert_eq!(weights(&[("signals", "words"), ("like", "a,b")]), [("words", 0.15), ("feedback", 0.5)]);
+        assert_eq!(weights(&[("weights", "dense=0,labels=0,latents=0")]), [("words", 0.15)]);
+    }
+
+    #[test]
+    fn marks_alone_are_ranked_by_what_can_find_them() {
+        let options = Options::parse(&[lit("answers"), named_argument("like", lit("a"))]).unwrap();
+        assert_eq!(options.signals, [(Signal::Dense, 1.0), (Signal::Feedback, 0.5)]);
+    }
+
+    #[test]
+    fn ids_are_separated_by_commas_in_a_text_only() {
+        let list = ScalarValue::new_list_nullable(&[ScalarValue::from("Smith, John")], &DataType::Utf8);
+        let like = |value: Expr| Options::parse(&[lit("answers"), named_argument("like", value)]).unwrap().like;
+        assert_eq!(like(lit("b, a")), ["a", "b"]);
+        assert_eq!(like(lit(ScalarValue::List(list))), ["Smith, John"]);
     }
 
     #[test]
@@ -244,6 +278,9 @@ mod tests {
             assert!(message(&[named]).contains(expected), "{}", message(&[named]));
         }
         assert!(message(&[("like", "a,b"), ("unlike", "b")]).contains("'b' is both in 'like' and in 'unlike'"));
+        let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("words=1"))];
+        let no_query = Options::parse(&marks).unwrap_err().strip_backtrace();
+        assert!(no_query.contains("weight of 'words' without a query"), "{no_query}");
         let nothing = Options::parse(&[lit("answers"), lit(" ")]).unwrap_err().strip_backtrace();
         assert!(nothing.contains("nothing to look for; give a query, or mark documents"), "{nothing}");
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use arrow::array::Array;
 use datafusion::common::exec_err;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
 use futures::TryStreamExt;
 
 use super::options::{Options, Signal};
@@ -14,7 +15,12 @@ use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::dense::{dot, normalise, widen};
 use crate::kernels::retrieval::{Contribution, FeatureWeight, Scorer, document_length};
 use crate::kernels::top_k::{Ranked, TopK};
-use crate::table::document_columns::{Embeddings, texts, with_ids};
+use crate::table::document_columns::{Embeddings, lacks_column, texts, with_ids};
+
+/// Memory of a candidate, about: its id in a ranking, in the list of its scores and in the fusion.
+const CANDIDATE_BYTES: usize = 160;
+/// Winners that are asked for by their ids; more come with a reading of the whole set.
+const MOST_BY_ID: usize = 10_000;
 
 /// What is known of a marked document.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +32,7 @@ pub(super) struct Marked {
 /// What the first pass counts.
 #[derive(Debug, Default)]
 pub(super) struct Statistics {
-    /// Documents of the set.
+    /// Documents of the set that were encoded.
     pub(super) n_docs: u64,
     /// Documents with each feature, by id.
     pub(super) n_with: Vec<u64>,
@@ -56,8 +62,8 @@ pub(super) async fn count(source: &SharedSource, options: &Options, weights: &[F
     let mut stream = source.documents(&options.set, &columns).await?;
     while let Some(batch) = stream.try_next().await? {
         let features = FeaturesView::try_new("retrieve", batch.column(0))?;
-        statistics.n_docs += features.len() as u64;
-        for row in 0..features.len() {
+        for row in (0..features.len()).filter(|row| !features.is_null(*row)) {
+            statistics.n_docs += 1;
             for &id in features.ids(row) {
                 if let Some(count) = statistics.n_with.get_mut(id as usize) {
                     *count += 1;
@@ -150,6 +156,7 @@ pub(super) async fn score(
     dense: &DenseQuery,
     scorer: &Scorer,
     depth: usize,
+    memory: &MemoryReservation,
 ) -> Result<Candidates> {
     let with_dense = !dense.wanted.is_empty();
     let with_features = [Signal::Labels, Signal::Latents, Signal::Feedback].iter().any(|signal| options.uses(*signal));
@@ -198,6 +205,7 @@ pub(super) async fn score(
                 }
             }
         }
+        memory.try_resize(best.iter().map(TopK::len).sum::<usize>() * CANDIDATE_BYTES)?;
     }
     let [dense, labels, latents, learned] = best.map(TopK::into_sorted);
     Ok(Candidates { dense, labels, latents, learned, n_docs: Some(position) })
@@ -210,27 +218,29 @@ pub(super) struct Winner {
     pub(super) contributions: Vec<Contribution>,
 }
 
-/// Reads the text and features of the winners, by id.
+/// Reads the text and the features of the winners, as far as they are wanted, by id.
 pub(super) async fn fetch(
     source: &SharedSource,
     options: &Options,
     scorer: &Scorer,
     doc_ids: &[String],
-    with_features: bool,
+    wanted: &[DocumentColumn],
+    memory: &MemoryReservation,
 ) -> Result<HashMap<String, Winner>> {
-    let mut columns = vec![DocumentColumn::DocId, DocumentColumn::Text];
-    columns.extend(with_features.then_some(DocumentColumn::Features));
     let mut winners: HashMap<String, Winner> = HashMap::with_capacity(doc_ids.len());
     if doc_ids.is_empty() {
         return Ok(winners);
     }
-    let wanted: HashSet<&str> = doc_ids.iter().map(String::as_str).collect();
+    let columns = [&[DocumentColumn::DocId][..], wanted].concat();
+    let names: HashSet<&str> = doc_ids.iter().map(String::as_str).collect();
     // Asking for these documents alone is an optimisation: whatever is wrong with it, the set itself is still there.
-    if let Some(few) = with_ids(&options.set, doc_ids) {
-        let _ = read_winners(source, &few, &columns, scorer, &wanted, &mut winners).await;
+    if doc_ids.len() <= MOST_BY_ID
+        && let Some(few) = with_ids(&options.set, doc_ids)
+    {
+        let _ = read_winners(source, &few, &columns, scorer, &names, &mut winners, memory).await;
     }
-    if winners.len() < wanted.len() {
-        read_winners(source, &options.set, &columns, scorer, &wanted, &mut winners).await?;
+    if winners.len() < names.len() {
+        read_winners(source, &options.set, &columns, scorer, &names, &mut winners, memory).await?;
     }
     Ok(winners)
 }
@@ -242,24 +252,37 @@ async fn read_winners(
     scorer: &Scorer,
     wanted: &HashSet<&str>,
     winners: &mut HashMap<String, Winner>,
+    memory: &MemoryReservation,
 ) -> Result<()> {
-    let mut stream = source.documents(set, columns).await?;
+    let mut stream = match source.documents(set, columns).await {
+        // A set without texts can be searched by the other signals.
+        Err(error) if lacks_column(&error) && columns.contains(&DocumentColumn::Text) => {
+            let others: Vec<DocumentColumn> =
+                columns.iter().filter(|column| **column != DocumentColumn::Text).cloned().collect();
+            source.documents(set, &others).await?
+        }
+        stream => stream?,
+    };
     while winners.len() < wanted.len()
         && let Some(batch) = stream.try_next().await?
     {
         let doc_ids = texts("retrieve", "doc_id", batch.column(0))?;
-        let bodies = texts("retrieve", "text", batch.column(1))?;
-        let features = batch.columns().get(2).map(|column| FeaturesView::try_new("retrieve", column)).transpose()?;
+        let bodies = batch.column_by_name("text").map(|column| texts("retrieve", "text", column)).transpose()?;
+        let features =
+            batch.column_by_name("features").map(|column| FeaturesView::try_new("retrieve", column)).transpose()?;
         for (row, doc_id) in doc_ids.iter().enumerate() {
             if let Some(doc_id) = doc_id
                 && wanted.contains(doc_id)
                 && !winners.contains_key(doc_id)
             {
-                let text = (!bodies.is_null(row)).then(|| bodies.value(row).to_owned());
+                let text =
+                    bodies.as_ref().filter(|bodies| bodies.is_valid(row)).map(|bodies| bodies.value(row).to_owned());
                 let contributions = features
                     .as_ref()
                     .map(|features| scorer.contributions(features.ids(row), features.activations(row)))
                     .unwrap_or_default();
+                let n_bytes = text.as_ref().map_or(0, String::len) + contributions.len() * size_of::<Contribution>();
+                memory.try_grow(n_bytes)?;
                 winners.insert(doc_id.to_owned(), Winner { text, contributions });
             }
         }

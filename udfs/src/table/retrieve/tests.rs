@@ -66,7 +66,9 @@ async fn features_find_what_the_words_do_not_say() {
     assert_eq!(found, expected, "'sorry' and 'apologise' share a feature and no word");
     assert_eq!(strings(&hits, "reasons").value(0), "apology (1.0)");
 
-    let sql = "SELECT * FROM retrieve('answers', 'apology', named_argument('limit', 10))";
+    // The hashed embedding cannot see it and is left out: what is found, features found.
+    let sql = "SELECT * FROM retrieve('answers', 'apology', named_argument('limit', 10), \
+               named_argument('signals', 'labels,latents,words'))";
     let hits = run(&source, sql).await.unwrap();
     assert!(ids(&hits).iter().all(|id| expected.contains(id)), "{:?}", ids(&hits));
     let scores = hits.column_by_name("score").unwrap().as_primitive::<Float32Type>();
@@ -76,6 +78,18 @@ async fn features_find_what_the_words_do_not_say() {
     assert!(strings(&hits, "text").iter().all(|text| text.is_some_and(|text| text.contains("apologise"))));
     let features = hits.column_by_name("features").unwrap().as_list::<i32>().value(0);
     assert_eq!(features.as_struct().column(1).as_string::<i32>().value(0), "apology");
+}
+
+#[tokio::test]
+async fn features_decide_what_the_embedding_cannot_tell_apart() {
+    let source = source();
+    let texts: Vec<String> =
+        (0..20).map(|i| format!("stone {}", if i % 5 == 4 { "apologise" } else { "river" })).collect();
+    put(&source, &texts);
+    let call = |more: &str| format!("SELECT * FROM retrieve('answers', 'apology', named_argument('k', 4){more})");
+    let dense = run(&source, &call(", named_argument('signals', 'dense')")).await.unwrap();
+    assert_eq!(ids(&dense), ["d0", "d1", "d2", "d3"], "a tie, in the order of the set");
+    assert_eq!(ids(&run(&source, &call("")).await.unwrap()), ["d4", "d9", "d14", "d19"]);
 }
 
 #[tokio::test]
@@ -111,9 +125,7 @@ async fn what_is_not_wanted_sinks_and_says_so() {
     let rank = |id: &str| found.iter().position(|other| other == id).unwrap_or(usize::MAX);
     assert!(rank("d1") < rank("d0") && rank("d2") < rank("d0"), "{found:?}");
     let reasons = strings(&hits, "reasons");
-    if rank("d0") < usize::MAX {
-        assert!(reasons.value(rank("d0")).contains("against: refund of money"), "{}", reasons.value(rank("d0")));
-    }
+    assert!(reasons.value(rank("d0")).contains("against: refund of money"), "{}", reasons.value(rank("d0")));
     assert!(reasons.value(0).starts_with("apology (1.0); words; dense"), "{}", reasons.value(0));
 }
 
@@ -150,18 +162,37 @@ async fn feedback_finds_the_property_that_the_query_only_hints_at() {
     let taught = run(&source, sql).await.unwrap();
     // The marked documents are left out on both sides.
     let marked = ["d8", "d18", "d28", "d3", "d13"];
-    let unmarked = |batch| ids(batch).into_iter().filter(|id| !marked.contains(&id.as_str())).collect::<Vec<_>>();
+    let unmarked =
+        |batch: &RecordBatch| ids(batch).into_iter().filter(|id| !marked.contains(&id.as_str())).collect::<Vec<_>>();
     let (before, after) =
         (average_precision(&unmarked(&plain), relevant, 37), average_precision(&unmarked(&taught), relevant, 37));
-    assert!(after > before + 0.2 && after > 0.9, "average precision {before} before, {after} after");
+    assert!(after > before + 0.4, "average precision {before} before, {after} after");
     assert!(!ids(&taught).contains(&"d3".to_string()), "documents marked as wrong are not shown");
     let reasons = strings(&taught, "reasons");
     assert!(reasons.value(0).contains("learned: politeness"), "{}", reasons.value(0));
 
+    // It is the learned feature that does it, more than the moved embedding.
+    let with = async |option: &str| {
+        let sql = format!(
+            "SELECT * FROM retrieve('answers', 'apology', named_argument('k', 400), \
+             named_argument('like', 'd8,d18, d28'), named_argument('unlike', 'd3, d13'), {option})"
+        );
+        average_precision(&unmarked(&run(&source, &sql).await.unwrap()), relevant, 37)
+    };
+    let learned = with("named_argument('signals', 'feedback')").await;
+    let moved = with("named_argument('weights', 'feedback=0')").await;
+    assert!(learned > 0.999 && after > moved + 0.3, "{learned} by the feature alone, {moved} without it");
+
     // Marks alone, without a query.
-    let sql = "SELECT * FROM retrieve('answers', NULL, named_argument('like', 'd8,d28'), named_argument('k', 19))";
-    let alone = run(&source, sql).await.unwrap();
-    assert!(average_precision(&ids(&alone), relevant, 19) > 0.8);
+    let alone = async |weight: &str| {
+        let sql = format!(
+            "SELECT * FROM retrieve('answers', NULL, named_argument('like', 'd8,d28'), named_argument('k', 19), \
+             named_argument('weights', 'feedback={weight}'))"
+        );
+        average_precision(&ids(&run(&source, &sql).await.unwrap()), relevant, 19)
+    };
+    let (taught, moved) = (alone("0.5").await, alone("0").await);
+    assert!(taught > 0.7 && taught > moved + 0.4, "{taught} with the learned feature, {moved} without it");
 }
 
 #[tokio::test]
@@ -173,6 +204,27 @@ async fn the_same_question_has_the_same_answer() {
     let sql = "SELECT doc_id, score, reasons FROM retrieve('answers', 'apology stone', named_argument('k', 50))";
     let (a, b) = (run(&source, sql).await.unwrap(), run(&source, sql).await.unwrap());
     assert_eq!(a, b);
+}
+
+#[tokio::test]
+async fn a_set_without_texts_and_documents_without_features() {
+    let source = source();
+    put(&source, &["sorry one".into(), "rain".into(), "stone".into()]);
+    let call = |set: &str| {
+        format!("SELECT * FROM retrieve('{set}', 'sorry', named_argument('signals', 'dense,latents,labels'))")
+    };
+    let all = run(&source, &call("answers")).await.unwrap();
+    let hits = run(&source, &call("SELECT doc_id, features, embedding FROM answers")).await.unwrap();
+    assert_eq!((ids(&hits), strings(&hits, "reasons")), (ids(&all), strings(&all, "reasons")));
+    assert_eq!((strings(&all, "text").null_count(), strings(&hits, "text").null_count()), (0, hits.num_rows()));
+
+    // Documents that were never encoded make neither features rarer nor documents shorter.
+    let texts = [Some("sorry one"), Some("rain"), Some("stone"), None, None, None];
+    source.put_texts("gaps", &texts, vec![]).unwrap();
+    let gaps = run(&source, &call("gaps")).await.unwrap();
+    let scores =
+        |batch: &RecordBatch| batch.column_by_name("latents_score").unwrap().as_primitive::<Float32Type>().clone();
+    assert_eq!(scores(&gaps), scores(&all));
 }
 
 #[tokio::test]
