@@ -1,7 +1,8 @@
 //! Embeddings of the labels by the reader itself, which match what a user says to features.
 //!
-//! Computed on first use and kept: in memory per picture of the catalog, and in the database folder per label, so that
-//! renaming a feature costs one label and a second process none. The file is a cache: a damaged one is made again.
+//! Computed on first use and kept: in memory per picture of the catalog, and in the database folder per label as it is
+//! read, so that renaming a feature costs one label and a second process none. The file is a cache: a damaged one is made
+//! again.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Float16Type, Schema};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use half::f16;
-use saequel_udfs::{FeatureCatalog, LabelEmbeddings};
+use saequel_udfs::{Feature, FeatureCatalog, LabelEmbeddings};
 
 use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,9 +47,10 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
     let file = cache_file(engine.dir(), readers.first().copied().unwrap_or("reader"));
     let mut known = read(&file).unwrap_or_default();
 
-    let visible: Vec<_> = features.features().iter().filter(|f| !f.hidden && !f.label.is_empty()).collect();
+    let visible = features.features().iter().filter(|feature| !feature.hidden && !feature.label.is_empty());
+    let visible: Vec<(u32, String)> = visible.map(|feature| (feature.id, spoken(feature))).collect();
     let mut missing: Vec<&str> =
-        visible.iter().map(|feature| feature.label.as_str()).filter(|label| !known.contains_key(*label)).collect();
+        visible.iter().map(|(_, label)| label.as_str()).filter(|label| !known.contains_key(*label)).collect();
     missing.sort_unstable();
     missing.dedup();
     for batch in missing.chunks(BATCH) {
@@ -65,15 +67,42 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
 
     let width = known.values().next().map_or(0, Vec::len);
     let mut embeddings = LabelEmbeddings { ids: Vec::new(), values: Vec::new(), width };
-    for feature in visible {
-        if let Some(values) = known.get(&feature.label).filter(|values| values.len() == width) {
-            embeddings.ids.push(feature.id);
+    for (id, label) in &visible {
+        if let Some(values) = known.get(label).filter(|values| values.len() == width) {
+            embeddings.ids.push(*id);
             embeddings.values.extend(values.iter().map(|value| value.to_f32()));
         }
     }
     let embeddings = Arc::new(embeddings);
     *last = Some((Arc::clone(features), Arc::clone(&embeddings)));
     Ok(embeddings)
+}
+
+/// A label as it is read. Marks and numbers by themselves mean next to nothing to the reader, so they are spelt out where
+/// the feature fires on one.
+fn spoken(feature: &Feature) -> String {
+    const LINE_START: &str = "(line start)";
+    let on_mark = feature.top_tokens.first().is_some_and(|token| !token.chars().any(char::is_alphabetic));
+    let at_line_start = feature.label.contains(LINE_START);
+    if !on_mark && !at_line_start {
+        return feature.label.clone();
+    }
+    let label = feature.label.replace(LINE_START, "");
+    let mut words: Vec<&str> = label.split_whitespace().map(spelt_out).collect();
+    words.dedup();
+    let words = words.join(" ");
+    if at_line_start { format!("list item at the start of a line: {words}") } else { words }
+}
+
+fn spelt_out(word: &str) -> &str {
+    match word.trim_matches(['(', ')', ',', '.']) {
+        "-" | "*" | "•" => "bullet point",
+        "?" => "question mark",
+        "!" => "exclamation mark",
+        ":" => "colon",
+        number if !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()) => "number",
+        _ => word,
+    }
 }
 
 fn cache_file(database: &Path, reader: &str) -> PathBuf {
@@ -130,6 +159,32 @@ fn write(file: &Path, known: &HashMap<String, Vec<f16>>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_and_numbers_are_spelt_out() {
+        let spoken = |label: &str, token: &str| {
+            spoken(&Feature {
+                id: 0,
+                dictionary: 0,
+                label: label.to_owned(),
+                label_source: "words".to_owned(),
+                label_score: None,
+                density: 0.0,
+                max_activation: 0.0,
+                q50: 0.0,
+                q90: 0.0,
+                hidden: false,
+                top_tokens: vec![token.to_owned()],
+                top_words: vec![],
+            })
+        };
+        assert_eq!(spoken("- (line start)", "-"), "list item at the start of a line: bullet point");
+        assert_eq!(spoken("* (•)", "*"), "bullet point");
+        assert_eq!(spoken("2, 3, 1 (4)", "2"), "number");
+        assert_eq!(spoken("? near what", "?"), "question mark near what");
+        assert_eq!(spoken("-year-old", "-"), "-year-old");
+        assert_eq!(spoken("numbered, 1", "numbered"), "numbered, 1", "it fires on a word");
+    }
 
     #[test]
     fn the_file_keeps_labels() {
