@@ -23,10 +23,9 @@ use crate::join_features::{JOIN_FEATURES, JOIN_IDS};
 use crate::namespace::Viewer;
 use crate::picture::Picture;
 use crate::progress::Silent;
-use crate::schema::{DOC_ID, EMBEDDING, sql};
+use crate::schema::{DOC_ID, EMBEDDING, TEXT, sql};
 use crate::session;
 use crate::statements::set::DocumentSet;
-use crate::table_provider::TEXT;
 
 /// [`FeatureSource`] over one picture of the database.
 #[derive(Debug)]
@@ -182,12 +181,13 @@ impl FeatureSource for EngineSource {
 
     fn encode(&self, texts: &[&str]) -> DFResult<Vec<EncodedText>> {
         let (encoder, first_ids) = self.encoder()?;
-        Ok(encoder.encode(texts)?.into_iter().map(|document| encoded_text(document, &first_ids)).collect())
+        let documents = encoder.encode(texts).map_err(Error::from)?;
+        Ok(documents.into_iter().map(|document| encoded_text(document, &first_ids)).collect())
     }
 
     fn token_features(&self, text: &str) -> DFResult<Vec<TokenFeatures>> {
         let (encoder, first_ids) = self.encoder()?;
-        let tokens = encoder.tokens(text)?;
+        let tokens = encoder.tokens(text).map_err(Error::from)?;
         Ok(tokens
             .into_iter()
             .map(|token| {

@@ -22,13 +22,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         let saequel_encoder::ReaderOptions { threads, cache_dir } = saequel_encoder::ReaderOptions::default();
-        Self {
-            read_only: false,
-            memory_limit_bytes: 2 << 30,
-            threads,
-            cache_dir,
-            allowed_dirs: None,
-        }
+        Self { read_only: false, memory_limit_bytes: 2 << 30, threads, cache_dir, allowed_dirs: None }
     }
 }
 

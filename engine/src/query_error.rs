@@ -8,12 +8,15 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 
-use crate::error::{Error, ErrorKind, did_you_mean};
+use crate::error::{Error, ErrorKind, did_you_mean, disk_full, is_full_disk};
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         let mut position = None;
         let (kind, message) = classify(&error, &mut position);
+        if matches!(kind, ErrorKind::Io | ErrorKind::Internal) && is_full_disk(&error) {
+            return disk_full("what the query keeps on disk");
+        }
         match position {
             Some((line, column)) => Error::new(kind, format!("line {line}, column {column}: {message}")),
             None => Error::new(kind, message),
@@ -89,7 +92,10 @@ fn external(
         }
         cause = error.source();
     }
-    (ErrorKind::Internal, source.to_string())
+    match crate::store::from_lance(source) {
+        Some(stored) => (stored.kind(), stored.to_string()),
+        None => (ErrorKind::Internal, source.to_string()),
+    }
 }
 
 fn arrow(error: &ArrowError, position: &mut Option<(u64, u64)>) -> (ErrorKind, String) {
@@ -117,12 +123,19 @@ fn start_of(diagnostic: &Diagnostic) -> Option<(u64, u64)> {
     diagnostic.span.map(|span| (span.start.line, span.start.column))
 }
 
-/// `table 'saequel.main.x' not found` is the one plan error that is not a mistake in the statement's form.
+/// A name that does not exist is the one plan error that is not a mistake in the statement's form.
 fn plan(message: &str) -> (ErrorKind, String) {
     match missing_table(message) {
         Some(name) => (ErrorKind::NotFound, format!("table '{name}' not found")),
+        None if is_missing_feature(message) => (ErrorKind::NotFound, lowered(message)),
         None => (ErrorKind::Query, lowered(message)),
     }
+}
+
+/// `diff: feature 'apolgy' not found`, `diff: dictionary 'words' not found`: how functions say it.
+fn is_missing_feature(message: &str) -> bool {
+    let name = message.split_once(": ").map_or(message, |(_function, name)| name);
+    (name.starts_with("feature ") || name.starts_with("dictionary ")) && name.contains(" not found")
 }
 
 /// Name of the table that a plan error says is missing, without the parts that every name has.
@@ -209,6 +222,9 @@ mod tests {
     fn kinds_follow_what_can_be_done() {
         let kind = |error| Error::from(error).kind();
         assert_eq!(kind(DataFusionError::Plan("x".into())), ErrorKind::Query);
+        for missing in ["diff: dictionary 'words' not found", "activation: feature 44 not found; ids are below 5"] {
+            assert_eq!(kind(DataFusionError::Plan(missing.into())), ErrorKind::NotFound);
+        }
         assert_eq!(kind(DataFusionError::ResourcesExhausted("x".into())), ErrorKind::Resources);
         assert_eq!(kind(DataFusionError::Execution("x".into())), ErrorKind::Data);
         assert_eq!(kind(DataFusionError::Internal("x".into())), ErrorKind::Internal);

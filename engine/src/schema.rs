@@ -18,6 +18,11 @@ pub const N_TOKENS: &str = "_n_tokens";
 pub const N_SPANS: &str = "_n_spans";
 /// Why a document could not be read, `Utf8`; null for all others.
 pub const ERROR: &str = "_error";
+/// Not stored: the text columns joined by a blank line, in sets of documents that functions see.
+pub const TEXT: &str = "_text";
+
+/// Lance's own column of the version in which a row was last written, `UInt64`.
+pub const ROW_VERSION: &str = "_row_last_updated_at_version";
 
 /// Column of a dictionary's feature ids: the database's ids, ascending, `List<UInt32>`.
 pub fn ids_column(dictionary: &str) -> String {
@@ -79,7 +84,7 @@ pub fn reserved(column: &str) -> Option<&'static str> {
     if lower == DOC_ID {
         return Some("it is the name of the identity that every document gets");
     }
-    let added = [EMBEDDING, N_TOKENS, N_SPANS, ERROR, sql::FEATURES, sql::N_TOKENS, sql::N_SPANS, sql::FVU];
+    let added = [EMBEDDING, N_TOKENS, N_SPANS, ERROR, TEXT, sql::FEATURES, sql::N_TOKENS, sql::N_SPANS, sql::FVU];
     let prefixes = ["_ids_", "_activations_", "_fvu_", "features_", "fvu_", "_row"];
     (added.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)))
         .then_some("saequel adds a column of that name")

@@ -1,8 +1,11 @@
 //! Brings the catalog of an older database up to the layout that the engine writes.
 //!
-//! A layout version covers the catalog tables, the stored columns of a corpus and the places of the files. This crate
-//! knows frozen copies of the layouts (one module each, such as [`v1`]) and steps from one to the next; it uses no
-//! constant of the engine, so that a change there cannot silently change what an old database meant.
+//! A layout version covers the catalog tables, the stored columns of a corpus and the places of the files. A step sees the
+//! catalog tables ([`CatalogTables`]); the first one that has to change a corpus or to move a file adds what it needs to
+//! that trait.
+//!
+//! This crate knows frozen copies of the layouts (one module each, such as [`v1`]) and steps from one to the next; it uses
+//! no constant of the engine, so that a change there cannot silently change what an old database meant.
 //!
 //! A new version takes three things: a module `vN` with its layout, a step `v(N-1)_to_vN`, and a fixture under
 //! `fixtures/` made by the last release that wrote the old layout.

@@ -7,6 +7,7 @@
 //!   corpora/<name>.lance      one dataset a corpus, Lance file format 2.2, stable row ids
 //!   words/<name>/             tantivy index of the words; commit payload: the dataset version it covers
 //!   saes/<name>/              artifact of a dictionary
+//!   cache/, tmp/              what can be made again
 //! ```
 //!
 //! A corpus's dataset has `doc_id` (Utf8, unique), the user's columns, `_embedding` (FixedSizeList of Float16),

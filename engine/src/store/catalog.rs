@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use saequel_udfs::{Dictionary, Feature, Level};
 use sha2::{Digest, Sha256};
 
@@ -46,9 +47,18 @@ impl<'a> NewDictionary<'a> {
 
 /// Copies the artifact into the folder and notes the dictionary and its features in `state`; returns its first id.
 pub(super) fn add_dictionary(dir: &Path, state: &mut State, new: &NewDictionary<'_>) -> Result<u32> {
-    check_name("dictionary", &new.name, 120, "-.")?;
-    if state.saes.iter().any(|sae| sae.dictionary.name == new.name) {
-        let message = format!("dictionary '{}' exists already; give the new one another name", new.name);
+    check_name("dictionary", &new.name, 120, Some('-'))?;
+    // SQL shows `a-b` and `a_b` under the same column name.
+    let shown = |name: &str| name.replace('-', "_");
+    if let Some(other) = state.saes.iter().find(|sae| shown(&sae.dictionary.name) == shown(&new.name)) {
+        let message = if other.dictionary.name == new.name {
+            format!("dictionary '{}' exists already; give the new one another name", new.name)
+        } else {
+            format!(
+                "dictionary '{}' differs from '{}' by - and _ only, which make one column name; give it another name",
+                new.name, other.dictionary.name
+            )
+        };
         return Err(Error::new(ErrorKind::Exists, message));
     }
     if new.latents.len() != new.width as usize {
@@ -144,10 +154,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks a name that becomes a file name and a part of column names: lower-case letters, digits, `_` and what `also`
-/// lists, beginning with a letter.
-pub(crate) fn check_name(what: &str, name: &str, longest: usize, also: &str) -> Result<()> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || also.contains(c);
+/// Checks a name that becomes a file name and a part of column names: lower-case letters, digits, `_` and `also`,
+/// beginning with a letter.
+pub(crate) fn check_name(what: &str, name: &str, longest: usize, also: Option<char>) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || also == Some(c);
     if name.chars().all(allowed) && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= longest {
         return Ok(());
     }
@@ -156,8 +166,9 @@ pub(crate) fn check_name(what: &str, name: &str, longest: usize, also: &str) -> 
         proposal.insert_str(0, "c_");
     }
     proposal.truncate(longest);
+    let marks = also.map_or_else(|| "_".to_owned(), |also| format!("_ and {also}"));
     let message = format!(
-        "'{name}' cannot be the name of a {what}: use lower-case letters, digits and _, beginning with a letter, at \
+        "'{name}' cannot be the name of a {what}: use lower-case letters, digits, {marks}, beginning with a letter, at \
          most {longest} characters; for example '{proposal}'"
     );
     Err(Error::new(ErrorKind::Query, message))
@@ -174,12 +185,19 @@ impl Store {
         changed: &[&str],
         edit: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
-        let picture = self.picture();
-        let mut state = (*picture.state).clone();
+        let mut state = (*self.picture().state).clone();
         let answer = edit(&mut state)?;
-        let newer = folder::change(&self.inner.dir, &self.inner.tables, &picture, &state, changed).await?;
-        self.publish(Arc::new(newer)).await;
+        self.commit(state, changed).await?;
         Ok(answer)
+    }
+
+    /// The part of [`Self::change`] that is compiled once.
+    fn commit<'a>(&'a self, state: State, changed: &'a [&str]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let newer = folder::change(&self.inner.tables, &self.picture(), state, changed).await?;
+            self.publish(Arc::new(newer)).await;
+            Ok(())
+        })
     }
 
     /// Adds a dictionary; returns its first feature id.

@@ -22,10 +22,31 @@ use super::state::CorpusRow;
 use super::table::uri;
 use super::{Snapshot, Store, WriteGuard, now_micros};
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
+use crate::namespace::ACTIVATIONS_SUFFIX;
 use crate::schema;
 
 /// Rows of a fragment after compaction: large enough for fast scans, small enough for encoding again by fragment.
 const ROWS_PER_FRAGMENT: usize = 128 * 1024;
+
+/// What a scan holds of a corpus at a time, about; bytes.
+pub(super) const BATCH_BYTES: u64 = 16 << 20;
+/// Rows of a batch, if they are small.
+const BATCH_ROWS: u64 = 8192;
+/// What a scan has read and not decoded yet, at most; bytes.
+pub(super) const IO_BUFFER_BYTES: u64 = 64 << 20;
+
+/// Whole rows that make a batch of [`BATCH_BYTES`], by the mean of what is stored. Lance only learns their size from the
+/// batches that it has decoded, the first of which may be too large.
+pub(super) fn batch_rows(dataset: &Dataset) -> usize {
+    let (mut bytes, mut rows) = (0, 0);
+    for fragment in dataset.iter_fragments() {
+        let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
+        bytes += sizes.map(std::num::NonZero::get).sum::<u64>();
+        rows += fragment.physical_rows.unwrap_or_default() as u64;
+    }
+    let row = bytes.div_ceil(rows.max(1)).max(1);
+    (BATCH_BYTES / row).clamp(1, BATCH_ROWS) as usize
+}
 
 /// A corpus that is to be made.
 #[derive(Debug, Clone)]
@@ -50,7 +71,7 @@ pub(crate) struct VersionInfo {
 
 pub(super) async fn version_infos(dataset: &Dataset, corpus: &str) -> Result<Vec<VersionInfo>> {
     let versions = dataset.versions().await;
-    let versions = versions.map_err(|error| lance_error(&format!("listing versions of corpus '{corpus}'"), error))?;
+    let versions = versions.map_err(|error| lance_error(&format!("listing versions of corpus '{corpus}'"), &error))?;
     let mut infos: Vec<VersionInfo> = versions
         .into_iter()
         .map(|version| VersionInfo { version: version.version, micros: version.timestamp.timestamp_micros() })
@@ -66,7 +87,15 @@ impl Store {
     /// [`ErrorKind::Exists`], [`ErrorKind::Query`] for a name that cannot be, [`ErrorKind::NotFound`] for an unknown
     /// dictionary.
     pub(crate) async fn create_corpus(&self, guard: &WriteGuard, new: NewCorpus) -> Result<()> {
-        check_name("corpus", &new.name, 63, "")?;
+        check_name("corpus", &new.name, 63, None)?;
+        if let Some(short) = new.name.strip_suffix(ACTIVATIONS_SUFFIX) {
+            let message = format!(
+                "'{}' cannot be the name of a corpus: it is the view of the features of a corpus '{short}'; choose a name \
+                 that does not end in {ACTIVATIONS_SUFFIX}",
+                new.name
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
         if self.catalog().corpus(&new.name).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("corpus '{}' exists already", new.name)));
         }
@@ -93,7 +122,7 @@ impl Store {
         let empty = RecordBatchIterator::new([Ok(RecordBatch::new_empty(arrow.clone()))], arrow);
         let params = WriteParams { mode: WriteMode::Create, ..self.write_params() };
         let dataset = Dataset::write(empty, &uri(&path)?, Some(params)).await;
-        let dataset = dataset.map_err(|error| lance_error(&what, error))?;
+        let dataset = dataset.map_err(|error| lance_error(&what, &error))?;
         let row = CorpusRow {
             name: new.name,
             text_columns: new.text_columns,
@@ -150,7 +179,7 @@ impl Store {
         let fields: Vec<Field> = fields.into_iter().map(|field| field.with_nullable(true)).collect();
         let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(fields)));
         let added = dataset.add_columns(transform, None, None).await;
-        added.map_err(|error| lance_error(&format!("adding columns to corpus '{corpus}'"), error))?;
+        added.map_err(|error| lance_error(&format!("adding columns to corpus '{corpus}'"), &error))?;
         self.keep(&row, &dataset);
         self.publish(self.picture()).await;
         Ok(())
@@ -170,7 +199,7 @@ impl Store {
         let dataset = self.latest(&row).await?;
         let params = WriteParams { mode: WriteMode::Append, ..self.write_params() };
         let dataset = InsertBuilder::new(Arc::new(dataset)).with_params(&params).execute(batches).await;
-        let dataset = dataset.map_err(|error| lance_error(&format!("writing corpus '{corpus}'"), error))?;
+        let dataset = dataset.map_err(|error| lance_error(&format!("writing corpus '{corpus}'"), &error))?;
         self.keep(&row, &dataset);
         Ok(Snapshot::new(row, dataset))
     }
@@ -188,7 +217,7 @@ impl Store {
     ) -> Result<(Snapshot, u64, u64)> {
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
-        let failed = |error| lance_error(&format!("writing corpus '{corpus}'"), error);
+        let failed = |error| lance_error(&format!("writing corpus '{corpus}'"), &error);
         let mut builder =
             MergeInsertBuilder::try_new(Arc::new(dataset), vec![schema::DOC_ID.to_owned()]).map_err(failed)?;
         builder.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::InsertAll);
@@ -207,7 +236,7 @@ impl Store {
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
         let result = DeleteBuilder::from_expr(Arc::new(dataset), condition).execute().await;
-        let result = result.map_err(|error| lance_error(&format!("deleting from corpus '{corpus}'"), error))?;
+        let result = result.map_err(|error| lance_error(&format!("deleting from corpus '{corpus}'"), &error))?;
         self.keep(&row, &result.new_dataset);
         Ok((Snapshot::new(row, (*result.new_dataset).clone()), result.num_deleted_rows))
     }
@@ -232,10 +261,12 @@ impl Store {
         let options = CompactionOptions {
             target_rows_per_fragment: ROWS_PER_FRAGMENT,
             materialize_deletions_threshold: 0.0,
+            batch_size: Some(batch_rows(&dataset)),
+            io_buffer_size: Some(IO_BUFFER_BYTES),
             ..CompactionOptions::default()
         };
         let metrics = compact_files(&mut dataset, options, None).await;
-        let metrics = metrics.map_err(|error| lance_error(&format!("compacting corpus '{corpus}'"), error))?;
+        let metrics = metrics.map_err(|error| lance_error(&format!("compacting corpus '{corpus}'"), &error))?;
         self.keep(&row, &dataset);
         Ok(format!("{} fragments joined to {}", metrics.fragments_removed, metrics.fragments_added))
     }
@@ -251,7 +282,7 @@ impl Store {
         let keep = chrono::TimeDelta::try_seconds(seconds).unwrap_or(chrono::TimeDelta::MAX);
         // Nobody else writes while we hold the lock, so a file that no version names is a dead writer's and may go.
         let removed = dataset.cleanup_old_versions(keep, Some(true), None).await;
-        let removed = removed.map_err(|error| lance_error(&format!("removing old versions of '{corpus}'"), error))?;
+        let removed = removed.map_err(|error| lance_error(&format!("removing old versions of '{corpus}'"), &error))?;
         Ok(format!("{} old versions removed, {} bytes freed", removed.old_versions, removed.bytes_removed))
     }
 }

@@ -3,24 +3,49 @@
 use crate::error::{Error, ErrorKind, disk_full, is_full_disk};
 
 /// Turns a Lance error into ours; `what` says what was being done to what, e.g. `writing corpus 'answers'`.
-pub(super) fn lance_error(what: &str, error: lance::Error) -> Error {
-    if is_full_disk(&error) {
+pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
+    if is_full_disk(error) {
         return disk_full(&format!("({what})"));
     }
+    Error::new(kind(error), format!("{what}: {}", without_places(&error.to_string())))
+}
+
+fn kind(error: &lance::Error) -> ErrorKind {
     use lance::Error as Lance;
-    let kind = match &error {
+    match error {
         Lance::InvalidInput { .. } | Lance::SchemaMismatch { .. } | Lance::FieldNotFound { .. } => ErrorKind::Query,
         Lance::DatasetNotFound { .. } | Lance::CorruptFile { .. } | Lance::NotFound { .. } => ErrorKind::Corrupt,
         Lance::VersionNotFound { .. } | Lance::RefNotFound { .. } => ErrorKind::NotFound,
-        Lance::IO { .. }
-        | Lance::CommitConflict { .. }
+        Lance::CommitConflict { .. }
         | Lance::RetryableCommitConflict { .. }
         | Lance::TooMuchWriteContention { .. }
         | Lance::Timeout { .. } => ErrorKind::Io,
         Lance::DiskCapExceeded { .. } => ErrorKind::Resources,
+        // These may pass on another of Lance's, on its way through a library between.
+        Lance::IO { source, .. } => first_of_lance(source.as_ref()).map_or(ErrorKind::Io, kind),
+        Lance::External { source } | Lance::Wrapped { error: source, .. } => {
+            first_of_lance(source.as_ref()).map_or(ErrorKind::Internal, kind)
+        }
         _ => ErrorKind::Internal,
-    };
-    Error::new(kind, format!("{what}: {}", without_places(&error.to_string())))
+    }
+}
+
+/// The error itself or the first one below it that is Lance's.
+fn first_of_lance(error: &(dyn std::error::Error + 'static)) -> Option<&lance::Error> {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.find_map(|error| error.downcast_ref())
+}
+
+/// The Lance error behind an error that a query ended with, as ours; `None` if it is none of Lance's.
+pub(crate) fn from_lance(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let error = first_of_lance(error)?;
+    let found = lance_error("reading the database", error);
+    Some(match error {
+        // A value that a filter's cast does not take.
+        lance::Error::Arrow { .. } | lance::Error::Execution { .. } => Error::new(ErrorKind::Data, found.message()),
+        lance::Error::Schema { .. } | lance::Error::Index { .. } => Error::new(ErrorKind::Corrupt, found.message()),
+        _ => found,
+    })
 }
 
 /// Cuts `, .../file.rs:12:34` out of a message: the library adds them for its own developers.

@@ -20,9 +20,11 @@ use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::sae::Sae;
 
 /// What belongs into a database folder.
-const ENTRIES: [&str; 5] = ["catalog", "corpora", "words", "saes", "lock"];
+const ENTRIES: [&str; 7] = ["catalog", "corpora", "words", "saes", "cache", "tmp", "lock"];
 /// Generations between two removals of old versions of the catalog tables.
 const FORGET_EVERY: u64 = 32;
+/// How long versions of the catalog tables are kept. Readers hold a picture for moments only; an hour is ample.
+const KEEP: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
 /// The catalog at one generation.
 #[derive(Clone)]
@@ -47,21 +49,47 @@ impl Picture {
     /// Whether another process has changed the catalog since.
     pub(super) async fn is_stale(&self) -> Result<bool> {
         let newest = self.meta_table.latest_version_id().await;
-        let newest = newest.map_err(|error| lance_error("reading the catalog", error))?;
+        let newest = newest.map_err(|error| lance_error("reading the catalog", &error))?;
         Ok(newest != self.meta_table.version_id())
     }
 
-    fn new(meta: BTreeMap<String, String>, meta_table: Dataset, state: State) -> Self {
-        let (features, details) = state.feature_catalog();
+    /// `before` lends what did not change.
+    fn new(meta: BTreeMap<String, String>, meta_table: Dataset, state: State, before: Option<&Self>) -> Self {
+        let same = |table: &&str| {
+            before.is_some_and(|before| table_version(&before.meta, table) == table_version(&meta, table))
+        };
+        let (features, feature_details) = match before.filter(|_| ["saes", "features", "concepts"].iter().all(same)) {
+            Some(before) => (before.catalog.features.clone(), before.catalog.feature_details.clone()),
+            None => {
+                let (features, details) = state.feature_catalog();
+                (Arc::new(features), Arc::new(details))
+            }
+        };
         let catalog = Catalog {
             corpora: Vec::new(),
             readers: state.readers.clone(),
-            features: Arc::new(features),
-            feature_details: Arc::new(details),
+            features,
+            feature_details,
             jobs: state.jobs.clone(),
         };
         Self { meta, meta_table, state: Arc::new(state), catalog: Arc::new(catalog) }
     }
+
+    /// Removes versions of the catalog's tables that are older than `keep` and that this picture, the newest, has left
+    /// behind.
+    pub(super) async fn forget_versions(&self, tables: &TableDir, keep: chrono::TimeDelta) {
+        let named = TABLES.iter().filter_map(|name| Some((*name, table_version(&self.meta, name)?)));
+        for (name, version) in named.chain([("meta", self.meta_table.version_id())]) {
+            if let Err(error) = tables.forget_versions(name, version, keep).await {
+                tracing::debug!("old versions of the catalog stay for now: {error}");
+            }
+        }
+    }
+}
+
+/// The version of a table that `meta` names.
+fn table_version(meta: &BTreeMap<String, String>, table: &str) -> Option<u64> {
+    meta.get(&format!("table:{table}"))?.parse().ok()
 }
 
 /// Opens the folder or makes it.
@@ -72,7 +100,7 @@ pub(super) async fn open(
     lock: &WriteLock,
     defaults: impl FnOnce() -> Result<Vec<Sae>>,
 ) -> Result<Picture> {
-    if !tables.path("meta").join("_versions").exists() {
+    if !tables.has("meta") {
         refuse_other_content(dir)?;
         if read_only {
             let message = format!(
@@ -98,7 +126,7 @@ pub(super) async fn open(
         }
         Judgement::NeedsUpgrade => upgrade(dir, tables, lock).await?,
     }
-    load(dir, tables).await
+    load(dir, tables, None).await
 }
 
 fn refused(dir: &Path, error: saequel_migrations::MigrationError) -> Error {
@@ -151,7 +179,7 @@ async fn create(
         fs::create_dir_all(&folder).map_err(|error| io_error("cannot make the database folder", &folder, error))?;
     }
     let _guard = lock.acquire("making the database").await?;
-    if tables.path("meta").join("_versions").exists() {
+    if tables.has("meta") {
         return Ok(()); // Another process made it while we waited.
     }
     let mut state = State::default();
@@ -161,14 +189,17 @@ async fn create(
     commit(tables, BTreeMap::new(), &state, &TABLES).await.map(drop)
 }
 
-/// Reads the catalog as the newest `meta` describes it.
-pub(super) async fn load(dir: &Path, tables: &TableDir) -> Result<Picture> {
+/// Reads the catalog as the newest `meta` describes it; only those tables that changed since `before`.
+pub(super) async fn load(dir: &Path, tables: &TableDir, before: Option<&Picture>) -> Result<Picture> {
     let (meta, meta_table) = read_meta(dir, tables).await?;
     let written_by = meta.get("written_by").map_or("unknown", String::as_str);
     saequel_migrations::judge(schema_version(&meta)?, written_by).map_err(|error| refused(dir, error))?;
-    let mut state = State::default();
+    let mut state = before.map(|before| (*before.state).clone()).unwrap_or_default();
     for name in TABLES {
-        let version = meta.get(&format!("table:{name}")).and_then(|text| text.parse().ok());
+        let version = table_version(&meta, name);
+        if version.is_some() && before.is_some_and(|before| table_version(&before.meta, name) == version) {
+            continue;
+        }
         let table = match version {
             Some(version) => tables.read(name, Some(version)).await?,
             None => None,
@@ -179,10 +210,10 @@ pub(super) async fn load(dir: &Path, tables: &TableDir) -> Result<Picture> {
         })?;
         state.take_table(name, &table)?;
     }
-    Ok(Picture::new(meta, meta_table, state))
+    Ok(Picture::new(meta, meta_table, state, before))
 }
 
-async fn read_meta(dir: &Path, tables: &TableDir) -> Result<(BTreeMap<String, String>, Dataset)> {
+async fn read_meta(dir: &Path, tables: &TableDir) -> Result<Meta> {
     let lost = || Error::new(ErrorKind::Corrupt, format!("{} has no catalog/meta.lance", dir.display()));
     let dataset = tables.open("meta", None).await?.ok_or_else(lost)?;
     let table = tables.read("meta", Some(dataset.version_id())).await?.ok_or_else(lost)?;
@@ -191,49 +222,42 @@ async fn read_meta(dir: &Path, tables: &TableDir) -> Result<(BTreeMap<String, St
     Ok((meta, dataset))
 }
 
+/// What `meta` holds, and the table itself.
+type Meta = (BTreeMap<String, String>, Dataset);
+
 /// Writes the tables `changed` of `state`, then `meta`: the commit of the change. The caller holds the lock.
 async fn commit(
     tables: &TableDir,
     mut meta: BTreeMap<String, String>,
     state: &State,
     changed: &[&str],
-) -> Result<BTreeMap<String, String>> {
+) -> Result<Meta> {
     for name in changed {
-        let version = tables.write(name, state.to_batch(name)?).await?;
-        meta.insert(format!("table:{name}"), version.to_string());
+        let written = tables.write(name, state.to_batch(name)?).await?;
+        meta.insert(format!("table:{name}"), written.version_id().to_string());
     }
     commit_meta(tables, meta).await
 }
 
-async fn commit_meta(tables: &TableDir, mut meta: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+async fn commit_meta(tables: &TableDir, mut meta: BTreeMap<String, String>) -> Result<Meta> {
     let generation = meta.get("generation").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
     meta.insert("generation".to_owned(), generation.to_string());
     meta.insert("schema_version".to_owned(), CURRENT_VERSION.to_string());
     meta.insert("written_by".to_owned(), format!("saequel {}", env!("CARGO_PKG_VERSION")));
     let keys: ArrayRef = Arc::new(StringArray::from_iter_values(meta.keys()));
     let values: ArrayRef = Arc::new(StringArray::from_iter_values(meta.values()));
-    tables.write("meta", batch(vec![("key", keys), ("value", values)])?).await?;
-    if generation.is_multiple_of(FORGET_EVERY) {
-        // Readers hold a picture for moments only; an hour is ample.
-        for name in TABLES.iter().chain(&["meta"]) {
-            if let Err(error) = tables.forget_versions(name, chrono::TimeDelta::hours(1)).await {
-                tracing::debug!("old versions of the catalog stay for now: {error}");
-            }
-        }
-    }
-    Ok(meta)
+    let written = tables.write("meta", batch(vec![("key", keys), ("value", values)])?).await?;
+    Ok((meta, written))
 }
 
-/// Commits a change of `picture` and returns the new one. The caller holds the lock.
-pub(super) async fn change(
-    dir: &Path,
-    tables: &TableDir,
-    picture: &Picture,
-    state: &State,
-    changed: &[&str],
-) -> Result<Picture> {
-    commit(tables, picture.meta.clone(), state, changed).await?;
-    load(dir, tables).await
+/// Commits a change of `picture` to `state` and returns the new one. The caller holds the lock.
+pub(super) async fn change(tables: &TableDir, picture: &Picture, state: State, changed: &[&str]) -> Result<Picture> {
+    let (meta, meta_table) = commit(tables, picture.meta.clone(), &state, changed).await?;
+    let newer = Picture::new(meta, meta_table, state, Some(picture));
+    if newer.generation().is_multiple_of(FORGET_EVERY) {
+        newer.forget_versions(tables, KEEP).await;
+    }
+    Ok(newer)
 }
 
 async fn upgrade(dir: &Path, tables: &TableDir, lock: &WriteLock) -> Result<()> {
@@ -262,8 +286,8 @@ impl CatalogTables for Staged {
     }
 
     async fn write(&mut self, table: &str, rows: RecordBatch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let version = self.tables.write(table, rows).await?;
-        self.meta.insert(format!("table:{table}"), version.to_string());
+        let written = self.tables.write(table, rows).await?;
+        self.meta.insert(format!("table:{table}"), written.version_id().to_string());
         Ok(())
     }
 }

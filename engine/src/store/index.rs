@@ -43,7 +43,7 @@ impl Store {
         }
         for (column, kind) in wanted(&row.dictionaries) {
             let name = format!("{column}_idx");
-            let segments = dataset.load_indices_by_name(&name).await.map_err(|error| lance_error(&what, error))?;
+            let segments = dataset.load_indices_by_name(&name).await.map_err(|error| lance_error(&what, &error))?;
             if segments.is_empty() {
                 let (index, builtin) = match kind {
                     "BTree" => (IndexType::BTree, BuiltinIndexType::BTree),
@@ -51,7 +51,7 @@ impl Store {
                 };
                 let params = ScalarIndexParams::for_builtin(builtin);
                 let made = dataset.create_index(&[column.as_str()], index, Some(name), &params, false).await;
-                made.map_err(|error| lance_error(&what, error))?;
+                made.map_err(|error| lance_error(&what, &error))?;
             } else if uncovered(&dataset, &segments) {
                 let options = if segments.len() >= MERGE_FROM {
                     OptimizeOptions::merge(segments.len())
@@ -59,7 +59,7 @@ impl Store {
                     OptimizeOptions::append()
                 };
                 let extended = dataset.optimize_indices(&options.index_names(vec![name])).await;
-                extended.map_err(|error| lance_error(&what, error))?;
+                extended.map_err(|error| lance_error(&what, &error))?;
             }
         }
         self.keep(&row, &dataset);
@@ -93,7 +93,7 @@ impl Snapshot {
         for (column, kind) in wanted(&self.info.dictionaries) {
             let segments = self.dataset.load_indices_by_name(&format!("{column}_idx")).await;
             let segments = segments
-                .map_err(|error| lance_error(&format!("reading indexes of corpus '{}'", self.info.name), error))?;
+                .map_err(|error| lance_error(&format!("reading indexes of corpus '{}'", self.info.name), &error))?;
             states.push(IndexState {
                 column,
                 kind,

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::error::{Error, ErrorKind, Result, io_error};
 
-/// How long a writer waits for another process's short change before it gives up.
+/// How long a writer waits for another's short change before it gives up.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -37,12 +37,12 @@ impl WriteLock {
         Self { path: dir.join("lock"), turn: Arc::default() }
     }
 
-    /// Waits for this process's other writers, then for the lock; `purpose` is what another process is told.
+    /// Waits for this process's other writers, then for the lock; `purpose` is what another writer is told.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] naming the process that holds it.
     pub(super) async fn acquire(&self, purpose: &str) -> Result<WriteGuard> {
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = tokio::time::timeout(PATIENCE, self.turn.clone().lock_owned()).await.map_err(|_| self.held())?;
         let start = Instant::now();
         loop {
             match self.try_file(purpose)? {
@@ -114,9 +114,13 @@ mod tests {
             holder.contains(&std::process::id().to_string()) && holder.contains("import into 'answers'"),
             "{holder}"
         );
-        let error = second.acquire("delete").await.err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Io);
-        assert!(error.message().contains("import into 'answers'"), "{error}");
+        // A writer of this process is told the same as one of another.
+        let (same, other) = tokio::join!(first.acquire("delete"), second.acquire("delete"));
+        for refused in [same, other] {
+            let error = refused.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert!(error.message().contains("import into 'answers'"), "{error}");
+        }
         drop(guard);
         assert!(second.holder().is_none());
         second.acquire("delete").await.unwrap();

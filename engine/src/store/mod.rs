@@ -7,6 +7,7 @@
 //!   corpora/<name>.lance      one dataset a corpus (see `corpus`)
 //!   words/<name>/             tantivy index of the words (see `crate::words`)
 //!   saes/<name>/              artifact of a dictionary
+//!   cache/, tmp/              what can be made again: embeddings of labels, what queries spill
 //! ```
 //!
 //! Any number of processes may read while one writes. Readers see whole commits: the catalog's through `meta`, a
@@ -36,6 +37,7 @@ use lance::session::Session;
 
 pub(crate) use catalog::{NewDictionary, folder_sha256, hex};
 pub(crate) use corpus::NewCorpus;
+pub(crate) use errors::from_lance;
 pub(crate) use lock::WriteGuard;
 pub(crate) use snapshot::{AsOf, Snapshot};
 pub(crate) use state::CorpusRow;
@@ -185,13 +187,13 @@ impl Store {
         };
         let dataset = match cached {
             Some(mut dataset) => {
-                dataset.checkout_latest().await.map_err(|error| lance_error(&what, error))?;
+                dataset.checkout_latest().await.map_err(|error| lance_error(&what, &error))?;
                 dataset
             }
             None => {
                 let builder = DatasetBuilder::from_uri(uri(&self.corpus_dir(&row.name))?);
                 let builder = builder.with_session(self.inner.session.clone());
-                builder.load().await.map_err(|error| lance_error(&what, error))?
+                builder.load().await.map_err(|error| lance_error(&what, &error))?
             }
         };
         self.keep(row, &dataset);
@@ -217,7 +219,7 @@ impl Store {
         if !picture.is_stale().await? {
             return Ok(());
         }
-        let newer = folder::load(&self.inner.dir, &self.inner.tables).await?;
+        let newer = folder::load(&self.inner.dir, &self.inner.tables, Some(&picture)).await?;
         self.publish(Arc::new(newer)).await;
         Ok(())
     }

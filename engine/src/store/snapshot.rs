@@ -12,7 +12,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
 use lance::Dataset;
 
-use super::corpus::version_infos;
+use super::corpus::{BATCH_BYTES, IO_BUFFER_BYTES, batch_rows, version_infos};
 use super::errors::lance_error;
 use super::state::CorpusRow;
 use crate::catalog::CorpusInfo;
@@ -136,6 +136,12 @@ impl Snapshot {
         let columns: Vec<&str> =
             if projection.is_empty() { vec![schema::DOC_ID] } else { projection.iter().map(String::as_str).collect() };
         scanner.project(&columns).map_err(failed)?;
+        scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(IO_BUFFER_BYTES);
+        let is_text = |name: &str| self.info.text_columns.iter().any(|text| text == name);
+        let filtered = filters.iter().flat_map(Expr::column_refs).any(|column| is_text(&column.name));
+        if filtered || columns.iter().any(|name| is_text(name)) {
+            scanner.batch_size(batch_rows(&self.dataset));
+        }
         if let Some(filter) = conjunction(filters.iter().cloned()) {
             scanner.filter_expr(filter);
         }
@@ -157,7 +163,7 @@ impl Snapshot {
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan).map_err(|error| self.planned_wrongly(error))?))
     }
 
-    /// Streams what [`Self::scan`] plans, in batches of at most a few thousand rows.
+    /// Streams what [`Self::scan`] plans, in batches of at most a few thousand rows and of bounded size.
     ///
     /// # Errors
     /// As [`Self::scan`].
@@ -182,14 +188,17 @@ impl Snapshot {
     }
 
     fn read_failed(&self, error: datafusion::error::DataFusionError) -> Error {
-        if crate::error::is_full_disk(&error) {
-            return crate::error::disk_full(&format!("(reading corpus '{}')", self.info.name));
-        }
-        Error::new(ErrorKind::Corrupt, format!("reading corpus '{}'", self.info.name)).with_source(error)
+        let error = Error::from(error);
+        // Stored values are not a user's data that can be mended: what is wrong with them is damage.
+        let kind = match error.kind() {
+            ErrorKind::Data | ErrorKind::Internal => ErrorKind::Corrupt,
+            other => other,
+        };
+        Error::new(kind, format!("reading corpus '{}': {error}", self.info.name))
     }
 
     fn failed(&self, what: &str, error: lance::Error) -> Error {
-        lance_error(&format!("{what} corpus '{}'", self.info.name), error)
+        lance_error(&format!("{what} corpus '{}'", self.info.name), &error)
     }
 }
 

@@ -33,7 +33,7 @@ impl TableDir {
     /// Opens a table, at a version or at its newest; `None` if it does not exist.
     pub(super) async fn open(&self, table: &str, version: Option<u64>) -> Result<Option<Dataset>> {
         let path = self.path(table);
-        if !path.join("_versions").exists() {
+        if !has_version(&path) {
             return Ok(None);
         }
         let mut builder = DatasetBuilder::from_uri(uri(&path)?).with_session(self.session.clone());
@@ -41,7 +41,7 @@ impl TableDir {
             builder = builder.with_version(version);
         }
         let dataset =
-            builder.load().await.map_err(|error| lance_error(&format!("opening {}", path.display()), error))?;
+            builder.load().await.map_err(|error| lance_error(&format!("opening {}", path.display()), &error))?;
         Ok(Some(dataset))
     }
 
@@ -49,15 +49,20 @@ impl TableDir {
     pub(super) async fn read(&self, table: &str, version: Option<u64>) -> Result<Option<Table>> {
         let Some(dataset) = self.open(table, version).await? else { return Ok(None) };
         let batch = dataset.scan().try_into_batch().await;
-        let batch = batch.map_err(|error| lance_error(&format!("reading {}", self.path(table).display()), error))?;
+        let batch = batch.map_err(|error| lance_error(&format!("reading {}", self.path(table).display()), &error))?;
         Ok(Some(Table { name: table.to_owned(), batch }))
     }
 
-    /// Replaces a table's content by `batch` in one commit; returns the new version.
-    pub(super) async fn write(&self, table: &str, batch: RecordBatch) -> Result<u64> {
+    /// Whether a table exists.
+    pub(super) fn has(&self, table: &str) -> bool {
+        has_version(&self.path(table))
+    }
+
+    /// Replaces a table's content by `batch` in one commit; returns the table at the new version.
+    pub(super) async fn write(&self, table: &str, batch: RecordBatch) -> Result<Dataset> {
         let path = self.path(table);
         let params = WriteParams {
-            mode: if path.join("_versions").exists() { WriteMode::Overwrite } else { WriteMode::Create },
+            mode: if has_version(&path) { WriteMode::Overwrite } else { WriteMode::Create },
             data_storage_version: Some(LanceFileVersion::V2_2),
             session: Some(self.session.clone()),
             ..WriteParams::default()
@@ -65,16 +70,23 @@ impl TableDir {
         let schema = batch.schema();
         let reader = RecordBatchIterator::new([Ok(batch)], schema);
         let dataset = Dataset::write(reader, &uri(&path)?, Some(params)).await;
-        let dataset = dataset.map_err(|error| lance_error(&format!("writing {}", path.display()), error))?;
-        Ok(dataset.version_id())
+        dataset.map_err(|error| lance_error(&format!("writing {}", path.display()), &error))
     }
 
-    /// Removes versions of a table that are older than `keep`.
-    pub(super) async fn forget_versions(&self, table: &str, keep: chrono::TimeDelta) -> Result<()> {
-        let Some(dataset) = self.open(table, None).await? else { return Ok(()) };
+    /// Removes versions of a table that are older than `keep`, but not version `named` and later ones: the newest may be
+    /// what a change left that was interrupted before its commit.
+    pub(super) async fn forget_versions(&self, table: &str, named: u64, keep: chrono::TimeDelta) -> Result<()> {
+        let Some(dataset) = self.open(table, Some(named)).await? else { return Ok(()) };
         let removed = dataset.cleanup_old_versions(keep, None, None).await;
-        removed.map(drop).map_err(|error| lance_error(&format!("cleaning {}", self.path(table).display()), error))
+        removed.map(drop).map_err(|error| lance_error(&format!("cleaning {}", self.path(table).display()), &error))
     }
+}
+
+/// Whether a dataset's folder holds a commit. The folder of the commits alone may be what the first one left that was
+/// interrupted.
+fn has_version(dataset: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(dataset.join("_versions")) else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == "manifest"))
 }
 
 /// A path as Lance wants it.

@@ -174,7 +174,99 @@ async fn jobs_that_died_are_seen_as_interrupted() {
     store.finish_job(&guard, second, "done", "3 documents added").await.unwrap();
     let jobs: Vec<(u64, String)> = store.catalog().jobs.iter().map(|job| (job.id, job.state.clone())).collect();
     assert_eq!(jobs, [(2, "done".to_owned()), (1, "interrupted".to_owned())]);
-    assert_eq!(open(dir.path()).await.catalog().jobs.len(), 2);
+    let other = open(dir.path()).await;
+    assert_eq!(other.catalog().jobs.len(), 2);
+    // A job leaves the features as they are, here and in another process that hears of it.
+    let features = [store.catalog().features.clone(), other.catalog().features.clone()];
+    store.start_job(&guard, "import", "a").await.unwrap();
+    other.refresh().await.unwrap();
+    assert_eq!(other.catalog().jobs.len(), 3);
+    assert!(
+        Arc::ptr_eq(&store.catalog().features, &features[0]) && Arc::ptr_eq(&other.catalog().features, &features[1])
+    );
+}
+
+#[tokio::test]
+async fn the_version_that_meta_names_outlives_cleaning() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let (tables, picture) = (&store.inner.tables, store.picture());
+    // A change that died before its commit: the newest version of the table is nobody's.
+    tables.write("features", picture.state.to_batch("features").unwrap()).await.unwrap();
+    picture.forget_versions(tables, chrono::TimeDelta::zero()).await;
+    let other = open(dir.path()).await;
+    assert_eq!(other.catalog().features.dictionaries().len(), 2);
+    assert!(other.inner.tables.open("features", Some(1)).await.is_err(), "versions before it go");
+}
+
+#[tokio::test]
+async fn the_catalog_has_the_layout_that_migrations_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    assert_eq!(saequel_migrations::CURRENT_VERSION, 1, "compare with the module of the new version");
+    use saequel_migrations::v1;
+    assert_eq!(state::TABLES, v1::TABLES);
+    for name in v1::TABLES.iter().chain(&["meta"]) {
+        let table = store.inner.tables.read(name, None).await.unwrap().unwrap();
+        assert_eq!(*table.batch.schema(), v1::schema(name).unwrap(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn large_documents_come_in_small_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &dictionary("first", &LABELS)).await.unwrap();
+    drop(guard);
+    // A mebibyte of letters that do not compress.
+    let mut random = 1_u64;
+    let mut letter = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        char::from(b'0' + (random % 64) as u8)
+    };
+    let mut docs = Vec::new();
+    for id in ["a", "b", "c", "d", "e", "f", "g", "h"].iter().flat_map(|id| [*id; 5]) {
+        let text: String = (0..1 << 20).map(|_| letter()).collect();
+        docs.push(Doc { id, text: text.leak(), model: "x", features: vec![] });
+    }
+    corpus(&store, "long", "first", &docs).await;
+    let snapshot = store.snapshot("long", AsOf::Latest).await.unwrap();
+    let sizes: Vec<usize> = rows(&snapshot, &["text"], &[]).await.iter().map(RecordBatch::num_rows).collect();
+    assert!(sizes.iter().sum::<usize>() == 40 && sizes.iter().all(|rows| *rows <= 20), "{sizes:?}");
+}
+
+#[tokio::test]
+async fn names_that_would_hide_a_column_or_view_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &dictionary("a-b", &["x"])).await.unwrap();
+    for (name, kind, message) in [
+        (
+            "a.b",
+            ErrorKind::Query,
+            "digits, _ and -, beginning with a letter, at most 120 characters; for example 'a_b'",
+        ),
+        ("a-b", ErrorKind::Exists, "'a-b' exists already"),
+        ("a_b", ErrorKind::Exists, "'a_b' differs from 'a-b' by - and _ only"),
+    ] {
+        let error = store.add_dictionary(&guard, &dictionary(name, &["x"])).await.unwrap_err();
+        assert!(error.kind() == kind && error.message().contains(message), "{error}");
+    }
+    let new = NewCorpus {
+        name: "pets_activations".to_owned(),
+        text_columns: Vec::new(),
+        key: None,
+        columns: Vec::new(),
+        dictionaries: Vec::new(),
+        width: 4,
+    };
+    let error = store.create_corpus(&guard, new).await.unwrap_err();
+    assert!(error.message().contains("the view of the features of a corpus 'pets'"), "{error}");
+    assert!(crate::schema::reserved("_Text").is_some());
 }
 
 #[tokio::test]
@@ -197,6 +289,9 @@ async fn folders_that_are_no_database_are_refused() {
     // A half-made database (killed before its first commit) is made anew; one that lost its catalog is not.
     let half = dir.path().join("half");
     std::fs::create_dir_all(half.join("catalog/features.lance")).unwrap();
+    std::fs::create_dir_all(half.join("catalog/meta.lance/_versions")).unwrap();
+    std::fs::write(half.join("catalog/meta.lance/_versions/18446744073709551614.manifest#1"), "").unwrap();
+    std::fs::create_dir(half.join("tmp")).unwrap();
     std::fs::write(half.join("lock"), "").unwrap();
     open(&half).await;
     std::fs::remove_dir_all(made.join("catalog")).unwrap();
