@@ -1,32 +1,34 @@
 //! `<corpus>_activations`: what is present in each document, one row a feature, for tools that know no functions.
 //!
-//! Exactly what is stored, which is what the analyses count. Conditions on `feature_id` and `label` become membership in the
-//! stored lists, and so reach the index; conditions on `doc_id` go to the store as they are.
+//! Exactly what is stored, which is what the analyses count. Conditions on `feature_id`, `label` and `level` are evaluated
+//! on the catalog and become membership in the stored lists, which the index answers; conditions on `doc_id` go to the
+//! store as they are.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{AsArray, StringBuilder};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray, StringBuilder, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, ScalarValue, UnnestOptions, exec_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, UnnestOptions, exec_err};
 use datafusion::error::Result;
-use datafusion::functions_nested::expr_fn::array_has;
-use datafusion::logical_expr::expr::InList;
+use datafusion::functions_nested::expr_fn::array_has_any;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableType, Volatility, cast, lit,
+    ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TableProviderFilterPushDown, TableType, Volatility, cast, lit,
 };
 use datafusion::physical_plan::ExecutionPlan;
-use saequel_udfs::{FeatureCatalog, FeatureId};
+use saequel_udfs::{Dictionary, FeatureCatalog};
 
 use crate::schema::{DOC_ID, activations_column, ids_column};
 use crate::store::Snapshot;
 use crate::table_provider::StoredTable;
 
-/// Features whose conditions are sent to the index one by one; a longer list is filtered afterwards.
-const MAX_INDEXED: usize = 64;
+/// A condition that a larger part of the features satisfies than one in so many leaves nearly all documents: it is not sent
+/// to the index.
+const MIN_SELECTIVITY: usize = 4;
+/// Columns that a feature alone decides, as the catalog knows them.
+const OF_FEATURE: [&str; 3] = ["feature_id", "label", "level"];
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
@@ -60,7 +62,12 @@ impl ActivationsTable {
     }
 
     /// Plan of one dictionary's rows; `None` if the conditions leave none of it.
-    fn dictionary(&self, dictionary: &str, filters: &[Expr]) -> Result<Option<LogicalPlanBuilder>> {
+    fn dictionary(
+        &self,
+        dictionary: &str,
+        filters: &[Expr],
+        state: &dyn Session,
+    ) -> Result<Option<LogicalPlanBuilder>> {
         let snapshot = &self.snapshot.0;
         let (ids, activations) = (ids_column(dictionary), activations_column(dictionary));
         let Some(known) = self.features.dictionaries().iter().find(|known| known.name == dictionary) else {
@@ -70,22 +77,17 @@ impl ActivationsTable {
         if snapshot.schema().field_with_name(&ids).is_err() {
             return Ok(None);
         }
-        let range = known.first_id..known.first_id.saturating_add(known.width);
         let mut plan = StoredTable::scan_plan(&self.corpus, snapshot)?;
-        for filter in filters {
-            if is_about(filter, DOC_ID) {
-                plan = plan.filter(filter.clone())?;
-            } else if let Some(wanted) = self.wanted_features(filter) {
-                let wanted: Vec<FeatureId> = wanted.into_iter().filter(|id| range.contains(id)).collect();
-                if wanted.is_empty() {
-                    return Ok(None);
-                }
-                if wanted.len() <= MAX_INDEXED {
-                    let has = |id: FeatureId| array_has(col(&ids), lit(id));
-                    if let Some(any) = wanted.iter().copied().map(has).reduce(Expr::or) {
-                        plan = plan.filter(any)?;
-                    }
-                }
+        for filter in filters.iter().filter(|filter| is_about(filter, &[DOC_ID])) {
+            plan = plan.filter(filter.clone())?;
+        }
+        if let Some(wanted) = self.wanted_features(known, filters, state)? {
+            if wanted.is_empty() {
+                return Ok(None);
+            }
+            if wanted.len() <= known.width as usize / MIN_SELECTIVITY {
+                let list = ScalarValue::List(ScalarValue::new_list_nullable(&wanted, &DataType::UInt32));
+                plan = plan.filter(array_has_any(col(&ids), lit(list)))?;
             }
         }
         let level = lit(known.level.as_str());
@@ -106,54 +108,47 @@ impl ActivationsTable {
         Ok(Some(plan))
     }
 
-    /// Features that a filter such as `feature_id = 5` or `label IN ('x', 'y')` leaves; `None` if it says nothing of that
-    /// kind.
-    fn wanted_features(&self, filter: &Expr) -> Option<BTreeSet<FeatureId>> {
-        let of = |expr: &Expr, values: &[&ScalarValue]| -> Option<BTreeSet<FeatureId>> {
-            let mut wanted = BTreeSet::new();
-            for value in values {
-                match name_of(expr)? {
-                    "feature_id" => match value.cast_to(&DataType::UInt32) {
-                        Ok(ScalarValue::UInt32(Some(id))) => wanted.extend([id]),
-                        _ => return None,
-                    },
-                    "label" => {
-                        let label = value.try_as_str().flatten()?;
-                        let labelled = self.features.features().iter().filter(|feature| feature.label == label);
-                        wanted.extend(labelled.map(|feature| feature.id));
-                    }
-                    _ => return None,
-                }
-            }
-            Some(wanted)
-        };
-        match filter {
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (left.as_ref(), right.as_ref()) {
-                (expr, Expr::Literal(value, _)) | (Expr::Literal(value, _), expr) => of(expr, &[value]),
-                _ => None,
-            },
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-                let mut both = self.wanted_features(left)?;
-                both.extend(self.wanted_features(right)?);
-                Some(both)
-            }
-            Expr::InList(InList { expr, list, negated: false }) => {
-                let values: Option<Vec<&ScalarValue>> = list
-                    .iter()
-                    .map(|item| if let Expr::Literal(value, _) = item { Some(value) } else { None })
-                    .collect();
-                of(expr, &values?)
-            }
-            _ => None,
-        }
+    /// Features of a dictionary that satisfy all conditions on features; `None` if there are no such conditions.
+    fn wanted_features(
+        &self,
+        dictionary: &Dictionary,
+        filters: &[Expr],
+        state: &dyn Session,
+    ) -> Result<Option<Vec<ScalarValue>>> {
+        let conditions = filters.iter().filter(|filter| is_about(filter, &OF_FEATURE)).cloned();
+        let Some(condition) = conditions.reduce(Expr::and) else { return Ok(None) };
+        let ids = dictionary.first_id..dictionary.first_id.saturating_add(dictionary.width);
+        let schema = Arc::new(SCHEMA.project(&[1, 2, 3])?);
+        let labels = ids.clone().map(|id| Some(self.features.label(id)));
+        let features = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                Arc::new(UInt32Array::from_iter_values(ids.clone())),
+                Arc::new(labels.collect::<StringArray>()),
+                Arc::new(ids.clone().map(|_| Some(dictionary.level.as_str())).collect::<StringArray>()),
+            ],
+        )?;
+        let condition = state.create_physical_expr(condition, &DFSchema::try_from(schema)?)?;
+        let satisfied = condition.evaluate(&features).and_then(|found| found.into_array(features.num_rows()));
+        // A feature that the condition fails on may be in no document.
+        let Ok(satisfied) = satisfied else { return Ok(None) };
+        let satisfied = satisfied.as_boolean();
+        let wanted = ids.enumerate().filter(|(row, _)| satisfied.is_valid(*row) && satisfied.value(*row));
+        Ok(Some(wanted.map(|(_, id)| ScalarValue::UInt32(Some(id))).collect()))
     }
 
-    fn plan(&self, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<LogicalPlan> {
+    fn plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<LogicalPlan> {
         let filters: Vec<Expr> =
             filters.iter().cloned().map(crate::table_provider::unqualified).collect::<Result<_>>()?;
         let mut union: Option<LogicalPlanBuilder> = None;
         for dictionary in &self.snapshot.0.info.dictionaries {
-            if let Some(plan) = self.dictionary(dictionary, &filters)? {
+            if let Some(plan) = self.dictionary(dictionary, &filters, state)? {
                 union = Some(match union {
                     Some(union) => union.union(plan.build()?)?,
                     None => plan,
@@ -204,7 +199,7 @@ impl TableProvider for ActivationsTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        state.create_physical_plan(&self.plan(projection, filters, limit)?).await
+        state.create_physical_plan(&self.plan(state, projection, filters, limit)?).await
     }
 }
 
@@ -212,19 +207,10 @@ fn col(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// Name of the column that an expression is, casts aside.
-fn name_of(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Column(column) => Some(&column.name),
-        Expr::Cast(cast) => name_of(&cast.expr),
-        _ => None,
-    }
-}
-
-/// Whether `filter` reads the column `name` and no other.
-fn is_about(filter: &Expr, name: &str) -> bool {
+/// Whether `filter` reads some of the columns `names` and no other.
+fn is_about(filter: &Expr, names: &[&str]) -> bool {
     let columns = filter.column_refs();
-    !columns.is_empty() && columns.iter().all(|column| column.name == name)
+    !columns.is_empty() && columns.iter().all(|column| names.contains(&column.name.as_str()))
 }
 
 /// `label_of(feature_id)`, over one picture of the catalog.

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
@@ -218,9 +219,50 @@ pub(crate) async fn table(
         let kind = if error.kind() == ErrorKind::Internal { ErrorKind::Data } else { error.kind() };
         DataFusionError::from(Error::new(kind, format!("cannot read file '{name}': {error}")))
     };
-    let schema = listing.infer_schema(state, &urls[0]).await.map_err(unreadable)?;
+    let mut schema = Schema::empty();
+    for (path, url) in paths.iter().zip(&urls) {
+        let found = listing.infer_schema(state, url).await.map_err(unreadable)?;
+        schema = with_file(schema, &found, listing.format.get_ext() == "csv").map_err(|what| {
+            let message = format!(
+                "the files of '{name}' do not go together: {what} in '{}' and those before it; read them one by one and \
+                 join them with UNION ALL BY NAME",
+                path.display()
+            );
+            Error::new(ErrorKind::Data, message)
+        })?;
+    }
+    let schema = Arc::new(schema);
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(listing).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config).map_err(unreadable)?))
+}
+
+/// `schema` of the files before, with the columns of a further one; or what keeps them apart. The values of CSV are taken
+/// by position, and its types are guesses, which text always fits.
+fn with_file(mut schema: Schema, file: &Schema, csv: bool) -> Result<Schema, String> {
+    let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    if schema.fields().is_empty() || file.fields().is_empty() {
+        return Ok(if file.fields().is_empty() { schema } else { file.clone() });
+    }
+    if csv && names(&schema) != names(file) {
+        return Err(format!("the columns are {}, not {}", names(file).join(", "), names(&schema).join(", ")));
+    }
+    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+    for field in file.fields() {
+        let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+            continue;
+        };
+        let wider = match (known.data_type(), field.data_type()) {
+            (a, b) if a == b => a.clone(),
+            (DataType::Null, other) | (other, DataType::Null) => other.clone(),
+            (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
+            _ if csv => DataType::Utf8,
+            (a, b) => return Err(format!("column '{}' is {b}, not {a},", field.name())),
+        };
+        *known = Arc::new(Field::new(field.name(), wider, true));
+    }
+    schema.fields = fields.into();
+    Ok(schema)
 }
 
 /// The URL of one file, whatever characters its name has.

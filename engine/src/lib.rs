@@ -4,6 +4,7 @@
 //! SAE's dictionary; an *activation* is its strength on a token or, pooled, on a document; a *concept* is a user's name
 //! for a combination of features; a *property* is what a user asks for in words.
 
+mod activation_filter;
 mod activations;
 pub mod catalog;
 mod doctor;

@@ -3,8 +3,10 @@
 //! Every statement gets a session of its own over one shared runtime (memory pool, spill folder), with one picture of the
 //! catalog and one version of each corpus ([`Picture`]). Nothing that a statement sets outlives it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -24,9 +26,11 @@ use datafusion::sql::parser::Statement as DFStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 use saequel_udfs::FeatureSource;
+use tempfile::TempDir;
 
+use crate::activation_filter::ActivationFilter;
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::feature_source::EngineSource;
 use crate::label_embeddings::LabelCache;
 use crate::namespace::{self, Viewer};
@@ -35,6 +39,9 @@ use crate::query_error::missing_table;
 use crate::query_log::QueryLog;
 use crate::statements::{self, Statement};
 use crate::table_provider::FeatureFields;
+
+/// What the names of DataFusion's own spill folders begin with, and those of ours.
+const SPILL_PREFIX: &str = "datafusion-";
 
 /// What statements share for as long as the database is open.
 #[derive(Debug, Default)]
@@ -53,16 +60,12 @@ impl SqlState {
         if let Some(runtime) = self.runtime.get() {
             return Ok(Arc::clone(runtime));
         }
-        let mode = if engine.options().read_only {
-            DiskManagerMode::OsTmpDirectory
-        } else {
-            let folder = engine.dir().join("tmp");
-            std::fs::create_dir_all(&folder).map_err(|error| {
-                Error::new(ErrorKind::Io, format!("cannot make the spill folder {}", folder.display()))
-                    .with_source(error)
-            })?;
-            remove_stale_spills(&folder);
-            DiskManagerMode::Directories(vec![folder])
+        let mode = match spill_root(engine)? {
+            Some(folder) => {
+                remove_stale_spills(&folder);
+                DiskManagerMode::Directories(vec![folder])
+            }
+            None => DiskManagerMode::OsTmpDirectory,
         };
         // Consumers that can spill share the pool fairly; the largest ones are named when it is empty.
         let pool = FairSpillPool::new(engine.options().memory_limit_bytes);
@@ -74,6 +77,26 @@ impl SqlState {
     }
 }
 
+/// A folder for what one statement keeps on disk, removed when it is dropped.
+///
+/// # Errors
+/// [`ErrorKind::Io`].
+pub(crate) fn spill_folder(engine: &Engine) -> Result<TempDir> {
+    let root = spill_root(engine)?.unwrap_or_else(std::env::temp_dir);
+    let made = tempfile::Builder::new().prefix(SPILL_PREFIX).tempdir_in(&root);
+    made.map_err(|error| io_error("cannot make a folder", &root, error))
+}
+
+/// Where statements spill; `None` stands for the system's temporary folder.
+fn spill_root(engine: &Engine) -> Result<Option<PathBuf>> {
+    if engine.options().read_only {
+        return Ok(None);
+    }
+    let folder = engine.dir().join("tmp");
+    std::fs::create_dir_all(&folder).map_err(|error| io_error("cannot make the spill folder", &folder, error))?;
+    Ok(Some(folder))
+}
+
 /// Removes what killed processes spilled more than a day ago.
 fn remove_stale_spills(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
@@ -83,7 +106,7 @@ fn remove_stale_spills(folder: &Path) {
             .metadata()
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age > day));
-        if old && entry.file_name().to_string_lossy().starts_with("datafusion-") {
+        if old && entry.file_name().to_string_lossy().starts_with(SPILL_PREFIX) {
             // Another process may have removed it first.
             let _ = std::fs::remove_dir_all(entry.path());
         }
@@ -116,15 +139,16 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
         // Sets of documents have an order that does not depend on threads; the scan below is parallel anyway.
         config = config.with_target_partitions(1);
     }
+    let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(engine.inner.sql.runtime(engine)?)
         .with_default_features()
         .with_catalog_list(namespace::catalog_list(picture, viewer))
+        .with_analyzer_rule(Arc::new(ActivationFilter::new(&source)))
         .with_optimizer_rule(Arc::new(FeatureFields))
         .build();
     let session = SessionContext::new_with_state(state);
-    let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
     saequel_udfs::register_all(&session, &source)?;
     Ok(session)
 }
@@ -154,6 +178,33 @@ pub(crate) async fn plan(
     let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     only_reads.verify_plan(&plan).map_err(hinted)?;
     Ok(DataFrame::new(state, plan))
+}
+
+/// Compares the parameters of a statement with the values that were given.
+///
+/// # Errors
+/// [`ErrorKind::Query`] for a parameter without a value, and for a value without a parameter.
+fn check_parameters(statement: &ast::Statement, given: &ParamValues) -> Result<()> {
+    let mut wanted = BTreeSet::new();
+    let _ = ast::visit_expressions(statement, |expr| {
+        if let ast::Expr::Value(value) = expr
+            && let ast::Value::Placeholder(name) = &value.value
+        {
+            wanted.insert(name.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    let given: BTreeSet<String> = match given {
+        ParamValues::List(values) => (1..=values.len()).map(|n| format!("${n}")).collect(),
+        ParamValues::Map(values) => values.keys().map(|name| format!("${name}")).collect(),
+    };
+    if let Some(name) = wanted.difference(&given).next() {
+        return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
+    }
+    match given.difference(&wanted).next() {
+        Some(name) => Err(Error::new(ErrorKind::Query, format!("the statement has no parameter {name}"))),
+        None => Ok(()),
+    }
 }
 
 /// Adds the nearest table name to an error about one that does not exist.
@@ -223,9 +274,11 @@ impl Engine {
                 format!("{}: the database is open read-only; open it with the right to write", statement.name());
             return Err(Error::new(ErrorKind::Denied, message));
         }
+        self.refresh().await?;
         match statement {
             Statement::Query(mut query) => {
-                statements::rewrite::bind_table_arguments(&mut query, parameters)?;
+                check_parameters(&query, parameters)?;
+                statements::rewrite::bind_arguments(&mut query, parameters)?;
                 let picture = Picture::take(self);
                 let session = session(&picture, Viewer::Person)?;
                 let frame = plan(&picture, &session, *query, parameters).await?;

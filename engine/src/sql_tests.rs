@@ -94,6 +94,19 @@ async fn a_corpus_is_a_table() {
 }
 
 #[tokio::test]
+async fn damaged_storage_is_told_apart_from_our_mistakes() {
+    let (folder, engine) = engine().await;
+    let error = failure(&engine, "SELECT * FROM answers WHERE CAST(model AS INT) = 5").await;
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+    for file in std::fs::read_dir(folder.path().join("db/corpora/answers.lance/data")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let error = failure(&engine, "SELECT * FROM answers").await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(!error.to_string().contains(".rs:"), "{error}");
+}
+
+#[tokio::test]
 async fn half_a_value_is_half_the_reading() {
     let (_folder, engine) = engine().await;
     let ids = plan(&engine, "SELECT sum(array_length(features['ids'])) FROM answers").await;
@@ -103,6 +116,17 @@ async fn half_a_value_is_half_the_reading() {
     let filter = plan(&engine, "SELECT doc_id FROM answers WHERE array_has(features['ids'], 5) AND model = 'x'").await;
     assert!(!filter.contains("FilterExec") && !filter.contains("_activations_tiny-sae"), "{filter}");
     assert!(filter.contains("full_filter=array_has(_ids_tiny-sae, UInt32(5))"), "{filter}");
+    for (condition, list) in [
+        ("array_has_any(features['ids'], [2, 5])", "array_has_any(_ids_tiny-sae, List([2, 5]))"),
+        ("features['ids'] @> [2, 5]", "array_has_all(_ids_tiny-sae, List([2, 5]))"),
+        ("activation(features, 2) > 0", "array_has(_ids_tiny-sae, UInt32(2))"),
+        ("1 <= activation(features, 'apology')", "array_has_any(_ids_tiny-sae, List([0, 4]))"),
+    ] {
+        let plan = plan(&engine, &format!("SELECT doc_id FROM answers WHERE {condition}")).await;
+        assert!(plan.contains(&format!("full_filter={list}")), "{condition}: {plan}");
+    }
+    let below = plan(&engine, "SELECT doc_id FROM answers WHERE activation(features, 2) < 1").await;
+    assert!(!below.contains("array_has"), "{below}");
     let expensive = plan(&engine, "SELECT doc_id FROM answers WHERE md5(model) = 'x' AND model > 'a'").await;
     assert!(expensive.contains("FilterExec"), "{expensive}");
 }
@@ -125,8 +149,17 @@ async fn the_long_view_is_what_is_stored() {
     assert_eq!(count("feature_id <> 2").await, "3");
     assert_eq!(count("feature_id = 2 OR activation > 3").await, "3");
     assert_eq!(count("level = 'token'").await, "5");
-    let plan = plan(&engine, "SELECT doc_id FROM answers_activations WHERE label = 'hedge'").await;
-    assert!(plan.contains("array_has"), "{plan}");
+    assert_eq!(count("level = 'span'").await, "0");
+    assert_eq!(count("label LIKE 'l%'").await, "1");
+    assert_eq!(count("feature_id BETWEEN 1 AND 2 AND label <> 'list'").await, "2");
+    // It cannot be evaluated for feature 3, which no document has.
+    assert_eq!(count("1 / (CAST(feature_id AS INT) - 3) >= 0").await, "3");
+    for condition in ["label = 'hedge'", "label LIKE 'he%'", "feature_id BETWEEN 2 AND 4 AND label > 'g'"] {
+        let plan = plan(&engine, &format!("SELECT doc_id FROM answers_activations WHERE {condition}")).await;
+        assert!(plan.contains("array_has_any(_ids_tiny-sae, List([2]))"), "{condition}: {plan}");
+    }
+    let none = plan(&engine, "SELECT doc_id FROM answers_activations WHERE level = 'span'").await;
+    assert!(none.contains("EmptyExec"), "{none}");
 }
 
 #[tokio::test]
@@ -284,6 +317,20 @@ async fn files_are_read_where_allowed() {
     assert_eq!(rows(&engine, &format!("SELECT maker FROM '{tsv}'")).await, "A");
     assert_eq!(rows(&engine, &format!("SELECT sum(n) FROM '{lines}'")).await, "3");
     assert_eq!(rows(&engine, &format!("SELECT count(model) FROM '{array}'")).await, "2");
+    // Several files are one table if they have the same columns; what is wrong is said, not guessed.
+    let part = |name: &str| folder.path().join(name).display().to_string();
+    file("part-1.csv", "a,b\n1,x\n");
+    file("part-2.csv", "a,b\n2.5,y\n");
+    assert_eq!(rows(&engine, &format!("SELECT sum(a), max(b) FROM '{}'", part("part-?.csv"))).await, "3.5,y");
+    file("part-3.csv", "b,a\nz,3\n");
+    let error = failure(&engine, &format!("SELECT * FROM '{}'", part("part-?.csv"))).await;
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(
+        error.to_string().contains("the columns are b, a, not a, b in") && error.to_string().contains("part-3.csv")
+    );
+    file("more-1.jsonl", "{\"a\": 1}\n");
+    file("more-2.jsonl", "{\"b\": \"y\", \"a\": 2}\n");
+    assert_eq!(rows(&engine, &format!("SELECT sum(a), max(b) FROM '{}'", part("more-?.jsonl"))).await, "3,y");
     let pattern = folder.path().join("models*.?sv").display().to_string();
     assert_eq!(failure(&engine, &format!("SELECT * FROM '{pattern}x'")).await.kind(), ErrorKind::NotFound);
     let broken = file("broken.parquet", "PAR1 and no more");
@@ -295,6 +342,16 @@ async fn files_are_read_where_allowed() {
     std::sync::Arc::get_mut(inner).unwrap().options.allowed_dirs = Some(Vec::new());
     assert_eq!(failure(&engine, &format!("SELECT * FROM '{csv}'")).await.kind(), ErrorKind::Denied);
     assert_eq!(failure(&engine, &format!("IMPORT INTO answers FROM '{csv}'")).await.kind(), ErrorKind::Denied);
+    #[cfg(unix)]
+    {
+        // A link in an allowed folder to a file elsewhere.
+        let inside = folder.path().join("inside");
+        std::fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(&csv, inside.join("link.csv")).unwrap();
+        std::sync::Arc::get_mut(&mut engine.inner).unwrap().options.allowed_dirs = Some(vec![inside.clone()]);
+        let error = failure(&engine, &format!("IMPORT INTO answers FROM '{}'", inside.display())).await;
+        assert_eq!(error.kind(), ErrorKind::Denied);
+    }
     std::sync::Arc::get_mut(&mut engine.inner).unwrap().options.read_only = true;
     let error = failure(&engine, "DROP CORPUS answers").await;
     assert_eq!(error.kind(), ErrorKind::Denied);

@@ -31,11 +31,9 @@ use datafusion::sql::TableReference;
 use saequel_udfs::features::{ACTIVATIONS_TYPE, FEATURES_TYPE, IDS_TYPE};
 
 use crate::namespace::{STORED, Viewer};
-use crate::schema::{DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, activations_column, fvu_column, ids_column, is_added, sql};
+use crate::schema::{DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, TEXT};
+use crate::schema::{activations_column, fvu_column, ids_column, is_added, sql};
 use crate::store::Snapshot;
-
-/// Column of a set of documents that functions see: the text columns joined by a blank line.
-pub(crate) const TEXT: &str = "_text";
 
 /// One version of a corpus as it is stored.
 pub(crate) struct StoredTable {
@@ -131,20 +129,36 @@ pub(crate) fn unqualified(expr: Expr) -> Result<Expr> {
     Ok(expr.transform_up(bare)?.data)
 }
 
-/// `array_has(CAST(ids AS List<Int64>), 5)`, which an integer literal is coerced to, as `array_has(ids, 5)`.
+/// `array_has(CAST(ids AS List<Int64>), 5)`, which an integer literal is coerced to, as `array_has(ids, 5)`; so for lists.
 fn own_type(expr: Expr) -> Result<Transformed<Expr>> {
     let Expr::ScalarFunction(ScalarFunction { func, mut args }) = expr else { return Ok(Transformed::no(expr)) };
-    if func.name() == "array_has"
-        && let [Expr::Cast(Cast { expr: list, .. }), Expr::Literal(value, metadata)] = args.as_slice()
-        && matches!(list.as_ref(), Expr::Column(_))
-        && value.data_type().is_integer()
-        && let Ok(narrow) = value.cast_to(&DataType::UInt32)
-        && !narrow.is_null()
+    if let [Expr::Cast(Cast { expr: list, .. }), Expr::Literal(value, metadata)] = args.as_slice()
+        && matches!(list.as_ref(), Expr::Column(column) if column.name.starts_with(&ids_column("")))
+        && let Some(own) = in_own_type(func.name(), value)
     {
-        args = vec![list.as_ref().clone(), Expr::Literal(narrow, metadata.clone())];
+        args = vec![list.as_ref().clone(), Expr::Literal(own, metadata.clone())];
         return Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args })));
     }
     Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })))
+}
+
+/// What a function on a stored list of ids looks for, in the type of the ids; `None` if it has no such value.
+fn in_own_type(function: &str, value: &ScalarValue) -> Option<ScalarValue> {
+    match function {
+        "array_has" if value.data_type().is_integer() => {
+            value.cast_to(&DataType::UInt32).ok().filter(|id| !id.is_null())
+        }
+        "array_has_any" | "array_has_all" => match value.cast_to(&IDS_TYPE).ok()? {
+            // Nulls and no value at all are left to DataFusion.
+            ScalarValue::List(list)
+                if list.is_valid(0) && !list.values().is_empty() && list.values().null_count() == 0 =>
+            {
+                Some(ScalarValue::List(list))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether the store evaluates `filter` exactly and cheaply: comparisons, `IN`, `BETWEEN`, `LIKE`, `IS NULL` and

@@ -107,14 +107,6 @@ impl Words {
         Self::new(index, place)
     }
 
-    /// An empty index in memory, for a set of texts that no stored index covers.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Internal`].
-    pub(crate) fn in_memory() -> Result<Self> {
-        Self::new(Index::create_in_ram(schema().0), "word index in memory".to_owned())
-    }
-
     fn new(index: Index, place: String) -> Result<Self> {
         index.tokenizers().register(ANALYZER, analyzer());
         let field = |name: &str| index.schema().get_field(name).map_err(|error| failed(&place, error));
@@ -167,8 +159,9 @@ impl Words {
         Ok(WordsWriter { writer, doc_id: self.doc_id, text: self.text, place: self.place.clone() })
     }
 
-    /// Ranks documents that have a word of `query`, best first, equal scores by `doc_id`; at most `limit`, and only
-    /// among `restrict` if given (scores then still use the frequencies of the whole index).
+    /// Ranks documents that have a word of `query`, best first, equal scores by `doc_id`; at most `limit` (which of those
+    /// that share the last score are left out is the index's choice), and only among `restrict` if given (scores then
+    /// still use the frequencies of the whole index).
     ///
     /// Every text is a query: there is no syntax that could be wrong. No word gives no hit.
     ///

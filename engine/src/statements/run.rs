@@ -1,5 +1,6 @@
 //! What saequel's own statements do. Each gives a small table.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::{Import, Statement, parse};
 use crate::engine::{Engine, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
+use crate::ingest::files_below;
 use crate::namespace::Viewer;
 use crate::picture::Picture;
 use crate::progress::Silent;
@@ -70,7 +72,7 @@ impl Engine {
             );
             return Err(Error::new(ErrorKind::Exists, message));
         }
-        files::allowed_path(&import.file, self.options(), self.dir())?;
+        let file = self.import_path(&import.file)?;
         let options = ImportOptions {
             format: import.format,
             text_columns: import.text_columns,
@@ -80,7 +82,7 @@ impl Engine {
             on_conflict: import.on_conflict,
             on_bad_row: import.on_bad_row,
             limit: import.limit,
-            ..ImportOptions::new(ImportSource::Path(PathBuf::from(import.file)), import.corpus.clone())
+            ..ImportOptions::new(ImportSource::Path(file), import.corpus.clone())
         };
         let report = self.import(options, Arc::new(Silent)).await?;
         table(vec![
@@ -94,6 +96,18 @@ impl Engine {
             ("documents", counts([report.total])),
             ("seconds", Arc::new(Float64Array::from(vec![report.seconds]))),
         ])
+    }
+
+    /// What an import of `name` reads: where folders are restricted, what was allowed, wherever a link leads later.
+    fn import_path(&self, name: &str) -> Result<PathBuf> {
+        let real = files::allowed_path(name, self.options(), self.dir())?;
+        if self.options().allowed_dirs.is_none() {
+            return Ok(PathBuf::from(name));
+        }
+        for inside in if real.is_dir() { files_below(&real)? } else { Vec::new() } {
+            files::allowed_path(&inside.to_string_lossy(), self.options(), self.dir())?;
+        }
+        Ok(real)
     }
 
     async fn create_concept(
@@ -263,7 +277,7 @@ impl Engine {
             }
             let table = quoted(&format!("{}{}", corpus.name, crate::namespace::ACTIVATIONS_SUFFIX));
             let count = format!("SELECT count(*) FROM {table} WHERE feature_id = $1");
-            let batches = internal(picture, &count, id).await?;
+            let batches = internal(picture, &count, vec![id.into()]).await?;
             let n_docs = batches
                 .first()
                 .and_then(|batch| batch.column(0).as_primitive_opt::<Int64Type>())
@@ -271,35 +285,53 @@ impl Engine {
                 .unwrap_or(0);
             let total = picture.snapshot(&corpus.name, AsOf::Latest).await?.count().await?;
             rows.push((format!("documents in {}", corpus.name), format!("{n_docs} of {total}")));
-            let examples = format!(
-                "SELECT d.doc_id, a.activation, d._text FROM (SELECT doc_id, activation FROM {table} \
-                 WHERE feature_id = $1 ORDER BY activation DESC, doc_id LIMIT {EXAMPLES}) a JOIN {} d \
-                 ON a.doc_id = d.doc_id ORDER BY a.activation DESC, a.doc_id",
-                quoted(&corpus.name)
+            let strongest = format!(
+                "SELECT doc_id, activation FROM {table} WHERE feature_id = $1 ORDER BY activation DESC, doc_id LIMIT {EXAMPLES}"
             );
-            for batch in internal(picture, &examples, id).await? {
-                let (docs, texts) = (batch.column(0).as_string_opt::<i32>(), batch.column(2).as_string_opt::<i32>());
+            let mut examples: Vec<(String, f32)> = Vec::new();
+            for batch in internal(picture, &strongest, vec![id.into()]).await? {
+                let docs = batch.column(0).as_string_opt::<i32>();
                 let activations = batch.column(1).as_primitive_opt::<Float32Type>();
-                let (Some(docs), Some(texts), Some(activations)) = (docs, texts, activations) else { continue };
-                for ((doc, text), activation) in docs.iter().zip(texts.iter()).zip(activations.iter()) {
-                    let text = excerpt(text.unwrap_or_default());
-                    let value = format!("{} ({:.3}): {text}", doc.unwrap_or_default(), activation.unwrap_or_default());
-                    rows.push((format!("example of {}", corpus.name), value));
+                let (Some(docs), Some(activations)) = (docs, activations) else { continue };
+                examples.extend(docs.iter().flatten().map(str::to_owned).zip(activations.iter().flatten()));
+            }
+            // The texts of these alone are read, by the index of `doc_id`.
+            let mut texts: HashMap<String, String> = HashMap::new();
+            if !examples.is_empty() {
+                let places: Vec<String> = (1..=examples.len()).map(|place| format!("${place}")).collect();
+                let query = format!(
+                    "SELECT doc_id, _text FROM {} WHERE doc_id IN ({})",
+                    quoted(&corpus.name),
+                    places.join(", ")
+                );
+                let wanted = examples.iter().map(|(doc, _)| doc.as_str().into()).collect();
+                for batch in internal(picture, &query, wanted).await? {
+                    let (docs, read) = (batch.column(0).as_string_opt::<i32>(), batch.column(1).as_string_opt::<i32>());
+                    let (Some(docs), Some(read)) = (docs, read) else { continue };
+                    let rows = docs.iter().flatten().zip(read.iter());
+                    texts.extend(rows.map(|(doc, text)| (doc.to_owned(), excerpt(text.unwrap_or_default()))));
                 }
+            }
+            for (doc, activation) in examples {
+                let text = texts.get(&doc).map_or("", String::as_str);
+                rows.push((format!("example of {}", corpus.name), format!("{doc} ({activation:.3}): {text}")));
             }
         }
         Ok(())
     }
 }
 
-/// Runs one of our own queries over `picture`, with `id` as its parameter.
-async fn internal(picture: &Arc<Picture>, query: &str, id: FeatureId) -> Result<Vec<RecordBatch>> {
+/// Runs one of our own queries over `picture`.
+async fn internal(picture: &Arc<Picture>, query: &str, parameters: Vec<ScalarValue>) -> Result<Vec<RecordBatch>> {
     let Statement::Query(statement) = parse(query)? else {
         return Err(Error::new(ErrorKind::Internal, format!("not a query: {query}")));
     };
     let session = session::session(picture, Viewer::Function)?;
-    let parameters = ParamValues::from(vec![ScalarValue::UInt32(Some(id))]);
-    session::plan(picture, &session, *statement, &parameters).await?.collect().await.map_err(Error::from)
+    session::plan(picture, &session, *statement, &ParamValues::from(parameters))
+        .await?
+        .collect()
+        .await
+        .map_err(Error::from)
 }
 
 fn quoted(name: &str) -> String {
