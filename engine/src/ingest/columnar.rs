@@ -1,10 +1,13 @@
 //! Sources with types: Parquet, and Arrow's file and stream formats.
 
+use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringBuilder};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringBuilder, UInt64Array,
+};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
@@ -12,7 +15,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::source::Input;
-use super::typed::{CHUNK_ROWS, RowSource, Rows, Wanted, storable_name};
+use super::typed::{CHUNK_BYTES, CHUNK_ROWS, RowSource, Rows, Wanted, storable_name};
+use crate::engine::{ImportOptions, OnBadRow};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
@@ -23,9 +27,11 @@ pub(super) struct Columnar {
     /// Names as they will be stored, with the types that Lance can hold.
     schema: SchemaRef,
     batches: Batches,
-    /// The batch that is being handed out, and from which row on.
-    current: Option<(RecordBatch, usize)>,
+    /// The batch that is being handed out, from which row on, and how many rows at once.
+    current: Option<(RecordBatch, usize, usize)>,
     wanted: Wanted,
+    on_bad_row: OnBadRow,
+    set_aside: Vec<String>,
     read: u64,
     /// Rows of the file, if it says so.
     pub(super) total: Option<u64>,
@@ -33,7 +39,7 @@ pub(super) struct Columnar {
 
 impl Columnar {
     /// Opens a Parquet file; one that is compressed or comes from standard input is copied to a temporary file first.
-    pub(super) fn parquet(input: Input, rename: &[(String, String)]) -> Result<Self> {
+    pub(super) fn parquet(input: Input, options: &ImportOptions) -> Result<Self> {
         let name = input.name.clone();
         let builder = ParquetRecordBatchReaderBuilder::try_new(input.into_file()?).map_err(|error| {
             let message = format!(
@@ -43,13 +49,16 @@ impl Columnar {
         })?;
         let total = u64::try_from(builder.metadata().file_metadata().num_rows()).ok();
         let schema = builder.schema().clone();
-        let reader = builder.with_batch_size(2 * CHUNK_ROWS).build();
+        let groups = builder.metadata().row_groups().iter();
+        let row_bytes = groups.map(|group| group.total_byte_size() / group.num_rows().max(1)).max().unwrap_or(0);
+        let batch_rows = rows_at_once(usize::try_from(row_bytes).unwrap_or(0));
+        let reader = builder.with_batch_size(batch_rows).build();
         let reader = reader.map_err(|error| damaged(&name, 0, &error.to_string()))?;
-        Self::new(name, &schema, Box::new(reader), rename, total)
+        Self::new(name, &schema, Box::new(reader), options, total)
     }
 
     /// Opens Arrow data, in the file or the stream format.
-    pub(super) fn arrow(mut input: Input, rename: &[(String, String)]) -> Result<Self> {
+    pub(super) fn arrow(mut input: Input, options: &ImportOptions) -> Result<Self> {
         let name = input.name.clone();
         let incomplete = |error: ArrowError| {
             let message = format!(
@@ -64,19 +73,19 @@ impl Columnar {
             let reader = StreamReader::try_new(input.reader, None).map_err(incomplete)?;
             (reader.schema(), Box::new(reader))
         };
-        Self::new(name, &schema, batches, rename, None)
+        Self::new(name, &schema, batches, options, None)
     }
 
     fn new(
         name: String,
         schema: &Schema,
         batches: Batches,
-        rename: &[(String, String)],
+        options: &ImportOptions,
         total: Option<u64>,
     ) -> Result<Self> {
         let mut fields: Vec<Field> = Vec::with_capacity(schema.fields().len());
         for field in schema.fields() {
-            let renamed = rename.iter().find(|(from, _)| from == field.name());
+            let renamed = options.rename.iter().find(|(from, _)| from == field.name());
             let stored = renamed.map_or_else(|| storable_name(field.name()), |(_, to)| to.clone());
             if fields.iter().any(|other| *other.name() == stored) {
                 let message = format!("{name}: two columns are called '{stored}'; give one another name with --rename");
@@ -85,17 +94,19 @@ impl Columnar {
             fields.push(Field::new(stored, storable_type(field.data_type()), true));
         }
         let schema = Arc::new(Schema::new(fields));
-        Ok(Self { name, schema, batches, current: None, wanted: Wanted::default(), read: 0, total })
+        let (wanted, on_bad_row, set_aside) = (Wanted::default(), options.on_bad_row, Vec::new());
+        Ok(Self { name, schema, batches, current: None, wanted, on_bad_row, set_aside, read: 0, total })
     }
 
-    fn convert(&self, batch: &RecordBatch) -> Result<Rows> {
+    fn convert(&mut self, batch: &RecordBatch) -> Result<Rows> {
         let first = self.read + 1;
+        let mut lost = BTreeMap::new();
         let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
         let mut keys = None;
         for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
             let name = field.name();
             if self.wanted.key.as_ref() == Some(name) {
-                let texts = self.cast(name, array, &DataType::Utf8, first)?;
+                let texts = self.cast(name, array, &DataType::Utf8, first, &mut lost)?;
                 let texts = texts.as_string::<i32>();
                 keys = Some(texts.iter().map(|text| text.filter(|t| !t.is_empty()).map(str::to_owned)).collect());
                 if name == crate::schema::DOC_ID {
@@ -105,7 +116,7 @@ impl Columnar {
             let is_text = self.wanted.text_columns.contains(name);
             let known = self.wanted.known.get(name).cloned();
             let data_type = if is_text { DataType::Utf8 } else { known.unwrap_or_else(|| field.data_type().clone()) };
-            arrays.push(self.cast(name, array, &data_type, first)?);
+            arrays.push(self.cast(name, array, &data_type, first, &mut lost)?);
             fields.push(Field::new(name, data_type, true));
         }
         let keys = if self.wanted.key.is_some() { keys.or_else(|| Some(vec![None; batch.num_rows()])) } else { None };
@@ -114,31 +125,59 @@ impl Columnar {
         let converted =
             converted.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
         let rows = (first..first + batch.num_rows() as u64).collect();
-        Ok(Rows { batch: converted, rows, keys })
+        self.without(Rows { batch: converted, rows, keys }, lost)
     }
 
-    fn cast(&self, column: &str, array: &ArrayRef, to: &DataType, first: u64) -> Result<ArrayRef> {
+    /// Sets the rows aside that lost a value, or fails with the first.
+    fn without(&mut self, mut rows: Rows, lost: BTreeMap<usize, String>) -> Result<Rows> {
+        let kept: Vec<bool> = (0..rows.rows.len()).map(|row| !lost.contains_key(&row)).collect();
+        for message in lost.into_values() {
+            if self.on_bad_row == OnBadRow::Fail {
+                return Err(Error::new(ErrorKind::Data, message));
+            }
+            self.set_aside.push(message);
+        }
+        if kept.iter().all(|kept| *kept) {
+            return Ok(rows);
+        }
+        fn retain<T>(values: &mut Vec<T>, kept: &[bool]) {
+            let mut kept = kept.iter();
+            values.retain(|_| kept.next().is_none_or(|kept| *kept));
+        }
+        retain(&mut rows.rows, &kept);
+        rows.keys.iter_mut().for_each(|keys| retain(keys, &kept));
+        rows.batch = filter_record_batch(&rows.batch, &BooleanArray::from(kept))
+            .map_err(|error| Error::new(ErrorKind::Internal, "setting rows aside").with_source(error))?;
+        Ok(rows)
+    }
+
+    /// Casts a column; rows whose value does not fit go to `lost` with the reason.
+    fn cast(
+        &self,
+        column: &str,
+        array: &ArrayRef,
+        to: &DataType,
+        first: u64,
+        lost: &mut BTreeMap<usize, String>,
+    ) -> Result<ArrayRef> {
         if array.data_type() == to {
             return Ok(array.clone());
         }
         let options = CastOptions { safe: true, format_options: FormatOptions::default() };
         if let Ok(cast) = cast_with_options(array, to, &options) {
-            let lost = (cast.null_count() > array.logical_null_count())
-                .then(|| (0..array.len()).find(|row| cast.is_null(*row) && array.is_valid(*row)))
-                .flatten();
-            match lost {
-                None => return Ok(cast),
-                Some(row) => {
-                    let value = ArrayFormatter::try_new(array, &FormatOptions::default());
-                    let value = value.map_or(String::new(), |values| values.value(row).to_string());
+            if cast.null_count() > array.logical_null_count() {
+                let values = ArrayFormatter::try_new(array, &options.format_options);
+                for row in (0..array.len()).filter(|row| cast.is_null(*row) && array.is_valid(*row)) {
+                    let value = values.as_ref().map_or(String::new(), |values| values.value(row).to_string());
                     let message = format!(
                         "{}, row {}, column '{column}': expected {to} (the column's type in the corpus), got '{value}'",
                         self.name,
                         first + row as u64
                     );
-                    return Err(Error::new(ErrorKind::Data, message));
+                    lost.entry(row).or_insert(message);
                 }
             }
+            return Ok(cast);
         }
         // Types that Arrow casts to nothing (maps, unions, intervals) are kept as the text that Arrow prints.
         if *to != DataType::Utf8 {
@@ -163,6 +202,11 @@ impl Columnar {
         }
         Ok(Arc::new(texts.finish()))
     }
+}
+
+/// Rows of which a chunk is made, each of about `row_bytes`.
+fn rows_at_once(row_bytes: usize) -> usize {
+    (CHUNK_BYTES / row_bytes.max(1)).clamp(1, CHUNK_ROWS)
 }
 
 fn damaged(name: &str, row: u64, what: &str) -> Error {
@@ -219,12 +263,15 @@ impl RowSource for Columnar {
 
     fn next(&mut self) -> Result<Option<Rows>> {
         loop {
-            if let Some((batch, from)) = self.current.take() {
-                let n = CHUNK_ROWS.min(batch.num_rows() - from);
-                let rows = self.convert(&batch.slice(from, n))?;
+            if let Some((batch, from, at_once)) = self.current.take() {
+                let n = at_once.min(batch.num_rows() - from);
+                // Copied, since a slice keeps the whole batch in memory and counts as large.
+                let numbers = UInt64Array::from_iter_values(from as u64..(from + n) as u64);
+                let some = take_record_batch(&batch, &numbers).unwrap_or_else(|_| batch.slice(from, n));
+                let rows = self.convert(&some)?;
                 self.read += n as u64;
                 if from + n < batch.num_rows() {
-                    self.current = Some((batch, from + n));
+                    self.current = Some((batch, from + n, at_once));
                 }
                 return Ok(Some(rows));
             }
@@ -232,16 +279,61 @@ impl RowSource for Columnar {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(damaged(&self.name, self.read, &error.to_string())),
                 Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                Some(Ok(batch)) => self.current = Some((batch, 0)),
+                Some(Ok(batch)) => {
+                    let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+                    let bytes: usize = sizes.map(|size| size.unwrap_or(0)).sum();
+                    let at_once = rows_at_once(bytes / batch.num_rows());
+                    self.current = Some((batch, 0, at_once));
+                }
             }
         }
     }
 
     fn take_set_aside(&mut self) -> Vec<String> {
-        Vec::new()
+        std::mem::take(&mut self.set_aside)
     }
 
     fn read(&self) -> u64 {
         self.read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ListArray, StringArray};
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+    use crate::engine::ImportSource;
+
+    /// Rows of each chunk of an Arrow file with one batch, with the bytes that its columns hold in memory.
+    fn chunks(columns: Vec<(&str, ArrayRef)>) -> Vec<(usize, usize)> {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut writer = arrow::ipc::writer::FileWriter::try_new(file.as_file_mut(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        let options = ImportOptions::new(ImportSource::Path(file.path().to_owned()), "c");
+        let mut rows = Columnar::arrow(Input::open(&options.source).unwrap(), &options).unwrap();
+        let mut chunks = Vec::new();
+        while let Some(some) = rows.next().unwrap() {
+            chunks.push((some.rows.len(), some.batch.get_array_memory_size()));
+        }
+        chunks
+    }
+
+    #[test]
+    fn a_chunk_of_a_large_batch_counts_and_keeps_only_its_own_rows() {
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..1024).map(|_| "x".repeat(1024))));
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>((0..1024).map(|_| Some([Some(1); 256])));
+        let chunks = chunks(vec![("text", texts), ("list", Arc::new(lists))]);
+        assert_eq!(chunks.iter().map(|(rows, _)| *rows).collect::<Vec<_>>(), [128; 8]);
+        assert!(chunks.iter().all(|(_, bytes)| *bytes < 2 * 128 * 2048), "{chunks:?}");
+    }
+
+    #[test]
+    fn chunks_of_long_texts_have_few_rows() {
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..10).map(|_| "x".repeat(1 << 20))));
+        assert_eq!(chunks(vec![("text", texts)]).iter().map(|(rows, _)| *rows).collect::<Vec<_>>(), [3, 3, 3, 1]);
     }
 }

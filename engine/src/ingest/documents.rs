@@ -17,7 +17,7 @@ use crate::schema;
 /// What the reader found in a document, or why it could not be read.
 pub(super) type Encoded = std::result::Result<EncodedDocument, String>;
 
-/// Text of each row: its text columns joined by a blank line, empty ones left out; `None` where all are null.
+/// Text of each row: its text columns joined by a blank line, nulls left out; `None` where all are null.
 pub(crate) fn texts(batch: &RecordBatch, text_columns: &[String]) -> Vec<Option<String>> {
     let columns: Vec<&StringArray> = text_columns
         .iter()

@@ -29,6 +29,10 @@ const COMMIT_AFTER: Duration = Duration::from_secs(30);
 const COMMIT_BYTES: usize = 64 << 20;
 /// Places of rows set aside that a report names.
 const SET_ASIDE_NAMED: usize = 1000;
+/// Fragments from which on they are joined after an import, if they have fewer rows than [`FRAGMENT_ROWS`] in the mean.
+const MANY_FRAGMENTS: u64 = 32;
+/// See [`MANY_FRAGMENTS`].
+const FRAGMENT_ROWS: u64 = 16 << 10;
 
 /// What the corpus is encoded with.
 pub(super) struct Encoding {
@@ -40,18 +44,20 @@ pub(super) struct Encoding {
     pub(super) reader: Option<ReaderInfo>,
 }
 
-/// Runs an import. `encoding` is asked for when the source has been found readable, with the dictionaries of the corpus
-/// (empty: those of a new one).
+/// Gives the encoder for the dictionaries of a corpus (empty: those of a new one); may load it, even from the network.
+pub(super) type Encodings = Box<dyn FnOnce(&[String]) -> Result<Encoding> + Send>;
+
+/// Runs an import. `encoding` is asked for when the source has been found readable.
 pub(super) async fn import(
     store: &Store,
     options: ImportOptions,
     progress: Arc<dyn Progress>,
-    encoding: impl FnOnce(&[String]) -> Result<Encoding>,
+    encoding: Encodings,
 ) -> Result<ImportReport> {
     let begin = Instant::now();
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
     let existing = store.catalog().corpus(&options.corpus).cloned();
-    // Everything that can be wrong with the source or the options is said before anything is written or loaded.
+    // What the options and the first rows show to be wrong is said before anything is written or loaded.
     let (first, others, roles) = {
         let (options, existing) = (options.clone(), existing.clone());
         blocking(move || {
@@ -64,7 +70,7 @@ pub(super) async fn import(
         .await?
     };
     let wanted = existing.as_ref().map_or(options.dictionaries.clone(), |corpus| corpus.dictionaries.clone());
-    let encoding = encoding(&wanted)?;
+    let encoding = blocking(move || encoding(&wanted)).await?;
     if existing.is_none() {
         let new = NewCorpus {
             name: options.corpus.clone(),
@@ -150,7 +156,9 @@ async fn run(
         report: ImportReport::default(),
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let reading = Reading { options, first, others, roles, corpus: snapshot.info.clone(), seen };
+    let corpus = snapshot.info.clone();
+    let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+    let reading = Reading { options, first, others, roles, corpus, known, seen };
     let mut messages = start(reading, encoding.encoder, stop.clone())?;
     loop {
         if progress.cancelled() {
@@ -171,7 +179,8 @@ async fn run(
         };
         match message {
             Some(Message::Chunk(chunk, encoded)) => {
-                for place in &chunk.set_aside {
+                let room = SET_ASIDE_NAMED.saturating_sub(writer.report.set_aside.len());
+                for place in chunk.set_aside.iter().take(room) {
                     progress.warn(&format!("set aside: {place}"));
                 }
                 writer.take(chunk, encoded).await?;
@@ -196,13 +205,14 @@ async fn run(
         }
     }
     writer.commit(&mut words).await?;
+    writer.join_fragments(progress.as_ref()).await?;
     let mut report = writer.report;
     progress.update(report.read, "building indexes");
     store.index(guard, &snapshot.info.name).await?;
     let finished = store.snapshot(&snapshot.info.name, AsOf::Latest).await?;
     // Indexes make a version of their own; the words cover it as well, and searches may use them.
-    words.same_documents(&finished)?;
-    blocking(move || words.finish()).await?;
+    words.same_documents(&finished).await?;
+    words.finish().await?;
     report.total = finished.count().await?;
     report.seconds = begin.elapsed().as_secs_f64();
     progress.finish(&summary(&report));
@@ -328,7 +338,21 @@ impl Writer<'_> {
             self.snapshot = self.store.append(self.guard, &self.corpus, batches.clone()).await?;
             self.report.written += n;
         }
-        words.add(&batches, &self.snapshot).await
+        words.add(batches, &self.snapshot).await
+    }
+
+    /// Joins the fragments that many small commits leave: every scan opens each of them.
+    async fn join_fragments(&mut self, progress: &dyn Progress) -> Result<()> {
+        let fragments = self.snapshot.indexes().await?.first().map_or(0, |index| index.fragments as u64);
+        if fragments <= MANY_FRAGMENTS || self.snapshot.count().await? / fragments >= FRAGMENT_ROWS {
+            return Ok(());
+        }
+        progress.update(self.report.read, "joining fragments");
+        // All documents are stored: an import does not fail because they could lie closer together.
+        if let Err(error) = self.store.join_fragments(self.guard, &self.corpus).await {
+            progress.warn(&format!("small fragments were not joined, compacting does it later: {error}"));
+        }
+        Ok(())
     }
 }
 

@@ -3,17 +3,19 @@
 //! A column's type is the narrowest that fits all values of the rows looked at:
 //! whole number (`Int64`) < number (`Float64`) < text; date (`Date32`) < timestamp (microseconds, with or without UTC) <
 //! text; `true`/`false`; list of one of them; nested objects and mixed lists stay JSON text. Numbers with leading zeros
-//! (`007`) and whole numbers beyond 64 bits are text, so that no digit is lost. An empty CSV field is null, except in
-//! columns that are read as text.
+//! (`007`) and whole numbers beyond 64 bits are text, so that no digit is lost; only whole numbers of JSON beyond
+//! `18446744073709551615` have become inexact before they come here, and must be written in quotes to be kept. An empty
+//! CSV field is null, except in columns that are read as text.
 
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int64Builder, ListBuilder, StringBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int64Builder, ListArray, StringBuilder,
+    TimestampMicrosecondBuilder, new_null_array,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use chrono::Utc;
 use serde_json::Value;
 
@@ -178,7 +180,7 @@ pub(super) fn build(cells: &[Option<&Cell>], data_type: &DataType, keep_empty: b
                     Some(Cell::Raw(text)) if text.is_empty() => builder.append_null(),
                     Some(cell) => match $parse(cell) {
                         Some(value) => builder.append_value(value),
-                        None => return Err(misfit(row, cell, data_type)),
+                        None => return Err(misfit(row, Some(cell), data_type)),
                     },
                 }
             }
@@ -208,53 +210,44 @@ pub(super) fn build(cells: &[Option<&Cell>], data_type: &DataType, keep_empty: b
             }
             Arc::new(builder.finish())
         }
-        DataType::List(item) => build_lists(cells, item.data_type(), data_type)?,
+        DataType::List(item) => build_lists(cells, item, data_type)?,
         // A column that came with another type from a typed file: through text, as Arrow reads it.
         other => {
             let texts = build(cells, &DataType::Utf8, false)?;
             let options = arrow::compute::CastOptions { safe: true, ..Default::default() };
-            let array = arrow::compute::cast_with_options(&texts, other, &options);
-            let array = array.map_err(|error| Misfit { row: 0, reason: error.to_string() })?;
-            if let Some(row) = (0..cells.len()).find(|row| array.is_null(*row) && texts.is_valid(*row)) {
-                return Err(
-                    cells[row].map_or(Misfit { row, reason: String::new() }, |cell| misfit(row, cell, data_type))
-                );
+            // No value fits a type that text cannot be cast to.
+            let array = arrow::compute::cast_with_options(&texts, other, &options)
+                .unwrap_or_else(|_| new_null_array(other, cells.len()));
+            match (0..cells.len()).find(|row| array.is_null(*row) && texts.is_valid(*row)) {
+                Some(row) => return Err(misfit(row, cells[row], data_type)),
+                None => array,
             }
-            array
         }
     })
 }
 
-fn build_lists(cells: &[Option<&Cell>], item: &DataType, list: &DataType) -> Result<ArrayRef, Misfit> {
-    macro_rules! fill {
-        ($builder:expr, $parse:expr) => {{
-            let mut builder = ListBuilder::new($builder);
-            for (row, cell) in cells.iter().enumerate() {
-                match cell {
-                    None | Some(Cell::Json(Value::Null)) => builder.append_null(),
-                    Some(Cell::Json(Value::Array(items))) => {
-                        for value in items {
-                            let value = Cell::Json(value.clone());
-                            match (&value, $parse(&value)) {
-                                (Cell::Json(Value::Null), _) => builder.values().append_null(),
-                                (_, Some(parsed)) => builder.values().append_value(parsed),
-                                (_, None) => return Err(misfit(row, &value, list)),
-                            }
-                        }
-                        builder.append(true);
-                    }
-                    Some(cell) => return Err(misfit(row, cell, list)),
-                }
-            }
-            Arc::new(builder.finish()) as ArrayRef
-        }};
+/// A column of lists: the items of all as one column, and where each list ends.
+fn build_lists(cells: &[Option<&Cell>], item: &FieldRef, list: &DataType) -> Result<ArrayRef, Misfit> {
+    let (mut items, mut rows, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (row, cell) in cells.iter().enumerate() {
+        let values = match cell {
+            None | Some(Cell::Json(Value::Null)) => None,
+            Some(Cell::Raw(text)) if text.is_empty() => None,
+            Some(Cell::Json(Value::Array(values))) => Some(values),
+            cell => return Err(misfit(row, *cell, list)),
+        };
+        valid.push(values.is_some());
+        let values = values.map_or(&[][..], Vec::as_slice);
+        lengths.push(values.len());
+        items.extend(values.iter().cloned().map(Cell::Json));
+        rows.resize(items.len(), row);
     }
-    Ok(match item {
-        DataType::Boolean => fill!(BooleanBuilder::new(), to_bool),
-        DataType::Int64 => fill!(Int64Builder::new(), to_int),
-        DataType::Float64 => fill!(Float64Builder::new(), to_float),
-        _ => fill!(StringBuilder::new(), |cell| Some(to_text(cell))),
-    })
+    let items: Vec<Option<&Cell>> = items.iter().map(Some).collect();
+    let values = build(&items, item.data_type(), true);
+    let values = values.map_err(|wrong| misfit(rows[wrong.row], items[wrong.row], list))?;
+    let nulls = Some(NullBuffer::from(valid));
+    let made = ListArray::try_new(item.clone(), OffsetBuffer::from_lengths(lengths), values, nulls);
+    made.map(|lists| Arc::new(lists) as ArrayRef).map_err(|error| Misfit { row: 0, reason: error.to_string() })
 }
 
 fn to_bool(cell: &Cell) -> Option<bool> {
@@ -293,8 +286,8 @@ pub(super) fn to_text(cell: &Cell) -> String {
     }
 }
 
-fn misfit(row: usize, cell: &Cell, expected: &DataType) -> Misfit {
-    let mut value = to_text(cell);
+fn misfit(row: usize, cell: Option<&Cell>, expected: &DataType) -> Misfit {
+    let mut value = cell.map(to_text).unwrap_or_default();
     if value.chars().count() > 60 {
         value = value.chars().take(60).chain(['…']).collect();
     }

@@ -1,8 +1,9 @@
 //! From rows of a source to committed documents: read, encode, write, one bounded batch at a time.
 //!
 //! An import may be killed at any moment: the corpus is then what the last commit said, and importing again goes on from
-//! there. For that every document has an identity: the value of the key column, else a hash of the source's name (of
-//! the first 64 KiB of standard input) and the number of the row. What is there already is left out before it is read.
+//! there. For that every document has an identity: the value of the key column, else the number of the row with a hash of
+//! the source's name (of the first 64 KiB of standard input) and of what the row holds. What is there already is left out
+//! before it is read; a row whose content was changed is another document.
 
 mod columnar;
 mod documents;
@@ -27,7 +28,8 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::schema;
 use crate::store::AsOf;
-use import::{Encoding, blocking};
+use import::{Encoding, Encodings};
+pub(crate) use records::files_below;
 use sync::WordsSync;
 
 /// Documents that one commit of a delete names.
@@ -41,7 +43,7 @@ impl Engine {
     pub async fn import(&self, options: ImportOptions, progress: Arc<dyn Progress>) -> Result<ImportReport> {
         let engine = self.clone();
         let news = progress.clone();
-        let encoding = move |dictionaries: &[String]| {
+        let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
             let encoder = engine.encoder(dictionaries, news.as_ref())?;
             let reader = encoder.reader();
             let info = ReaderInfo {
@@ -57,7 +59,7 @@ impl Engine {
                 dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                 encoder: Arc::new(encoder),
             })
-        };
+        });
         Box::pin(import::import(&self.inner.store, options, progress, encoding)).await
     }
 
@@ -78,10 +80,10 @@ impl Engine {
         for some in doc_ids.chunks(DELETE_AT_ONCE) {
             let condition = col(schema::DOC_ID).in_list(some.iter().map(|id| lit(id.as_str())).collect(), false);
             let (snapshot, n) = store.delete(&guard, corpus, condition).await?;
-            words.delete(some, &snapshot)?;
+            words.delete(some.to_vec(), &snapshot).await?;
             deleted += n;
         }
-        words.finish()?;
+        words.finish().await?;
         Ok(deleted)
     }
 
@@ -109,8 +111,8 @@ impl Engine {
             let joined = store.join_fragments(&guard, corpus).await?;
             store.index(&guard, corpus).await?;
             let forgotten = store.forget_versions(&guard, corpus, keep_versions_secs).await?;
-            words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?)?;
-            blocking(move || words.finish()).await?;
+            words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?).await?;
+            words.finish().await?;
             Ok(format!("{joined}; {forgotten}"))
         };
         let result = Box::pin(work).await;

@@ -1,12 +1,17 @@
 //! Three stages that run at the same time: one thread reads and leaves out what is there already, one encodes, and the
 //! caller's task writes. Between them are short queues, so that memory is bounded by a few chunks and one commit.
 
-use std::collections::HashSet;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -17,6 +22,7 @@ use crate::catalog::CorpusInfo;
 use crate::encoder::{EncodedDocument, Encoder};
 use crate::engine::{ImportOptions, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::hex;
 
 /// Longest `doc_id`, bytes.
 const LONGEST_ID: usize = 1024;
@@ -31,7 +37,7 @@ pub(crate) trait Encode: Send + Sync + 'static {
 
 impl Encode for Encoder {
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
-        Encoder::encode(self, texts)
+        Ok(Encoder::encode(self, texts)?)
     }
 }
 
@@ -53,6 +59,8 @@ impl Seen {
 
 /// Some documents on their way.
 pub(super) struct Chunk {
+    /// Where its rows come from, for messages.
+    place: String,
     /// The user's columns.
     pub(super) columns: RecordBatch,
     pub(super) doc_ids: Vec<String>,
@@ -84,6 +92,8 @@ pub(super) struct Reading {
     pub(super) others: Vec<Part>,
     pub(super) roles: Roles,
     pub(super) corpus: Arc<CorpusInfo>,
+    /// Types of the columns that the corpus has or will have from the parts before.
+    pub(super) known: HashMap<String, DataType>,
     pub(super) seen: Seen,
 }
 
@@ -103,12 +113,12 @@ pub(super) fn start(
         "saequel-read",
         Box::new(move || {
             let mut reading = reading;
-            let end = match reading.all(&to_encoder, &stop) {
-                Ok(()) => Ok(None),
-                Err(error) => Err(error),
-            };
+            let end = catch_unwind(AssertUnwindSafe(|| reading.all(&to_encoder, &stop))).unwrap_or_else(|panic| {
+                let place = format!("reading {} after row {}", reading.first.name, reading.first.rows.read());
+                Err(panicked(&place, panic.as_ref()))
+            });
             // The receiver is gone only if the import has ended already.
-            let _ = to_encoder.blocking_send(end);
+            let _ = to_encoder.blocking_send(end.map(|()| None));
         }),
     )?;
     spawn("saequel-encode", Box::new(move || encode_all(chunks, encoder.as_ref(), &to_writer)))?;
@@ -140,20 +150,53 @@ fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     if texts.is_empty() {
         return Ok(Vec::new());
     }
-    let whole = match encoder.encode(&texts) {
+    let encode = |texts: &[&str]| {
+        let encoded = catch_unwind(AssertUnwindSafe(|| encoder.encode(texts)));
+        encoded.unwrap_or_else(|panic| Err(panicked("encoding", panic.as_ref())))
+    };
+    let whole = match encode(&texts) {
         Ok(documents) => return Ok(documents.into_iter().map(Ok).collect()),
         Err(error) => error,
     };
     let mut encoded = Vec::with_capacity(texts.len());
     for text in &texts {
-        encoded.push(match encoder.encode(&[*text]) {
+        encoded.push(match encode(&[*text]) {
             Ok(mut documents) if documents.len() == 1 => Ok(documents.remove(0)),
             Ok(_) => Err("the encoder gave no answer".to_owned()),
             Err(error) => Err(error.to_string()),
         });
     }
-    // If no text can be encoded, it is not the texts.
-    if encoded.iter().all(Result::is_err) { Err(whole) } else { Ok(encoded) }
+    // If no text can be encoded, not even this one, it is not the texts.
+    if encoded.iter().all(Result::is_err) && encode(&["a"]).is_err() {
+        return Err(whole.context(&chunk.place));
+    }
+    Ok(encoded)
+}
+
+/// The error for a panic: our mistake, but it is said where it happened.
+fn panicked(place: &str, panic: &(dyn Any + Send)) -> Error {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::new(ErrorKind::Internal, format!("{place}: {}", said.unwrap_or("panicked")))
+}
+
+/// Stands for each row in its `doc_id`: 12 hexadecimal digits of the source and of what the row holds.
+fn row_hashes(source: &str, batch: &RecordBatch) -> Result<Vec<String>> {
+    let (schema, options) = (batch.schema(), FormatOptions::default());
+    let values: Result<Vec<_>, ArrowError> =
+        batch.columns().iter().map(|array| ArrayFormatter::try_new(array, &options)).collect();
+    let values = values.map_err(|error| Error::new(ErrorKind::Internal, "identifying rows").with_source(error))?;
+    let hash = |row: usize| {
+        let mut hash = Sha256::new();
+        hash.update(source);
+        for ((field, array), values) in schema.fields().iter().zip(batch.columns()).zip(&values) {
+            // Without nulls: a column that a later row brings is null in those before.
+            if array.is_valid(row) {
+                hash.update(format!("\0{}\0{}", field.name(), values.value(row)));
+            }
+        }
+        hex(&hash.finalize()[..6])
+    };
+    Ok((0..batch.num_rows()).map(hash).collect())
 }
 
 impl Reading {
@@ -180,8 +223,7 @@ impl Reading {
     }
 
     fn prepare_first(&mut self) -> Result<()> {
-        let wanted = wanted(&self.roles, &self.corpus.columns);
-        self.first.rows.prepare(wanted)
+        self.first.rows.prepare(wanted(&self.roles, &self.known))
     }
 
     /// Reads the opened part; whether to go on with the next.
@@ -226,20 +268,17 @@ impl Reading {
 
     /// Gives documents their identities and leaves out those that are there already.
     fn chunk(&mut self, rows: Option<Rows>, read: u64, set_aside: &mut Vec<String>) -> Result<Chunk> {
-        let rows = rows.unwrap_or_else(|| Rows {
-            batch: RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())),
-            rows: Vec::new(),
-            keys: None,
-        });
+        let rows = rows.unwrap_or_else(Rows::none);
         for field in rows.batch.schema().fields() {
             check_column(&self.first.name, field.name(), self.roles.key.as_deref())?;
         }
+        let hashes = if rows.keys.is_none() { row_hashes(&self.first.hash, &rows.batch)? } else { Vec::new() };
         let mut kept = Vec::with_capacity(rows.rows.len());
         let mut doc_ids = Vec::with_capacity(rows.rows.len());
         let (mut replaces, mut skipped) = (false, 0);
         for (at, row) in rows.rows.iter().enumerate() {
             let doc_id = match &rows.keys {
-                None => format!("{}-{row}", self.first.hash),
+                None => format!("{}-{row}", hashes[at]),
                 Some(keys) => match self.key(keys[at].as_deref(), *row) {
                     Ok(key) => key,
                     Err(error) if self.options.on_bad_row == OnBadRow::SetAside => {
@@ -277,8 +316,15 @@ impl Reading {
             let kept = filter_record_batch(&rows.batch, &BooleanArray::from(kept));
             kept.map_err(|error| Error::new(ErrorKind::Internal, "leaving rows out").with_source(error))?
         };
+        if !doc_ids.is_empty() {
+            for field in columns.schema().fields() {
+                self.known.entry(field.name().clone()).or_insert_with(|| field.data_type().clone());
+            }
+        }
         let texts = texts(&columns, &self.roles.text_columns);
-        Ok(Chunk { columns, doc_ids, texts, replaces, read, skipped, set_aside: std::mem::take(set_aside) })
+        let (first, last) = (rows.rows.first().unwrap_or(&0), rows.rows.last().unwrap_or(&0));
+        let place = format!("{}, rows {first} to {last}", self.first.name);
+        Ok(Chunk { place, columns, doc_ids, texts, replaces, read, skipped, set_aside: std::mem::take(set_aside) })
     }
 
     fn key(&self, key: Option<&str>, row: u64) -> Result<String> {

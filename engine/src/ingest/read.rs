@@ -11,7 +11,7 @@ use super::source::{Format, Input, cannot_open};
 use super::typed::{Inferred, RowSource, Wanted};
 use crate::catalog::CorpusInfo;
 use crate::engine::{ImportOptions, ImportSource};
-use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::error::{Error, ErrorKind, Result, nearest};
 use crate::schema;
 
 /// A file (or standard input, or a folder of texts) that is to be read.
@@ -90,9 +90,9 @@ pub(super) fn open(part: &Part, options: &ImportOptions) -> Result<Opened> {
         Format::Text => return open_texts(part, name, options),
         Format::Parquet | Format::Arrow => {
             let rows = if format == Format::Parquet {
-                Columnar::parquet(input, &options.rename)?
+                Columnar::parquet(input, options)?
             } else {
-                Columnar::arrow(input, &options.rename)?
+                Columnar::arrow(input, options)?
             };
             return Ok(Opened { name, hash, is_text: false, total: rows.total, rows: Box::new(rows) });
         }
@@ -159,11 +159,18 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
             named(given).then(|| given.to_owned())
         }),
     };
-    for (what, column) in
-        text_columns.iter().map(|column| ("text column", column)).chain(key.iter().map(|k| ("key", k)))
+    for (what, option, column) in text_columns
+        .iter()
+        .map(|column| ("text column", "--text", column))
+        .chain(key.iter().map(|k| ("key", "--key", k)))
     {
         if !named(column) {
-            let message = format!("{name}: there is no column '{column}' for the {what}{}", hint(column, &columns));
+            let way_out = match corpus {
+                None => format!("name one of them ({option})"),
+                Some(_) => format!("the corpus needs it: give one of them that name (--rename OLD={column})"),
+            };
+            let hint = hint(column, &columns);
+            let message = format!("{name}: there is no column '{column}' for the {what}{hint}; {way_out}");
             return Err(Error::new(ErrorKind::Data, message));
         }
     }
@@ -176,8 +183,19 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     Ok(Roles { text_columns, key })
 }
 
+/// Columns that a message lists.
+const LISTED: usize = 20;
+
+/// The nearest name, and the columns there are.
 fn hint(wanted: &str, columns: &[(String, Option<DataType>)]) -> String {
-    did_you_mean(wanted, columns.iter().map(|(name, _)| name.as_str()))
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    let near = nearest(wanted, names.iter().copied()).map(|name| format!("; did you mean '{name}'?"));
+    let first = names[..names.len().min(LISTED)].join(", ");
+    let there = match names.len() {
+        n if n > LISTED => format!("there are {n}, the first {LISTED}: {first}"),
+        _ => format!("there are: {first}"),
+    };
+    format!("{} {there}", near.as_deref().unwrap_or(";"))
 }
 
 /// Refuses names that saequel uses itself.
@@ -234,8 +252,6 @@ pub(super) fn first_columns(opened: &Opened, roles: &Roles) -> Vec<Field> {
 }
 
 /// What a source has to know of the corpus.
-pub(super) fn wanted(roles: &Roles, columns: &arrow::datatypes::Schema) -> Wanted {
-    let known: HashMap<String, DataType> =
-        columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-    Wanted { text_columns: roles.text_columns.clone(), key: roles.key.clone(), known }
+pub(super) fn wanted(roles: &Roles, known: &HashMap<String, DataType>) -> Wanted {
+    Wanted { text_columns: roles.text_columns.clone(), key: roles.key.clone(), known: known.clone() }
 }

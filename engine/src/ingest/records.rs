@@ -1,7 +1,7 @@
 //! Sources without types, record by record: CSV and TSV, JSON and JSON lines, plain-text files.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -49,6 +49,17 @@ pub(super) trait Records: Send {
 
 type Source = BufReader<Box<dyn Read + Send>>;
 
+/// Longest record, bytes: a file in another format, or with a quote too few, is not read into memory as a whole.
+const LONGEST_RECORD: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+
+/// The way out for JSON that is not one object a line.
+const WHOLE_JSON: &str = "if the file is JSON over several lines or one array, name the format json";
+
+/// [`LONGEST_RECORD`] in words.
+fn longest() -> String {
+    format!("{} MiB", LONGEST_RECORD >> 20)
+}
+
 fn data_error(message: String) -> Trouble {
     Trouble::Record(Error::new(ErrorKind::Data, message))
 }
@@ -67,23 +78,31 @@ fn not_utf8(place: &str, bytes: &[u8], error: std::str::Utf8Error) -> Trouble {
 /// CSV with a header line.
 pub(super) struct Csv {
     name: String,
-    reader: csv::Reader<Source>,
+    /// The limit is set anew for each record.
+    reader: csv::Reader<io::Take<Source>>,
     columns: Vec<String>,
+    /// Whether `"` is a character like others.
+    plain_quotes: bool,
     record: csv::ByteRecord,
     row: u64,
 }
 
 impl Csv {
     /// `tabs`: fields are separated by tabs; otherwise by the one of `,` `;` `|` and tab that the header has most of.
+    ///
+    /// In TSV a quote is a character like others, unless the first field of the header is quoted.
     pub(super) fn open(mut input: Input, tabs: bool) -> Result<Self> {
         input.skip_byte_order_mark()?;
-        let delimiter = if tabs { b'\t' } else { delimiter(input.first_bytes()?) };
+        let first = input.first_bytes()?;
+        let delimiter = if tabs { b'\t' } else { delimiter(first) };
+        let field = first.split(|byte| b"\t\r\n".contains(byte)).next().unwrap_or_default();
+        let plain_quotes = tabs && !(field.len() > 1 && field.starts_with(b"\"") && field.ends_with(b"\""));
         let mut builder = csv::ReaderBuilder::new();
-        builder.delimiter(delimiter).flexible(true);
-        // In TSV a quote is usually just a quote; where fields are quoted, the header's are or a field begins with one.
+        builder.delimiter(delimiter).flexible(true).quoting(!plain_quotes);
         let name = input.name;
-        let mut reader = builder.from_reader(input.reader);
+        let mut reader = builder.from_reader(input.reader.take(LONGEST_RECORD));
         let header = reader.byte_headers().map_err(|error| csv_error(&name, error))?.clone();
+        check_length(&name, 1, &reader)?;
         let mut columns = Vec::with_capacity(header.len());
         for (at, field) in header.iter().enumerate() {
             let field = std::str::from_utf8(field).map_err(|error| {
@@ -101,7 +120,7 @@ impl Csv {
             }
             columns.push(column);
         }
-        Ok(Self { name, reader, columns, record: csv::ByteRecord::new(), row: 0 })
+        Ok(Self { name, reader, columns, plain_quotes, record: csv::ByteRecord::new(), row: 0 })
     }
 }
 
@@ -121,6 +140,16 @@ fn delimiter(first: &[u8]) -> u8 {
     counts.iter().rev().max_by_key(|(_, n)| *n).map_or(b',', |(separator, _)| *separator)
 }
 
+/// Refuses a record at whose limit reading stopped.
+fn check_length(name: &str, line: u64, reader: &csv::Reader<io::Take<Source>>) -> Result<()> {
+    if reader.get_ref().limit() > 0 {
+        return Ok(());
+    }
+    let message =
+        format!("{name}, line {line}: the record that begins here has more than {}; is a quote missing?", longest());
+    Err(Error::new(ErrorKind::Data, message))
+}
+
 fn csv_error(name: &str, error: csv::Error) -> Error {
     let place = error.position().map_or(String::new(), |position| format!(", line {}", position.line()));
     match error.into_kind() {
@@ -135,14 +164,22 @@ impl Records for Csv {
     }
 
     fn next(&mut self) -> Result<Option<Record>, Trouble> {
-        if !self.reader.read_byte_record(&mut self.record).map_err(|error| csv_error(&self.name, error))? {
+        self.reader.get_mut().set_limit(LONGEST_RECORD);
+        let more = self.reader.read_byte_record(&mut self.record).map_err(|error| csv_error(&self.name, error))?;
+        let line = self.record.position().map_or(0, csv::Position::line);
+        check_length(&self.name, line, &self.reader)?;
+        if !more {
             return Ok(None);
         }
         self.row += 1;
-        let line = self.record.position().map_or(0, csv::Position::line);
         if self.record.len() != self.columns.len() {
+            let hint = if self.plain_quotes {
+                "is a separator missing? if fields are in quotes, name the format csv"
+            } else {
+                "is a quote or a separator missing?"
+            };
             return Err(data_error(format!(
-                "{}, line {line}: expected {} fields as in the header, got {}; is a quote or a separator missing?",
+                "{}, line {line}: expected {} fields as in the header, got {}; {hint}",
                 self.name,
                 self.columns.len(),
                 self.record.len()
@@ -226,10 +263,13 @@ impl Json {
     fn next_line(&mut self) -> Result<Option<u64>, Trouble> {
         loop {
             self.buffer.clear();
-            let n = self.reader.read_until(b'\n', &mut self.buffer);
+            let n = self.reader.by_ref().take(LONGEST_RECORD + 1).read_until(b'\n', &mut self.buffer);
             let n = n.map_err(|error| cannot_read(&format!("{}, line {}", self.name, self.line), error))?;
             if n == 0 {
                 return Ok(None);
+            }
+            if n as u64 > LONGEST_RECORD {
+                return Err(self.fatal(self.line, &format!("it has more than {}; {WHOLE_JSON}", longest())));
             }
             let line = self.line;
             self.line += 1;
@@ -300,6 +340,10 @@ impl Json {
                 }
             }
             self.reader.consume(used);
+            if self.buffer.len() as u64 > LONGEST_RECORD {
+                let what = format!("the object that begins here has more than {}; is a quote missing?", longest());
+                return Err(self.fatal(begins, &what));
+            }
             if let Some(byte) = wrong {
                 let what = format!("expected an object, that is '{{', got '{}'", char::from(byte).escape_default());
                 return Err(self.fatal(self.line, &what));
@@ -336,14 +380,17 @@ impl Records for Json {
                     Value::Null => "null",
                     _ => "a number or boolean",
                 };
-                Err(data_error(format!("{}, line {line}: expected an object, got {kind}", self.name)))
+                let hint = if self.whole { String::new() } else { format!("; {WHOLE_JSON}") };
+                Err(data_error(format!("{}, line {line}: expected an object, got {kind}{hint}", self.name)))
             }
             Err(error) => {
                 let line = line + error.line() as u64 - 1;
                 let what = error.to_string();
                 let what = what.split(" at line ").next().unwrap_or_default();
+                // A line that ends too early is a broken line or the first of several.
+                let hint = if !self.whole && error.is_eof() { format!("; {WHOLE_JSON}") } else { String::new() };
                 Err(data_error(format!(
-                    "{}, line {line}, column {}: broken JSON: {what}; mend the line or set such rows aside",
+                    "{}, line {line}, column {}: broken JSON: {what}; mend the line or set such rows aside{hint}",
                     self.name,
                     error.column()
                 )))
@@ -379,7 +426,7 @@ impl TextFiles {
 }
 
 /// All files below a folder by path; names that begin with a dot are left out, symbolic links to folders not followed.
-pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -418,13 +465,17 @@ impl Records for TextFiles {
         };
         self.row += 1;
         let mut input = Input::open(&source).map_err(Trouble::Record)?;
+        // First the mark: UTF-16 has zero bytes, too.
+        input.skip_byte_order_mark().map_err(Trouble::Record)?;
         if input.first_bytes().map_err(Trouble::Record)?.iter().take(LOOKED_AT).any(|byte| *byte == 0) {
             return Err(Trouble::LeftOut(format!("{}: not a text file (it has zero bytes)", input.name)));
         }
-        input.skip_byte_order_mark().map_err(Trouble::Record)?;
         let mut bytes = Vec::new();
-        let read = input.reader.read_to_end(&mut bytes);
+        let read = input.reader.by_ref().take(LONGEST_RECORD + 1).read_to_end(&mut bytes);
         read.map_err(|error| Trouble::Record(cannot_read(&input.name, error)))?;
+        if bytes.len() as u64 > LONGEST_RECORD {
+            return Err(data_error(format!("{}: the text has more than {}; split it", input.name, longest())));
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -74,12 +74,15 @@ async fn run(store: &Store, options: ImportOptions) -> Result<ImportReport> {
     run_with(store, options, WordLengths::default()).await
 }
 
-async fn run_with(store: &Store, options: ImportOptions, encoder: WordLengths) -> Result<ImportReport> {
-    let encoding = |_: &[String]| {
-        let dictionaries = vec!["lengths".to_owned()];
-        Ok(Encoding { encoder: Arc::new(encoder), width: testing::WIDTH, dictionaries, reader: None })
-    };
-    import(store, options, Arc::new(Silent), encoding).await
+async fn run_with(store: &Store, options: ImportOptions, encoder: impl Encode) -> Result<ImportReport> {
+    let encoder = Arc::new(encoder);
+    let dictionaries = vec!["lengths".to_owned()];
+    let encoding = Encoding { encoder, width: testing::WIDTH, dictionaries, reader: None };
+    import(store, options, Arc::new(Silent), Box::new(|_: &[String]| Ok(encoding))).await
+}
+
+fn setting_aside(options: ImportOptions) -> ImportOptions {
+    ImportOptions { on_bad_row: OnBadRow::SetAside, ..options }
 }
 
 fn from(path: &Path) -> ImportOptions {
@@ -286,6 +289,10 @@ async fn without_a_key_the_same_file_resumes_and_another_appends() {
     assert_eq!((report.written, report.skipped), (1, 2));
     let second = write(dir.path(), "b.csv", b"text,n\nx,1\n");
     assert_eq!(run(&store, from(&second)).await.unwrap().total, 4);
+    // Another content under the same name is not taken for what was there.
+    std::fs::write(&first, b"text,n\nx,1\ny,2\n").unwrap();
+    let report = run(&store, from(&first)).await.unwrap();
+    assert_eq!((report.written, report.skipped), (1, 1));
     assert!(ids(&store).await.iter().all(|id| id.len() == 12 + 2), "{:?}", ids(&store).await);
 }
 
@@ -339,7 +346,7 @@ async fn words_that_are_behind_catch_up() {
     std::fs::remove_dir_all(store.words_dir("c")).unwrap();
     copy(&kept, &store.words_dir("c"));
     let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
-    super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().unwrap();
+    super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().await.unwrap();
     assert_eq!(word_hits(&store, "first second"), Vec::<String>::new());
     assert_eq!(word_hits(&store, "better"), ["2"]);
     assert_eq!(word_hits(&store, "third"), ["3"]);
@@ -360,7 +367,7 @@ async fn words_with_a_wrong_count_are_mended() {
         }
         writer.commit(covers).unwrap();
         writer.finish().unwrap();
-        super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().unwrap();
+        super::sync::WordsSync::open(&store, &snapshot).await.unwrap().finish().await.unwrap();
         let words = Words::open(&store.words_dir("c")).unwrap().unwrap();
         assert_eq!((words.covers().unwrap(), words.count().unwrap()), (snapshot.version(), 2), "from {covers}");
         assert_eq!(word_hits(&store, "first"), ["1"]);
@@ -414,7 +421,7 @@ async fn bad_input_is_named_and_loses_nothing() {
         "some.jsonl",
         b"{\"id\":91,\"text\":\"a\"}\nnonsense\n{\"id\":92,\"text\":\"\xff\"}\n{\"id\":93,\"text\":\"b\"}\n",
     );
-    let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
+    let report = run(&store, setting_aside(keyed(&path))).await.unwrap();
     assert_eq!((report.read, report.written, report.n_set_aside), (4, 2, 2));
     assert!(report.set_aside[0].contains("some.jsonl, line 2") && report.set_aside[1].contains("line 3"));
 }
@@ -427,7 +434,7 @@ async fn a_value_of_another_type_is_named() {
     let path = write(dir.path(), "b.csv", b"id,text,n\n2,b,2\n3,c,many\n");
     let error = run(&store, keyed(&path)).await.err().unwrap();
     assert!(error.message().contains("b.csv, line 3, column 'n': expected a whole number, got 'many'"), "{error}");
-    let report = run(&store, ImportOptions { on_bad_row: OnBadRow::SetAside, ..keyed(&path) }).await.unwrap();
+    let report = run(&store, setting_aside(keyed(&path))).await.unwrap();
     assert_eq!((report.written, report.n_set_aside, report.total), (1, 1, 2));
 }
 
@@ -442,7 +449,9 @@ async fn wrong_columns_and_options_are_named_before_anything_is_made() {
         assert!(store.catalog().corpus("c").is_none());
     };
     let text = |name: &str| ImportOptions { text_columns: vec![name.to_owned()], ..keyed(&path) };
-    fails(text("txt"), "there is no column 'txt' for the text column; did you mean 'text'?").await;
+    let columns = "there are: id, text, features; name one of them (--text)";
+    fails(text("txt"), &format!("there is no column 'txt' for the text column; did you mean 'text'? {columns}")).await;
+    fails(text("answer_body_en"), &format!("there is no column 'answer_body_en' for the text column; {columns}")).await;
     fails(ImportOptions { key: Some("key".to_owned()), ..from(&path) }, "there is no column 'key' for the key").await;
     fails(keyed(&path), "a column cannot be called 'features'").await;
     fails(keyed(&dir.path().join("b.csv")), "file not found").await;
@@ -471,6 +480,9 @@ async fn folders_of_texts_and_of_data_files() {
     assert_eq!(ids(&store).await, ["b/two.txt", "one.md", "three.txt.gz"]);
     assert_eq!(word_hits(&store, "pack"), ["three.txt.gz"]);
     assert_eq!(stored(&store, &["text"]).await.column(0).as_string::<i32>().value(1), "one");
+    write(&texts, "wide.txt", b"\xff\xfea\0b\0");
+    let error = run(&store, from(&texts)).await.err().unwrap();
+    assert!(error.message().contains("wide.txt: the text is UTF-16"), "{error}");
 
     let data = dir.path().join("data");
     write(&data, "1.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
@@ -509,16 +521,220 @@ async fn one_bad_document_is_recorded_and_the_others_are_stored() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;
     let path = write(dir.path(), "a.csv", b"id,text\n1,good\n2,poison\n3,fine\n");
-    let encoding = |_: &[String]| {
-        let dictionaries = vec!["lengths".to_owned()];
-        Ok(Encoding { encoder: Arc::new(Picky), width: testing::WIDTH, dictionaries, reader: None })
-    };
-    let report = import(&store, keyed(&path), Arc::new(Silent), encoding).await.unwrap();
-    assert_eq!(report.written, 3);
+    assert_eq!(run_with(&store, keyed(&path), Picky).await.unwrap().written, 3);
     let batch = stored(&store, &[schema::ERROR, "_ids_lengths", "_embedding"]).await;
     assert_eq!(batch.column(0).as_string::<i32>().value(1), "cannot digest");
     assert!(batch.column(0).is_null(0) && batch.column(1).is_null(1) && batch.column(2).is_null(1));
     assert_eq!(batch.schema().field(1).data_type(), &DataType::new_list(DataType::UInt32, true));
+    // Alone in its chunk it does not stop the import either, and neither does a panic.
+    let path = write(dir.path(), "b.csv", b"id,text\n4,poison\n");
+    assert_eq!(run_with(&store, keyed(&path), Picky).await.unwrap().written, 1);
+    struct Panicky;
+    impl Encode for Panicky {
+        fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+            assert!(!texts.contains(&"poison"), "out of cheese");
+            WordLengths::default().encode(texts)
+        }
+    }
+    let path = write(dir.path(), "c.csv", b"id,text\n5,poison\n6,good\n");
+    assert_eq!(run_with(&store, keyed(&path), Panicky).await.unwrap().written, 2);
+    let errors = stored(&store, &[schema::ERROR]).await;
+    assert_eq!(errors.column(0).as_string::<i32>().value(4), "encoding: out of cheese");
+}
+
+#[tokio::test]
+async fn a_reader_is_loaded_off_the_async_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let ours = std::thread::current().id();
+    let encoding = move |_: &[String]| {
+        assert_ne!(std::thread::current().id(), ours);
+        Err(Error::new(ErrorKind::Io, "no network"))
+    };
+    let path = write(dir.path(), "a.csv", b"id,text\n1,a\n");
+    let error = import(&store, keyed(&path), Arc::new(Silent), Box::new(encoding)).await.err().unwrap();
+    assert_eq!(error.message(), "no network");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_record_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("array.jsonl", b"[{\"text\":\"a\"}]", "line 1: expected an object, got an array; if the file is JSON over"),
+        ("pretty.jsonl", b"{\n  \"text\": \"a\"\n}\n", "name the format json"),
+        ("utf8.jsonl", b"{\"text\":\"\xff\"}\n", "utf8.jsonl, line 1: byte 10 (0xff) is not valid UTF-8"),
+        ("fields.csv", b"text,n\na\n", "fields.csv, line 2: expected 2 fields as in the header, got 1"),
+        ("long.jsonl", &[b'['; 2 << 20], "long.jsonl, line 1: it has more than 1 MiB"),
+    ];
+    for (name, bytes, expected) in cases {
+        let error = run(&store, from(&write(dir.path(), name, bytes))).await.err().unwrap();
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+        assert!(store.catalog().corpus("c").is_none());
+    }
+    let path = write(dir.path(), "none.jsonl", b"no\nJSON\n");
+    let error = run(&store, setting_aside(from(&path))).await.err().unwrap();
+    assert!(error.message().contains("none of the first 2 rows can be read: ") && error.message().contains("line 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_an_end_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let long = "x".repeat(2 << 20);
+    let csv = format!("id,text\n1,a\n2,\"{long}");
+    let json = format!("[{{\"id\":1,\"text\":\"a\"}},\n{{\"id\":\"{long}");
+    for (name, text, expected) in [
+        ("a.csv", csv.as_str(), "a.csv, line 3: the record that begins here has more than 1 MiB"),
+        ("b.csv", long.as_str(), "b.csv, line 1: the record that begins here has more than 1 MiB"),
+        ("c.json", json.as_str(), "c.json, line 2: the object that begins here has more than 1 MiB"),
+        ("d.txt", long.as_str(), "d.txt: the text has more than 1 MiB"),
+    ] {
+        let error = run(&store, keyed(&write(dir.path(), name, text.as_bytes()))).await.err().unwrap();
+        assert!(error.message().contains(expected), "{name}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_meets_columns_of_a_typed_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let parts = ListArray::from_iter_primitive::<arrow::datatypes::Float32Type, _, _>([Some([Some(0.5)])]);
+    let counts = ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>([Some([Some(1)])]);
+    let pair: Vec<(&str, ArrayRef)> = vec![("a", Arc::new(Int64Array::from(vec![1])))];
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(StringArray::from(vec!["1"])) as ArrayRef, true),
+        ("text", Arc::new(StringArray::from(vec!["a"])), true),
+        ("parts", Arc::new(parts), true),
+        ("counts", Arc::new(counts), true),
+        ("pair", Arc::new(arrow::array::StructArray::try_from(pair).unwrap()), true),
+    ]);
+    let batch = batch.unwrap();
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    run(&store, keyed(&write(dir.path(), "a.arrow", &writer.into_inner().unwrap()))).await.unwrap();
+    let lines = b"{\"id\":\"2\",\"text\":\"b\",\"parts\":[0.25,null,3],\"counts\":[]}
+{\"id\":\"3\",\"text\":\"c\",\"counts\":[1,\"x\"]}
+{\"id\":\"4\",\"text\":\"d\",\"pair\":{\"a\":2}}
+{\"id\":\"5\",\"text\":\"e\",\"parts\":null}
+";
+    let path = write(dir.path(), "b.jsonl", lines);
+    let error = run(&store, keyed(&path)).await.err().unwrap();
+    assert!(error.message().contains("b.jsonl, line 2, column 'counts': expected a list, each item a"), "{error}");
+    let report = run(&store, setting_aside(keyed(&path))).await.unwrap();
+    assert_eq!((report.written, report.n_set_aside), (2, 2));
+    assert!(report.set_aside.iter().any(|row| row.contains("line 3, column 'pair'")), "{:?}", report.set_aside);
+    let parts = stored(&store, &["parts"]).await;
+    let parts = parts.column(0).as_list::<i32>().value(1);
+    assert_eq!(
+        parts.as_primitive::<arrow::datatypes::Float32Type>().iter().collect::<Vec<_>>(),
+        [Some(0.25), None, Some(3.0)]
+    );
+    // None of the rows of a chunk fits.
+    let path = write(dir.path(), "c.jsonl", b"{\"id\":\"6\",\"text\":\"f\",\"pair\":1}\n");
+    let report = run(&store, setting_aside(keyed(&path))).await.unwrap();
+    assert_eq!((report.read, report.written, report.n_set_aside), (1, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_a_typed_file_that_do_not_fit_are_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text,n\n1,a,1\n"))).await.unwrap();
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(StringArray::from(vec!["2", "3", "4"])) as ArrayRef),
+        ("text", Arc::new(StringArray::from(vec!["b", "c", "d"]))),
+        ("n", Arc::new(StringArray::from(vec!["2", "many", "4"]))),
+    ]);
+    let batch = batch.unwrap();
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    let path = write(dir.path(), "b.arrow", &writer.into_inner().unwrap());
+    let error = run(&store, keyed(&path)).await.err().unwrap();
+    assert!(error.message().contains("b.arrow, row 2, column 'n': expected Int64"), "{error}");
+    let report = run(&store, setting_aside(keyed(&path))).await.unwrap();
+    assert_eq!((report.read, report.written, report.n_set_aside), (3, 2, 1));
+    assert_eq!(ids(&store).await, ["1", "2", "4"]);
+    assert_eq!(word_hits(&store, "d"), ["4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_folder_share_their_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, from(&write(dir.path(), "first.jsonl", b"{\"text\":\"a\"}\n"))).await.unwrap();
+    let data = dir.path().join("data");
+    write(&data, "a.jsonl", b"{\"text\":\"b\",\"score\":null}\n");
+    write(&data, "b.jsonl", b"{\"text\":\"c\",\"score\":3}\n");
+    assert_eq!(run(&store, from(&data)).await.unwrap().written, 2);
+    let scores = stored(&store, &["score"]).await;
+    assert_eq!(scores.column(0).as_string::<i32>().iter().collect::<Vec<_>>(), [None, None, Some("3")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quote_in_tsv_is_a_character_unless_the_header_is_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let plain = write(dir.path(), "a.tsv", b"id\ttext\n1\t\"Hello\" he said\n2\t\"Hello he said\n3\tbye\n");
+    assert_eq!(run(&store, keyed(&plain)).await.unwrap().written, 3);
+    let quoted = write(dir.path(), "b.tsv", b"\"id\"\t\"text\"\n4\t\"one\ntwo\"\n");
+    assert_eq!(run(&store, keyed(&quoted)).await.unwrap().written, 1);
+    let texts = stored(&store, &["text"]).await;
+    let texts: Vec<&str> = texts.column(0).as_string::<i32>().iter().flatten().collect();
+    assert_eq!(texts, ["\"Hello\" he said", "\"Hello he said", "bye", "one\ntwo"]);
+    let minimal = write(dir.path(), "c.tsv", b"text\tid\n\"one\ntwo\"\t5\n");
+    let error = run(&store, keyed(&minimal)).await.err().unwrap();
+    assert!(error.message().contains("if fields are in quotes, name the format csv"), "{error}");
+    let options = ImportOptions { format: Some("csv".to_owned()), ..keyed(&minimal) };
+    assert_eq!(run(&store, options).await.unwrap().written, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_bad_rows_is_told_of_in_portions() {
+    #[derive(Default)]
+    struct Warnings(AtomicUsize);
+    impl crate::progress::Progress for Warnings {
+        fn stage(&self, _: &str, _: Option<u64>, _: &str) {}
+        fn update(&self, _: u64, _: &str) {}
+        fn finish(&self, _: &str) {}
+        fn warn(&self, _: &str) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let mut lines = "{\"id\":1,\"text\":\"a\"}\n".to_owned();
+    lines.push_str(&"nonsense\n".repeat(25_000));
+    let path = write(dir.path(), "a.jsonl", lines.as_bytes());
+    let warnings = Arc::new(Warnings::default());
+    let encoding = Encoding {
+        encoder: Arc::new(WordLengths::default()),
+        width: testing::WIDTH,
+        dictionaries: vec!["lengths".to_owned()],
+        reader: None,
+    };
+    let encoding = Box::new(|_: &[String]| Ok(encoding));
+    let report = import(&store, setting_aside(keyed(&path)), warnings.clone(), encoding).await.unwrap();
+    assert_eq!((report.read, report.written, report.n_set_aside), (25_001, 1, 25_000));
+    assert_eq!((report.set_aside.len(), warnings.0.load(Ordering::Relaxed)), (1000, 1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_commits_end_as_one_fragment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let mut lines = String::from("id,text\n");
+    for i in 0..34 * 128 {
+        lines.push_str(&format!("{i},number{i}\n"));
+    }
+    let path = write(dir.path(), "a.csv", lines.as_bytes());
+    let report = run(&store, ImportOptions { batch_docs: 1, ..keyed(&path) }).await.unwrap();
+    assert_eq!(report.total, 34 * 128);
+    let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
+    let indexes = snapshot.indexes().await.unwrap();
+    assert!(indexes.iter().all(|index| (index.fragments, index.covered) == (1, Some(1))));
+    assert_eq!(Words::open(&store.words_dir("c")).unwrap().unwrap().covers().unwrap(), snapshot.version());
+    assert_eq!(word_hits(&store, "number4000"), ["4000"]);
 }
 
 /// Writes the database of `migrations/fixtures/v1`, which `tests/tests/upgrade.rs` opens. Run once per layout version, by

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema};
+use serde_json::Value;
 
 use super::infer::{Cell, Kind, build, describe, to_text};
 use super::records::{Record, Records, Trouble};
@@ -12,13 +13,15 @@ use crate::engine::OnBadRow;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows that are looked at before types are decided.
-const SAMPLE_ROWS: usize = 20_000;
+const SAMPLE_ROWS: u64 = 20_000;
 /// The same in bytes.
 const SAMPLE_BYTES: usize = 32 << 20;
 /// Rows of a chunk: enough for the encoder to sort by length, few enough to stop and resume at.
 pub(super) const CHUNK_ROWS: usize = 128;
 /// Bytes of text and metadata of a chunk, after which it ends.
-const CHUNK_BYTES: usize = 4 << 20;
+pub(super) const CHUNK_BYTES: usize = 4 << 20;
+/// Rows set aside after which a chunk ends, so that a file in another format is heard of before it is read to its end.
+const CHUNK_SET_ASIDE: usize = 1000;
 
 /// Some rows of a source.
 pub(super) struct Rows {
@@ -28,6 +31,12 @@ pub(super) struct Rows {
     pub(super) rows: Vec<u64>,
     /// Text of the key of each row, if there is a key; `None` where it is null or empty.
     pub(super) keys: Option<Vec<Option<String>>>,
+}
+
+impl Rows {
+    pub(super) fn none() -> Self {
+        Self { batch: RecordBatch::new_empty(Arc::new(Schema::empty())), rows: Vec::new(), keys: None }
+    }
 }
 
 /// What is known of the corpus when a source is read.
@@ -49,7 +58,8 @@ pub(super) trait RowSource: Send {
     /// Says what is wanted; called once, before [`Self::next`].
     fn prepare(&mut self, wanted: Wanted) -> Result<()>;
 
-    /// The next rows; `None` at the end. Rows before an error are given before the error.
+    /// The next rows, none if all were set aside; `None` at the end. An error takes the place of its chunk: rows before
+    /// it that were not yet given are not.
     fn next(&mut self) -> Result<Option<Rows>>;
 
     /// Takes the places and reasons of rows that were set aside since the last call.
@@ -98,7 +108,18 @@ impl Inferred {
             read: 0,
         };
         let mut bytes = 0;
-        while bytes < SAMPLE_BYTES && source.buffered.len() < SAMPLE_ROWS && source.pull(&mut bytes)? {}
+        while bytes < SAMPLE_BYTES && source.read < SAMPLE_ROWS && source.pull(&mut bytes) {}
+        if source.buffered.is_empty() {
+            if let Some(error) = source.failed.take() {
+                return Err(error);
+            }
+            if source.records.columns().is_empty()
+                && let Some(first) = source.set_aside.first()
+            {
+                let message = format!("none of the first {} rows can be read: {first}", source.read);
+                return Err(Error::new(ErrorKind::Data, message));
+            }
+        }
         source.name_columns()?;
         for record in &source.buffered {
             for (at, cell) in record.cells.iter().enumerate() {
@@ -123,35 +144,28 @@ impl Inferred {
         Some((n as f64 * length as f64 / taken as f64) as u64)
     }
 
-    /// Reads one record into the buffer; `false` at the end or if reading failed, which is told later.
-    fn pull(&mut self, bytes: &mut usize) -> Result<bool> {
+    /// Reads one record into the buffer or sets it aside; `false` at the end or if reading failed, which is told later.
+    fn pull(&mut self, bytes: &mut usize) -> bool {
         if self.ended {
-            return Ok(false);
+            return false;
         }
-        loop {
-            match self.records.next() {
-                Ok(Some(record)) => {
-                    self.read += 1;
-                    *bytes += record.cells.iter().flatten().map(size).sum::<usize>();
-                    self.buffered.push_back(record);
-                    return Ok(true);
-                }
-                Ok(None) => {}
-                Err(Trouble::LeftOut(reason)) => {
-                    self.read += 1;
-                    self.set_aside.push(reason);
-                    continue;
-                }
-                Err(Trouble::Record(error)) if self.on_bad_row == OnBadRow::SetAside => {
-                    self.read += 1;
-                    self.set_aside.push(error.to_string());
-                    continue;
-                }
-                Err(Trouble::Record(error) | Trouble::Fatal(error)) => self.failed = Some(error),
+        match self.records.next() {
+            Ok(Some(record)) => {
+                *bytes += record.cells.iter().flatten().map(size).sum::<usize>();
+                self.buffered.push_back(record);
             }
-            self.ended = true;
-            return Ok(false);
+            Ok(None) => self.ended = true,
+            Err(Trouble::LeftOut(reason)) => self.set_aside.push(reason),
+            Err(Trouble::Record(error)) if self.on_bad_row == OnBadRow::SetAside => {
+                self.set_aside.push(error.to_string());
+            }
+            Err(Trouble::Record(error) | Trouble::Fatal(error)) => {
+                self.failed = Some(error);
+                self.ended = true;
+            }
         }
+        self.read += u64::from(!self.ended);
+        !self.ended
     }
 
     /// Gives the columns that came since the last call their new names.
@@ -179,7 +193,7 @@ impl Inferred {
     }
 
     /// Turns records into typed rows; those that do not fit are set aside, or are an error.
-    fn convert(&mut self, mut records: Vec<Record>) -> Result<Option<Rows>> {
+    fn convert(&mut self, mut records: Vec<Record>) -> Result<Rows> {
         self.name_columns()?;
         // A column of which only nulls were seen gets its type from the first values.
         for record in &records {
@@ -194,6 +208,9 @@ impl Inferred {
             }
         }
         'again: loop {
+            if records.is_empty() {
+                return Ok(Rows::none());
+            }
             let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
             for (at, (name, kind)) in self.columns.iter().enumerate() {
                 if self.wanted.key.as_deref() == Some(crate::schema::DOC_ID) && name == crate::schema::DOC_ID {
@@ -234,9 +251,6 @@ impl Inferred {
                     }
                 }
             }
-            if records.is_empty() {
-                return Ok(None);
-            }
             let key = self.wanted.key.as_ref().and_then(|key| self.columns.iter().position(|(name, _)| name == key));
             let keys = key.map(|at| {
                 records
@@ -248,7 +262,7 @@ impl Inferred {
             let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
             let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options);
             let batch = batch.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
-            return Ok(Some(Rows { batch, rows: records.iter().map(|record| record.row).collect(), keys }));
+            return Ok(Rows { batch, rows: records.iter().map(|record| record.row).collect(), keys });
         }
     }
 }
@@ -256,10 +270,19 @@ impl Inferred {
 /// About how much memory a value takes, in bytes.
 fn size(cell: &Cell) -> usize {
     match cell {
-        Cell::Raw(text) | Cell::Json(serde_json::Value::String(text)) => text.len(),
-        Cell::Json(serde_json::Value::Array(_) | serde_json::Value::Object(_)) => 256,
-        Cell::Json(_) => 8,
+        Cell::Raw(text) => text.len(),
+        Cell::Json(value) => json_size(value),
     }
+}
+
+fn json_size(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(json_size).sum(),
+        Value::Object(object) => object.iter().map(|(name, value)| name.len() + json_size(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    size_of::<Value>() + inside
 }
 
 /// A name that can be stored: Lance takes a dot for a path into a struct.
@@ -278,23 +301,19 @@ impl RowSource for Inferred {
     }
 
     fn next(&mut self) -> Result<Option<Rows>> {
-        loop {
-            let (mut records, mut bytes) = (Vec::new(), 0);
-            while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-                if self.buffered.is_empty() && !self.pull(&mut 0)? {
-                    break;
-                }
-                let Some(record) = self.buffered.pop_front() else { break };
-                bytes += record.cells.iter().flatten().map(size).sum::<usize>();
-                records.push(record);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES && self.set_aside.len() < CHUNK_SET_ASIDE {
+            if self.buffered.is_empty() && !self.pull(&mut 0) {
+                break;
             }
-            if records.is_empty() {
-                return self.failed.take().map_or(Ok(None), Err);
-            }
-            if let Some(rows) = self.convert(records)? {
-                return Ok(Some(rows));
-            }
+            let Some(record) = self.buffered.pop_front() else { continue };
+            bytes += record.cells.iter().flatten().map(size).sum::<usize>();
+            records.push(record);
         }
+        if records.is_empty() && self.buffered.is_empty() && self.ended {
+            return self.failed.take().map_or(Ok(None), Err);
+        }
+        self.convert(records).map(Some)
     }
 
     fn take_set_aside(&mut self) -> Vec<String> {
@@ -303,5 +322,16 @@ impl RowSource for Inferred {
 
     fn read(&self) -> u64 {
         self.read - self.buffered.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_count_with_all_their_items() {
+        let array = Cell::Json(Value::Array(vec![Value::from("abc"); 1000]));
+        assert!(size(&array) >= 1000 * (size_of::<Value>() + 3));
     }
 }
