@@ -20,7 +20,7 @@ pub struct CorpusInfo {
     pub name: String,
     /// Columns that are read, in order.
     pub text_columns: Vec<String>,
-    /// Column whose value identifies a document; `doc_id` is made from it, if `None` from source, row number and content.
+    /// Column that identifies a document; `doc_id` is made from it, if `None` from source, row number and content.
     pub key: Option<String>,
     /// The user's own columns with their types (text and metadata), without what saequel adds.
     pub columns: SchemaRef,
