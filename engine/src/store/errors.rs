@@ -31,7 +31,7 @@ fn kind(error: &lance::Error) -> ErrorKind {
 }
 
 /// The error itself or the first one below it that is Lance's.
-fn first_of_lance(error: &(dyn std::error::Error + 'static)) -> Option<&lance::Error> {
+fn first_of_lance<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a lance::Error> {
     let mut chain = std::iter::successors(Some(error), |error| error.source());
     chain.find_map(|error| error.downcast_ref())
 }
