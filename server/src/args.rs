@@ -3,13 +3,14 @@
 mod library;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use library::{EvalArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs};
 
-use crate::error::EXIT_CODES_HELP;
+use crate::error::{EXIT_CODES_HELP, Failure};
 use crate::output::Format;
 
 /// The folder that is used unless another is named.
@@ -53,7 +54,7 @@ pub(crate) struct Global {
     /// Memory for queries, e.g. 512MiB or 4GiB; larger sorts and joins spill to disk [default: 2GiB]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes, hide_short_help = true)]
     pub(crate) memory: Option<usize>,
-    /// No progress on standard error
+    /// No progress on standard error; warnings stay
     #[arg(long, short, global = true, hide_short_help = true)]
     pub(crate) quiet: bool,
 }
@@ -61,7 +62,7 @@ pub(crate) struct Global {
 /// Options of commands that answer.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Answer {
-    /// Format of the answer [default: by the name of --output, else table]
+    /// Format of the answer [default: by the name of --output, else table; csv for exports]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     /// Write to this file, which appears when it is complete; `-` is standard output
@@ -70,6 +71,41 @@ pub(crate) struct Answer {
     /// Print the SQL that is run on standard error
     #[arg(long)]
     pub(crate) show_sql: bool,
+}
+
+impl Answer {
+    /// The file that the answer goes to; `None` is standard output.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|path| *path != Path::new("-"))
+    }
+
+    /// The format that is asked for, by option or by the file's name; `otherwise` on standard output.
+    ///
+    /// # Errors
+    /// If the file's name does not tell the format.
+    pub(crate) fn format_or(&self, otherwise: Format) -> Result<Format, Failure> {
+        match (self.format, self.file()) {
+            (Some(format), _) => Ok(format),
+            (None, None) => Ok(otherwise),
+            (None, Some(path)) => Format::of_path(path).ok_or_else(|| {
+                Failure::usage(format!("cannot tell a format from '{}'", path.display()))
+                    .hint(format!("name it with --format: {}", Format::names()))
+            }),
+        }
+    }
+
+    /// The same with a format in which nothing is lost: CSV if none is asked for.
+    ///
+    /// # Errors
+    /// If the file's name does not tell the format, or asks for a table.
+    pub(crate) fn lossless(self) -> Result<Self, Failure> {
+        let format = self.format_or(Format::Csv)?;
+        if let (Format::Table, None, Some(path)) = (format, self.format, self.file()) {
+            let message = format!("a table, which '{}' asks for, rounds numbers and cuts long text", path.display());
+            return Err(Failure::usage(message).hint("--format csv writes everything, --format table a table"));
+        }
+        Ok(Self { format: Some(format), ..self })
+    }
 }
 
 /// What to do.
@@ -94,25 +130,28 @@ pub(crate) enum Command {
     #[command(after_help = RETRIEVE_EXAMPLES)]
     Retrieve(RetrieveArgs),
     /// Search, show and name features
-    #[command(subcommand)]
+    #[command(subcommand, after_help = library::FEATURES_EXAMPLES)]
     Features(FeaturesCommand),
     /// Train, evaluate and add sparse autoencoders
-    #[command(subcommand)]
+    #[command(subcommand, after_help = library::SAE_EXAMPLES)]
     Sae(SaeCommand),
     /// The models that read texts
-    #[command(subcommand)]
+    #[command(subcommand, after_help = library::MODEL_EXAMPLES)]
     Model(ModelCommand),
     /// Write a corpus or the result of a query to a file
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(ExportArgs),
     /// Join small files, bring indexes up to date, remove old versions
+    #[command(after_help = COMPACT_EXAMPLES)]
     Compact(CompactArgs),
     /// Look at everything that can go wrong; exit code 3 if something has
+    #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Answer SQL over HTTP (read-only, this machine only)
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Import two imaginary assistants' answers and ask the four questions
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
 }
 
@@ -140,12 +179,13 @@ A and B are a corpus, a corpus with a filter, or a query. difference = frequency
 Examples:
   saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\"
   saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --paired-by prompt_id --limit 10
-  saequel diff new_reviews old_reviews --format csv --output changes.csv";
+  saequel diff new_reviews old_reviews --fold --output changes.csv";
 
 const CORRELATE_EXAMPLES: &str = "\
 Examples:
   saequel correlate answers
-  saequel correlate \"answers WHERE model='a'\" --min-docs 20 --format jsonl";
+  saequel correlate \"answers WHERE model='a'\" --min-docs 20 --format jsonl
+  saequel correlate prompts --with answers --paired-by prompt_id";
 
 const CLUSTER_EXAMPLES: &str = "\
 Examples:
@@ -164,6 +204,22 @@ Examples:
   saequel export answers --output answers.parquet
   saequel export \"SELECT doc_id, topic FROM answers\" --output topics.csv
   saequel export answers_activations --output activations.parquet";
+
+const COMPACT_EXAMPLES: &str = "\
+Examples:
+  saequel compact
+  saequel compact answers --keep-days 0                    no version but the newest";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  saequel doctor
+  saequel doctor --db old.db --format jsonl";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  saequel demo
+  saequel demo --dir /tmp/demo.db --rows 5
+  saequel demo --discard                                   leave nothing behind";
 
 const SERVE_EXAMPLES: &str = "\
 POST /v1/sql takes the statement as text/plain, or JSON {\"sql\", \"params\", \"format\"}. GET /health says that it lives.
@@ -243,19 +299,35 @@ pub(crate) struct DiffArgs {
     /// Column that pairs documents of A and B (the same prompt, patient, day)
     #[arg(long, value_name = "COLUMN")]
     pub(crate) paired_by: Option<String>,
-    /// Only features of this level: token, span or document
-    #[arg(long)]
-    pub(crate) level: Option<String>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Only features in at least so many documents of A and B together
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
     /// Of the interval of the difference, e.g. 0.99 [default: 0.95]
     #[arg(long, value_name = "SHARE")]
     pub(crate) confidence: Option<f64>,
+    /// Leave out features that are in nearly the same documents as one above
+    #[arg(long)]
+    pub(crate) fold: bool,
     #[command(flatten)]
     pub(crate) rows: Rows,
     #[command(flatten)]
     pub(crate) answer: Answer,
+}
+
+/// Which features.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Only features of this level: token, span or document
+    #[arg(long)]
+    pub(crate) level: Option<String>,
+    /// Only features of this dictionary
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dictionary: Option<String>,
+    /// Also features that are hidden as uninformative
+    #[arg(long)]
+    pub(crate) include_hidden: bool,
 }
 
 /// How many rows.
@@ -271,9 +343,14 @@ pub(crate) struct Rows {
 pub(crate) struct CorrelateArgs {
     /// Set of documents
     pub(crate) set: String,
-    /// Only features of this level: token, span or document
-    #[arg(long)]
-    pub(crate) level: Option<String>,
+    /// Pair features of SET with those of this set, whose documents have the same value in the column --paired-by
+    #[arg(long, value_name = "SET", requires = "paired_by")]
+    pub(crate) with: Option<String>,
+    /// Column that pairs documents of SET and --with (prompt and answer)
+    #[arg(long, value_name = "COLUMN", requires = "with")]
+    pub(crate) paired_by: Option<String>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Only pairs that are together in at least so many documents
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
@@ -381,11 +458,13 @@ pub(crate) struct ServeArgs {
     /// Address and port on this machine; port 0 takes a free one and prints it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5434")]
     pub(crate) listen: SocketAddr,
-    /// Seconds that a query may take
+    /// Seconds that a query may take, at most a day
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
-    /// Queries that may run at the same time
+    /// Queries that may run at the same time, at most 10,000
     #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     pub(crate) max_queries: usize,
     /// Largest request, e.g. 1MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1MiB")]
@@ -398,7 +477,7 @@ pub(crate) struct ServeArgs {
 /// `demo`
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of the demo's database [default: --db, else ./saequel-demo.db]
+    /// Folder of the demo's database, whatever --db says [default: ./saequel-demo.db]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Remove the database at the end instead of keeping it to play with
@@ -472,5 +551,33 @@ mod tests {
         assert_eq!((args.like, args.k), (vec!["a".to_owned(), "b".to_owned()], 10));
         assert!(Cli::try_parse_from(["saequel", "import", "a.csv", "--corpus", "a", "--rename", "x"]).is_err());
         assert!(Cli::try_parse_from(["saequel", "serve", "--listen", "localhost"]).is_err());
+        assert!(Cli::try_parse_from(["saequel", "correlate", "a", "--with", "b"]).is_err());
+    }
+
+    #[test]
+    fn limits_of_the_server_have_limits() {
+        for (option, good, bad) in [
+            ("--timeout", ["1", "86400"], ["0", "18446744073709551615"]),
+            ("--max-queries", ["1", "10000"], ["0", "9999999999999999999"]),
+        ] {
+            let is_ok = |value: &str| Cli::try_parse_from(["saequel", "serve", option, value]).is_ok();
+            assert!(good.into_iter().all(is_ok) && !bad.into_iter().any(is_ok), "{option}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_asked_for_or_told_by_the_file() {
+        let answer =
+            |format, output: Option<&str>| Answer { format, output: output.map(PathBuf::from), show_sql: false };
+        assert_eq!(answer(None, None).format_or(Format::Table).unwrap(), Format::Table);
+        assert_eq!(answer(None, Some("a.parquet")).format_or(Format::Table).unwrap(), Format::Parquet);
+        assert_eq!(answer(Some(Format::Csv), Some("a.csv.gz")).format_or(Format::Table).unwrap(), Format::Csv);
+        let failure = answer(None, Some("a.csv.gz")).format_or(Format::Table).unwrap_err().to_string();
+        assert!(failure.contains("cannot tell a format from 'a.csv.gz'") && failure.contains("--format"), "{failure}");
+        for output in [None, Some("-")] {
+            assert_eq!(answer(None, output).lossless().unwrap().format, Some(Format::Csv));
+        }
+        assert_eq!(answer(Some(Format::Table), Some("a.txt")).lossless().unwrap().format, Some(Format::Table));
+        assert!(answer(None, Some("a.txt")).lossless().unwrap_err().to_string().contains("cuts long text"));
     }
 }

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use saequel_engine::{Engine, EngineOptions, ErrorKind, Progress};
+use saequel_engine::{EncoderError, Engine, EngineOptions, ErrorKind, Progress};
 
 use crate::args::{Answer, DEFAULT_DB, Global};
 use crate::error::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Format;
-use crate::output::sink::{Sink, Written};
+use crate::output::sink::Sink;
 use crate::progress::Report;
+use crate::say::remark;
 
 /// A command's surroundings.
 pub(crate) struct Context {
@@ -46,6 +47,21 @@ impl Context {
         Arc::new(Report::new(self.global.quiet, self.interrupt.clone()))
     }
 
+    /// Runs work that blocks beside the runtime, with progress and Ctrl-C.
+    ///
+    /// # Errors
+    /// What `work` says.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Progress) -> Result<T, EncoderError> + Send + 'static,
+    ) -> Result<T> {
+        let progress = self.progress();
+        match tokio::task::spawn_blocking(move || work(progress.as_ref())).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
+        }
+    }
+
     /// Opens the database, which is made if it does not exist.
     ///
     /// # Errors
@@ -75,15 +91,15 @@ impl Context {
             .hint("name it with --db DIR (or SAEQUEL_DB), or make one with `saequel import FILE --corpus NAME`"))
     }
 
-    /// Runs one statement and writes its result where `answer` says.
+    /// Runs one statement and writes its result where `answer` says; returns its number of rows.
     ///
     /// # Errors
     /// What the engine or the disk says, or [`ErrorKind::Cancelled`] after Ctrl-C.
-    pub(crate) async fn answer(&self, engine: &Engine, statement: &str, answer: &Answer) -> Result<Written> {
+    pub(crate) async fn answer(&self, engine: &Engine, statement: &str, answer: &Answer) -> Result<u64> {
         if answer.show_sql {
-            eprintln!("{statement};");
+            remark!("{statement};");
         }
-        let sink = Sink::open(answer.format, answer.output.as_deref())?;
+        let sink = Sink::open(answer.format_or(Format::Table)?, answer.file())?;
         self.interrupt.guard(async { sink.write(engine.sql(statement).await?).await }).await
     }
 
@@ -100,14 +116,13 @@ impl Context {
         answer: &Answer,
     ) -> Result<()> {
         const TABLE_ROWS: u64 = 20;
-        let format = answer.format.or_else(|| answer.output.as_deref().and_then(Format::of_path));
-        let default = (format.unwrap_or(Format::Table) == Format::Table).then_some(TABLE_ROWS);
+        let default = (answer.format_or(Format::Table)? == Format::Table).then_some(TABLE_ROWS);
         let rows = if limit.is_some() { limit.filter(|limit| *limit > 0) } else { default };
         let began = Instant::now();
-        let written = self.answer(engine, &statement(rows), answer).await?;
-        if !self.global.quiet && limit.is_none() && rows.is_some_and(|rows| written.n_rows == rows) {
+        let n_rows = self.answer(engine, &statement(rows), answer).await?;
+        if !self.global.quiet && limit.is_none() && rows == Some(n_rows) {
             let seconds = began.elapsed().as_secs_f64();
-            eprintln!("(first {TABLE_ROWS} rows in {seconds:.2} s; --limit 0 returns all)");
+            remark!("(first {TABLE_ROWS} rows in {seconds:.2} s; --limit 0 returns all)");
         }
         Ok(())
     }
@@ -117,7 +132,7 @@ impl Context {
     /// # Errors
     /// What the disk says.
     pub(crate) async fn answer_batch(&self, batch: RecordBatch, answer: &Answer) -> Result<()> {
-        let sink = Sink::open(answer.format, answer.output.as_deref())?;
+        let sink = Sink::open(answer.format_or(Format::Table)?, answer.file())?;
         let schema = batch.schema();
         let stream = RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(batch)]));
         sink.write(Box::pin(stream)).await?;

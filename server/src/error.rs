@@ -69,6 +69,7 @@ pub fn wire(kind: ErrorKind) -> Wire {
 pub struct Failure {
     error: Error,
     hint: Option<String>,
+    reader_gone: bool,
 }
 
 /// Result of a command.
@@ -77,7 +78,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// An error of `kind` that says `message`: lowercase, no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { error: Error::new(kind, message), hint: None }
+        Error::new(kind, message).into()
     }
 
     /// A mistake in arguments.
@@ -95,6 +96,11 @@ impl Failure {
     /// The engine's error.
     pub fn error(&self) -> &Error {
         &self.error
+    }
+
+    /// Whether it is only that whoever read the output has gone (`| head`): nothing went wrong, and nobody is to be told.
+    pub fn is_reader_gone(&self) -> bool {
+        self.reader_gone
     }
 
     /// What the caller can do about it.
@@ -143,7 +149,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, hint: None }
+        Self { error, hint: None, reader_gone: false }
     }
 }
 
@@ -190,6 +196,7 @@ pub fn io_failure(what: impl fmt::Display, error: &std::io::Error) -> Failure {
     let failure = Failure::new(kind, format!("{what}: {error}"));
     match error.kind() {
         Io::StorageFull => failure.hint("free some space on that disk and run the command again"),
+        Io::BrokenPipe => Failure { reader_gone: true, ..failure },
         _ => failure,
     }
 }
@@ -225,5 +232,7 @@ mod tests {
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         let full = io_failure("out.csv", &std::io::Error::from(std::io::ErrorKind::StorageFull));
         assert_eq!((full.wire().exit, full.way_out().is_some()), (6, true));
+        let gone = io_failure("standard output", &std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert!(gone.is_reader_gone() && !full.is_reader_gone());
     }
 }

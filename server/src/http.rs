@@ -153,6 +153,9 @@ async fn sql(
 
 /// `GET /health`
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    if let Err(error) = shared.engine.refresh().await {
+        return failed(&error.into());
+    }
     let corpora = shared.engine.catalog().corpora.len();
     Json(serde_json::json!({
         "status": "ok",
@@ -237,7 +240,45 @@ fn failed(failure: &Failure) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use saequel_engine::EngineOptions;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn lines_that_end_early_say_why() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Engine::open(folder.path(), EngineOptions::default()).await.unwrap());
+        let read_only = EngineOptions { read_only: true, ..EngineOptions::default() };
+        let engine = Engine::open(folder.path(), read_only).await.unwrap();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = ServeOptions { listen, timeout: Duration::from_secs(1), ..ServeOptions::default() };
+        let server = Server::bind(engine, options).await.unwrap();
+        let address = server.local_addr().unwrap();
+        let running = tokio::spawn(server.run(std::future::pending()));
+        let ask = move || {
+            let statement = "SELECT value FROM generate_series(1, 1000000000)";
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(
+                stream,
+                "POST /v1/sql?format=jsonl HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: text/plain\r\n\
+                 content-length: {}\r\n\r\n{statement}",
+                statement.len()
+            )
+            .unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            String::from_utf8(answer).unwrap()
+        };
+        let answer = tokio::task::spawn_blocking(ask).await.unwrap();
+        running.abort();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{}", &answer[..200]);
+        let last = answer.trim_end().lines().next_back().unwrap();
+        assert!(last.contains("57014") && last.contains("the query took longer than 1 s"), "{last}");
+    }
 
     #[test]
     fn hosts_of_this_machine() {

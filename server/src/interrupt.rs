@@ -1,6 +1,5 @@
 //! Ctrl-C: the first one asks the running work to stop at its next safe point, the second one ends the program.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,6 +7,7 @@ use saequel_engine::ErrorKind;
 use tokio::sync::Notify;
 
 use crate::error::{EXIT_CANCELLED, Failure, Result};
+use crate::say::remark;
 
 /// Whether the user asked to stop. Cheap to clone; clones share the state.
 #[derive(Debug, Clone, Default)]
@@ -25,9 +25,10 @@ impl Interrupt {
             while tokio::signal::ctrl_c().await.is_ok() {
                 if watched.asked.swap(true, Ordering::SeqCst) {
                     // The second one: nothing is lost that was committed.
-                    let _ = writeln!(std::io::stderr(), "stopped");
+                    remark!("stopped");
                     std::process::exit(i32::from(EXIT_CANCELLED));
                 }
+                remark!("stopping at the next safe point; Ctrl-C again ends at once");
                 watched.notify.notify_waiters();
             }
         });

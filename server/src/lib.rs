@@ -12,6 +12,7 @@ mod interrupt;
 mod options;
 pub mod output;
 mod progress;
+mod say;
 mod shell;
 pub mod sql_text;
 
@@ -24,6 +25,7 @@ use crate::args::Cli;
 use crate::context::Context;
 use crate::error::{EXIT_INTERNAL, EXIT_OK};
 use crate::interrupt::Interrupt;
+use crate::say::remark;
 
 /// The program: reads the command line, runs the command, returns the exit code.
 pub fn main() -> u8 {
@@ -33,7 +35,7 @@ pub fn main() -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start threads: {error}");
+            remark!("error: cannot start threads: {error}");
             return EXIT_INTERNAL;
         }
     };
@@ -47,8 +49,9 @@ pub fn main() -> u8 {
     runtime.shutdown_background();
     match outcome {
         Ok(Ok(())) => EXIT_OK,
+        Ok(Err(failure)) if failure.is_reader_gone() => EXIT_OK,
         Ok(Err(failure)) => {
-            eprintln!("{failure}");
+            remark!("{failure}");
             failure.wire().exit
         }
         Err(_) => EXIT_INTERNAL, // `report_panics` has told
@@ -67,10 +70,10 @@ fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("no message");
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-        eprintln!("error: internal error: {message}{place}");
-        eprintln!("hint: this is a mistake in saequel; please report it with the statement");
+        remark!("error: internal error: {message}{place}");
+        remark!("hint: this is a mistake in saequel; please report it with the statement");
         if std::env::var_os("SAEQUEL_LOG").is_some() {
-            eprintln!("{}", std::backtrace::Backtrace::force_capture());
+            remark!("{}", std::backtrace::Backtrace::force_capture());
         }
     }));
 }

@@ -1,6 +1,7 @@
 //! Progress on standard error: a bar on a terminal, else a line now and then.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,19 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Prog
 use saequel_engine::Progress;
 
 use crate::interrupt::Interrupt;
+use crate::say::remark;
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Warnings that are shown: a file may give one for each of a million rows.
+const WARNINGS: usize = 10;
 
 /// Shows the progress of long work.
 pub(crate) struct Report {
     interrupt: Interrupt,
     quiet: bool,
     terminal: bool,
+    n_warnings: AtomicUsize,
     stage: Mutex<Option<Stage>>,
 }
 
@@ -32,20 +37,9 @@ struct Stage {
 impl Report {
     /// Progress that is shown unless `quiet`, and that passes on that the user wants to stop.
     pub(crate) fn new(quiet: bool, interrupt: Interrupt) -> Self {
-        Self { interrupt, quiet, terminal: io::stderr().is_terminal(), stage: Mutex::new(None) }
+        let terminal = io::stderr().is_terminal();
+        Self { interrupt, quiet, terminal, n_warnings: AtomicUsize::new(0), stage: Mutex::new(None) }
     }
-
-    fn say(stage: Option<&Stage>, text: &str) {
-        match stage.and_then(|stage| stage.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| line(text)),
-            None => line(text),
-        }
-    }
-}
-
-/// A line on standard error; nobody is there to hear it if that fails.
-fn line(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// `1,234` or `1.2 MiB`.
@@ -128,7 +122,7 @@ impl Progress for Report {
             bar.set_message(detail.to_owned());
         } else if stage.last_line.elapsed() >= LINE_EVERY {
             stage.last_line = Instant::now();
-            line(&stage.line(done, detail));
+            remark!("{}", stage.line(done, detail));
         }
     }
 
@@ -139,13 +133,21 @@ impl Progress for Report {
             bar.finish_and_clear();
         }
         if !summary.is_empty() {
-            line(&format!("{}: {summary}", stage.name));
+            remark!("{}: {summary}", stage.name);
         }
     }
 
     fn warn(&self, message: &str) {
+        let warning = match self.n_warnings.fetch_add(1, Ordering::Relaxed) {
+            n if n < WARNINGS => format!("warning: {message}"),
+            WARNINGS => format!("warning: there are more than {WARNINGS} warnings; no more are shown"),
+            _ => return,
+        };
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::say(stage.as_ref(), &format!("warning: {message}"));
+        match stage.as_ref().and_then(|stage| stage.bar.as_ref()) {
+            Some(bar) => bar.suspend(|| remark!("{warning}")),
+            None => remark!("{warning}"),
+        }
     }
 
     fn cancelled(&self) -> bool {

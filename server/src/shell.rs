@@ -14,6 +14,7 @@ use crate::args::Answer;
 use crate::context::Context;
 use crate::error::{Failure, Result};
 use crate::output::Format;
+use crate::say::{remark, say};
 use crate::sql_text::{self, literal};
 use complete::{Assistant, Names};
 
@@ -49,9 +50,9 @@ enum Meta {
 /// Reads and runs statements until the user leaves.
 ///
 /// # Errors
-/// If the terminal cannot be read; what statements say is printed.
+/// If the terminal cannot be read or written; what statements say is printed.
 pub(crate) async fn run(engine: &Engine, answer: &Answer, context: &Context) -> Result<()> {
-    println!("saequel {}: {}. \\help for help, \\q to leave", env!("CARGO_PKG_VERSION"), engine.dir().display());
+    say!("saequel {}: {}. \\help for help, \\q to leave", env!("CARGO_PKG_VERSION"), engine.dir().display())?;
     let mut editor = editor()?;
     let history = history_file();
     if let Some(path) = &history {
@@ -83,7 +84,7 @@ pub(crate) async fn run(engine: &Engine, answer: &Answer, context: &Context) -> 
         if let Some(path) = &history {
             save(&mut editor, path);
         }
-        if !one_input(input, engine, &mut settings, context).await {
+        if !one_input(input, engine, &mut settings, context).await? {
             break;
         }
     }
@@ -91,18 +92,21 @@ pub(crate) async fn run(engine: &Engine, answer: &Answer, context: &Context) -> 
 }
 
 /// Runs what was typed; false if the user leaves.
-async fn one_input(input: &str, engine: &Engine, settings: &mut Settings, context: &Context) -> bool {
+///
+/// # Errors
+/// If the answer cannot be shown.
+async fn one_input(input: &str, engine: &Engine, settings: &mut Settings, context: &Context) -> Result<bool> {
     let statements = if input.starts_with('\\') || matches!(input, "exit" | "quit" | "help" | "exit;" | "quit;") {
         match meta(input) {
             Ok(Meta::Query(statement)) => vec![statement],
-            Ok(Meta::Quit) => return false,
+            Ok(Meta::Quit) => return Ok(false),
             Ok(Meta::Help) => {
-                println!("{HELP}");
+                say!("{HELP}")?;
                 vec![]
             }
             Ok(Meta::Timing) => {
                 settings.timing = !settings.timing;
-                println!("timing is {}", if settings.timing { "on" } else { "off" });
+                say!("timing is {}", if settings.timing { "on" } else { "off" })?;
                 vec![]
             }
             Ok(Meta::Format(format)) => {
@@ -110,11 +114,11 @@ async fn one_input(input: &str, engine: &Engine, settings: &mut Settings, contex
                 vec![]
             }
             Ok(Meta::ShowFormat) => {
-                println!("format is {}", settings.answer.format.unwrap_or(Format::Table).as_str());
+                say!("format is {}", settings.answer.format.unwrap_or(Format::Table).as_str())?;
                 vec![]
             }
             Err(failure) => {
-                eprintln!("{failure}");
+                remark!("{failure}");
                 vec![]
             }
         }
@@ -124,20 +128,21 @@ async fn one_input(input: &str, engine: &Engine, settings: &mut Settings, contex
     for statement in statements {
         let began = Instant::now();
         match context.answer(engine, &statement, &settings.answer).await {
-            Ok(written) => {
-                let rows = if written.n_rows == 1 { "row" } else { "rows" };
+            Ok(n_rows) => {
+                let rows = if n_rows == 1 { "row" } else { "rows" };
                 match settings.timing {
-                    true => println!("({} {rows}, {:.3} s)\n", written.n_rows, began.elapsed().as_secs_f64()),
-                    false => println!("({} {rows})\n", written.n_rows),
+                    true => say!("({n_rows} {rows}, {:.3} s)\n", began.elapsed().as_secs_f64())?,
+                    false => say!("({n_rows} {rows})\n")?,
                 }
             }
+            Err(failure) if failure.is_reader_gone() => return Err(failure),
             Err(failure) => {
-                eprintln!("{failure}\n");
-                return true;
+                remark!("{failure}\n");
+                return Ok(true);
             }
         }
     }
-    true
+    Ok(true)
 }
 
 /// Reads a backslash command.

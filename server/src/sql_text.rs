@@ -1,11 +1,7 @@
-//! Text of SQL statements: quoting, splitting at semicolons, putting parameters in, building calls.
+//! Text of SQL statements: quoting, splitting at semicolons, building calls.
 //!
-//! Knows just enough of the lexical structure: `'text'`, `"identifier"`, `$tag$text$tag$`, `-- comment`,
-//! `/* nested comment */`. Everything else is the engine's to judge.
-
-use serde_json::Value;
-
-use crate::error::{Failure, Result};
+//! Knows just enough of the lexical structure: `'text'`, `E'text with \\ escapes'`, `"identifier"`, `` `identifier` ``,
+//! `$tag$text$tag$`, `-- comment`, `/* nested comment */`. Everything else is the engine's to judge.
 
 /// A text literal.
 pub fn literal(text: &str) -> String {
@@ -64,6 +60,8 @@ fn quoted_length(rest: &str, previous_is_word: bool) -> Option<(usize, bool, boo
         // A doubled quote is closed and opened again at once, which comes to the same.
         [b'\'', ..] => with(end("'", 1), false),
         [b'"', ..] => with(end("\"", 1), false),
+        [b'`', ..] => with(end("`", 1), false),
+        [b'e' | b'E', b'\'', ..] if !previous_is_word => with(escaped_length(rest), false),
         [b'-', b'-', ..] => Some((end("\n", 2).0, true, true)),
         [b'/', b'*', ..] => with(comment_length(rest), true),
         [b'$', ..] if !previous_is_word => {
@@ -76,6 +74,20 @@ fn quoted_length(rest: &str, previous_is_word: bool) -> Option<(usize, bool, boo
         }
         _ => None,
     }
+}
+
+/// Length of the `E'text'` that `rest` begins with: neither a backslash and what follows it nor a doubled quote ends it.
+fn escaped_length(rest: &str) -> (usize, bool) {
+    let bytes = rest.as_bytes();
+    let mut at = 2;
+    while at < bytes.len() {
+        match &bytes[at..] {
+            [b'\\', _, ..] | [b'\'', b'\'', ..] => at += 2,
+            [b'\'', ..] => return (at + 1, true),
+            _ => at += 1,
+        }
+    }
+    (rest.len(), false)
 }
 
 /// Length of the block comment that `rest` begins with; block comments nest.
@@ -123,6 +135,18 @@ pub fn statements(script: &str) -> Vec<&str> {
     found
 }
 
+/// The first word of a statement, comments aside; empty if it begins with something quoted.
+pub fn first_word(statement: &str) -> &str {
+    let first = parts(statement).into_iter().find(|(part, text)| match part {
+        Part::Code => !text.trim().is_empty(),
+        Part::Quoted { comment, .. } => !comment,
+    });
+    match first {
+        Some((Part::Code, text)) => text.split_whitespace().next().unwrap_or_default(),
+        _ => "",
+    }
+}
+
 /// Whether an input of the shell can be run: it ends with a semicolon outside of quotes and comments, or is empty.
 pub fn is_complete(input: &str) -> bool {
     let mut last = ';';
@@ -135,72 +159,6 @@ pub fn is_complete(input: &str) -> bool {
         }
     }
     last == ';'
-}
-
-/// Puts parameters in the place of `$1`, `$2` (a JSON array) or `$name` (a JSON object), as literals, so that they can
-/// never be read as SQL; also inside of the arguments of table functions.
-///
-/// # Errors
-/// If a placeholder has no value, a value is not used, or a value is an object.
-pub fn bind(sql: &str, params: &Value) -> Result<String> {
-    let empty = match params {
-        Value::Null => true,
-        Value::Array(values) => values.is_empty(),
-        Value::Object(values) => values.is_empty(),
-        _ => return Err(Failure::usage("params: expected an array ($1, $2, ...) or an object ($name)")),
-    };
-    if empty {
-        return Ok(sql.to_owned());
-    }
-    let mut bound = String::with_capacity(sql.len() + 64);
-    let mut used = std::collections::BTreeSet::new();
-    for (part, text) in parts(sql) {
-        if part != Part::Code {
-            bound.push_str(text);
-            continue;
-        }
-        let mut rest = text;
-        while let Some(position) = rest.find('$') {
-            let (before, after) = (&rest[..position], &rest[position + 1..]);
-            let length = after.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(after.len());
-            let name = &after[..length];
-            bound.push_str(before);
-            let value = match params {
-                Value::Array(values) => name.parse::<usize>().ok().and_then(|n| values.get(n.wrapping_sub(1))),
-                other => other.get(name),
-            };
-            let value = value.ok_or_else(|| Failure::usage(format!("params: no value for ${name}")))?;
-            bound.push_str(&value_literal(value)?);
-            used.insert(name);
-            rest = &after[length..];
-        }
-        bound.push_str(rest);
-    }
-    let unused = match params {
-        Value::Array(values) => (1..=values.len()).map(|n| n.to_string()).find(|name| !used.contains(name.as_str())),
-        Value::Object(values) => values.keys().find(|name| !used.contains(name.as_str())).cloned(),
-        _ => None,
-    };
-    match unused {
-        Some(name) => Err(Failure::usage(format!("params: the statement has no ${name}"))),
-        None => Ok(bound),
-    }
-}
-
-/// A JSON value as a SQL literal. Numbers stand in parentheses: `1 -$1` must not become a comment.
-fn value_literal(value: &Value) -> Result<String> {
-    Ok(match value {
-        Value::Null => "NULL".into(),
-        Value::Bool(value) => if *value { "TRUE" } else { "FALSE" }.into(),
-        Value::Number(number) if number.to_string().starts_with('-') => format!("({number})"),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => literal(text),
-        Value::Array(values) => {
-            let items = values.iter().map(value_literal).collect::<Result<Vec<_>>>()?;
-            format!("[{}]", items.join(", "))
-        }
-        Value::Object(_) => return Err(Failure::usage("params: a value may not be an object")),
-    })
 }
 
 /// A call of a table function, as a statement.
@@ -237,6 +195,12 @@ impl Call {
         self
     }
 
+    /// Sets a named argument that is off unless it is set.
+    #[must_use]
+    pub fn flag(self, name: &str, is_set: bool) -> Self {
+        self.named(name, is_set.then_some(true))
+    }
+
     /// `SELECT * FROM function(arguments)`
     pub fn statement(&self) -> String {
         self.statement_of("*")
@@ -250,8 +214,6 @@ impl Call {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -268,6 +230,18 @@ mod tests {
         assert_eq!(statements(script), ["SELECT ';'", "-- one; two\n/* a; /* b; */ */ SELECT \"a;b\", $x$;$x$"]);
         assert_eq!(statements("  \n -- nothing"), Vec::<&str>::new());
         assert_eq!(statements("SELECT 'it''s; ü'"), ["SELECT 'it''s; ü'"]);
+        for one in [r"SELECT E'a\';b\\'", r"SELECT e'a'';\ü;'", "SELECT `it's;` FROM a", r"SELECT 'a\', TRUE"] {
+            assert_eq!(statements(&format!("{one}; SELECT 2")), [one, "SELECT 2"]);
+        }
+        // Here the E ends a name, and the backslash means nothing.
+        assert_eq!(statements(r"SELECT TYPE'a\'; SELECT 2"), [r"SELECT TYPE'a\'", "SELECT 2"]);
+    }
+
+    #[test]
+    fn the_first_word_comes_after_comments() {
+        assert_eq!(first_word("-- set up\n/* a; */ CREATE CORPUS a"), "CREATE");
+        assert_eq!(first_word("  select 1"), "select");
+        assert_eq!((first_word("'create'"), first_word("-- create"), first_word("")), ("", "", ""));
     }
 
     #[test]
@@ -281,22 +255,12 @@ mod tests {
             ("SELECT ';'", false),
             ("SELECT /* ;", false),
             ("SELECT 1;  \n", true),
+            (r"SELECT E'it\'s';", true),
+            (r"SELECT E'it\';", false),
+            ("SELECT `it's` FROM a;", true),
         ] {
             assert_eq!(is_complete(input), complete, "{input:?}");
         }
-    }
-
-    #[test]
-    fn parameters_become_literals_and_nothing_else() {
-        let bound = bind("SELECT $1, '$2' FROM diff($2, $1) -- $3", &json!(["x'; DROP CORPUS a; --", "b"])).unwrap();
-        assert_eq!(bound, "SELECT 'x''; DROP CORPUS a; --', '$2' FROM diff('b', 'x''; DROP CORPUS a; --') -- $3");
-        assert_eq!(bind("SELECT 1 -$1 * $2", &json!([-5, 2.5])).unwrap(), "SELECT 1 -(-5) * 2.5");
-        assert_eq!(bind("SELECT $a, $b", &json!({"a": null, "b": [1, "x"]})).unwrap(), "SELECT NULL, [1, 'x']");
-        assert_eq!(bind("SELECT $$a$$", &Value::Null).unwrap(), "SELECT $$a$$");
-        assert!(bind("SELECT $2", &json!([1])).unwrap_err().line().contains("$2"));
-        assert!(bind("SELECT 1", &json!([1])).unwrap_err().line().contains("has no $1"));
-        assert!(bind("SELECT $1", &json!([{}])).is_err());
-        assert!(bind("SELECT $1", &json!("text")).is_err());
     }
 
     #[test]

@@ -7,6 +7,27 @@ use saequel_engine::sae::Level;
 
 use super::{Answer, Rows};
 
+pub(super) const FEATURES_EXAMPLES: &str = "\
+Examples:
+  saequel features search sorry
+  saequel features show 1208 --corpus answers
+  saequel features rename 1208 \"says sorry\"
+  saequel features export-labels --output labels.csv
+  saequel features import-labels labels.csv";
+
+pub(super) const SAE_EXAMPLES: &str = "\
+Examples:
+  saequel sae train --input texts.parquet --layer 4 --level span --output my-sae
+  saequel sae eval my-sae --input other-texts.parquet
+  saequel sae import my-sae --db saequel.db
+  saequel sae list";
+
+pub(super) const MODEL_EXAMPLES: &str = "\
+Examples:
+  saequel model list
+  saequel model fetch                                      while there is a network
+  saequel model verify";
+
 /// `features`
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeaturesCommand {

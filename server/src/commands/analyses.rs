@@ -2,9 +2,10 @@
 
 use saequel_engine::Engine;
 
-use crate::args::{ClusterArgs, CorrelateArgs, DiffArgs, ExportArgs, RetrieveArgs};
+use crate::args::{ClusterArgs, CorrelateArgs, DiffArgs, ExportArgs, RetrieveArgs, Selection};
 use crate::context::Context;
 use crate::error::Result;
+use crate::say::remark;
 use crate::sql_text::{Call, identifier};
 
 /// Pairs that `correlate --limit 0` returns at most.
@@ -22,23 +23,39 @@ fn diff_call(args: &DiffArgs) -> Call {
         .text(&args.a)
         .text(&args.b)
         .named_text("paired_by", args.paired_by.as_deref())
-        .named_text("level", args.level.as_deref())
+        .selection(&args.selection)
         .named("min_docs", args.min_docs)
         .named("confidence", args.confidence)
+        .flag("fold", args.fold)
+}
+
+impl Call {
+    /// Adds which features are meant.
+    fn selection(self, selection: &Selection) -> Self {
+        self.named_text("level", selection.level.as_deref())
+            .named_text("dictionary", selection.dictionary.as_deref())
+            .flag("include_hidden", selection.include_hidden)
+    }
 }
 
 pub(super) async fn correlate(args: CorrelateArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
-    let call = Call::new("correlate")
-        .text(&args.set)
-        .named_text("level", args.level.as_deref())
-        .named("min_docs", args.min_docs)
-        .named_text("direction", args.direction.as_deref())
-        .named("unexpected", args.unexpected)
-        .named("echoes", args.echoes.then_some(true));
+    let call = correlate_call(&args);
     // The function itself returns 1,000 pairs unless it is asked for more.
     let statement = |limit: Option<u64>| call.clone().named("limit", limit.or(Some(ALL_PAIRS))).statement();
     context.answer_list(&engine, statement, args.rows.limit, &args.answer).await
+}
+
+fn correlate_call(args: &CorrelateArgs) -> Call {
+    Call::new("correlate")
+        .text(&args.set)
+        .named_text("with", args.with.as_deref())
+        .named_text("paired_by", args.paired_by.as_deref())
+        .selection(&args.selection)
+        .named("min_docs", args.min_docs)
+        .named_text("direction", args.direction.as_deref())
+        .named("unexpected", args.unexpected)
+        .flag("echoes", args.echoes)
 }
 
 pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> {
@@ -74,10 +91,11 @@ fn retrieve_call(args: &RetrieveArgs) -> Call {
 }
 
 pub(super) async fn export(args: ExportArgs, context: &Context) -> Result<()> {
+    let answer = args.answer.lossless()?;
     let engine = context.open().await?;
-    let written = context.answer(&engine, &export_statement(&engine, &args.what), &args.answer).await?;
-    if let (Some(path), false) = (&args.answer.output, context.global.quiet) {
-        eprintln!("{} rows written to {}", written.n_rows, path.display());
+    let n_rows = context.answer(&engine, &export_statement(&engine, &args.what), &answer).await?;
+    if let (Some(path), false) = (answer.file(), context.global.quiet) {
+        remark!("{n_rows} rows written to {}", path.display());
     }
     Ok(())
 }
@@ -107,6 +125,18 @@ mod tests {
         assert_eq!(
             diff_call(&args).statement(),
             "SELECT * FROM diff('a WHERE m=''x''', 'b', paired_by => 'p', min_docs => 3)"
+        );
+        let cli = Cli::parse_from(["saequel", "diff", "a", "b", "--fold", "--include-hidden", "--dictionary", "d"]);
+        let Command::Diff(args) = cli.command else { panic!("diff") };
+        assert_eq!(
+            diff_call(&args).statement(),
+            "SELECT * FROM diff('a', 'b', dictionary => 'd', include_hidden => true, fold => true)"
+        );
+        let cli = Cli::parse_from(["saequel", "correlate", "a", "--with", "b", "--paired-by", "p", "--echoes"]);
+        let Command::Correlate(args) = cli.command else { panic!("correlate") };
+        assert_eq!(
+            correlate_call(&args).statement(),
+            "SELECT * FROM correlate('a', with => 'b', paired_by => 'p', echoes => true)"
         );
         let cli = Cli::parse_from(["saequel", "retrieve", "a", "it's", "--but-not", "x", "--like", "1,2", "--k", "5"]);
         let Command::Retrieve(args) = cli.command else { panic!("retrieve") };

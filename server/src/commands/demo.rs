@@ -3,22 +3,23 @@
 
 mod known;
 
-use std::io::{Write, stdout};
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::Path;
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use futures::TryStreamExt;
-use saequel_engine::{Engine, ImportOptions, ImportReport, ImportSource};
+use saequel_engine::{Engine, ErrorKind, ImportOptions, ImportReport, ImportSource};
 
 use crate::args::DemoArgs;
 use crate::context::Context;
-use crate::error::{Result, io_failure};
+use crate::error::{Failure, Result, io_failure};
 use crate::output::ResultWriter;
 use crate::output::sink::stdout_layout;
 use crate::output::table::{Layout, TableWriter};
+use crate::say::say;
 
-/// 420 answers; see `examples/data/README.md`.
+/// 480 answers; see `examples/data/README.md`.
 const ANSWERS: &str = include_str!("../../../examples/data/answers.jsonl");
 /// Where the demo's database is, unless asked otherwise.
 const DEMO_DIR: &str = "saequel-demo.db";
@@ -33,32 +34,64 @@ struct Question {
 }
 
 pub(super) async fn demo(args: DemoArgs, context: &Context) -> Result<()> {
-    let dir = args.dir.clone().or_else(|| context.global.db.clone()).unwrap_or_else(|| PathBuf::from(DEMO_DIR));
+    // Never the database that --db or SAEQUEL_DB names: the demo writes to its own, and may remove it.
+    let dir = args.dir.unwrap_or_else(|| DEMO_DIR.into());
     let began = Instant::now();
-    println!("Two imaginary assistants, heron and finch, answered the same 210 prompts.");
-    println!("saequel reads the 420 answers, then says how they differ, without being told what to look for.\n");
+    say!("Two imaginary assistants, heron and finch, answered the same 240 prompts.")?;
+    say!("saequel reads the 480 answers, then says how they differ, without being told what to look for.\n")?;
     let engine = context.open_or_create(&dir).await?;
+    refuse_what_is_not_ours(&engine, args.discard, context).await?;
     let report = import(&engine, context).await?;
-    println!("{}\n", super::import::summary(CORPUS, &report));
+    say!("{}\n", super::import::summary(CORPUS, &report))?;
     let found = ask(&engine, &diff_statement(known::ROWS), context).await?;
     let findings = known::findings(&found, &engine.catalog().features)?;
     for (position, question) in questions(args.rows, findings.first_feature()).iter().enumerate() {
         let heading = format!("{}. {}", position + 1, question.title);
-        println!("{heading}\n{}\n{};\n", "─".repeat(heading.chars().count()), question.statement);
-        print_table(&ask(&engine, &question.statement, context).await?)?;
-        println!();
+        say!("{heading}\n{}\n{};\n", "─".repeat(heading.chars().count()), question.statement)?;
+        let rows = ask(&engine, &question.statement, context).await?;
+        say!("{}", table(&rows)?)?;
     }
-    println!("What was put into the answers on purpose, and where the first {} rows of diff say so:", known::ROWS);
-    print!("{findings}");
+    say!("What was put into the answers on purpose, and the first row of diff that says so:")?;
+    say!("{findings}")?;
+    say!("Done in {:.0} s.", began.elapsed().as_secs_f64())?;
+    if !args.discard {
+        return say!("{}", next_steps(&dir));
+    }
+    refuse_what_is_not_ours(&engine, true, context).await?;
     drop(engine);
-    println!("\nDone in {:.0} s.", began.elapsed().as_secs_f64());
-    if args.discard {
-        std::fs::remove_dir_all(&dir).map_err(|error| io_failure(dir.display(), &error))?;
-        println!("{} is removed, as asked.", dir.display());
-    } else {
-        println!("{}", next_steps(&dir));
+    std::fs::remove_dir_all(&dir).map_err(|error| io_failure(dir.display(), &error))?;
+    say!("{} is removed, as asked.", dir.display())
+}
+
+/// Stops before documents of the user's get mixed with the demo's, or are removed with them.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] if the demo's corpus has documents that are not the demo's, or if everything is to be removed
+/// and there is another corpus.
+async fn refuse_what_is_not_ours(engine: &Engine, removes: bool, context: &Context) -> Result<()> {
+    let refused = |what: String| {
+        let message = format!("demo: {} has {what}, which are not the demo's", engine.dir().display());
+        Err(Failure::new(ErrorKind::Denied, message)
+            .hint("choose another folder with --dir; this one is left as it is"))
+    };
+    engine.refresh().await?;
+    let catalog = engine.catalog();
+    let others: Vec<&str> =
+        catalog.corpora.iter().map(|corpus| corpus.name.as_str()).filter(|name| *name != CORPUS).collect();
+    if removes && !others.is_empty() {
+        return refused(format!("the corpora {}", others.join(", ")));
     }
-    Ok(())
+    if others.len() == catalog.corpora.len() {
+        return Ok(());
+    }
+    let ours = |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["doc_id"].as_str()?.to_owned());
+    let ours: HashSet<String> = ANSWERS.lines().filter_map(ours).collect();
+    let found = ask(engine, &format!("SELECT doc_id FROM {CORPUS}"), context).await?;
+    let ids = found.iter().flat_map(|batch| batch.column(0).as_string::<i32>());
+    match ids.flatten().filter(|id| !ours.contains(*id)).count() {
+        0 => Ok(()),
+        n => refused(format!("{n} documents in its corpus {CORPUS}")),
+    }
 }
 
 /// Imports the answers; those that are there already are skipped.
@@ -72,8 +105,8 @@ async fn import(engine: &Engine, context: &Context) -> Result<ImportReport> {
     options.text_columns = vec!["answer".to_owned()];
     options.key = Some("doc_id".to_owned());
     engine.import(options, context.progress()).await.map_err(|error| {
-        let stopped = error.kind() == saequel_engine::ErrorKind::Cancelled;
-        let failure = crate::error::Failure::from(error);
+        let stopped = error.kind() == ErrorKind::Cancelled;
+        let failure = Failure::from(error);
         if stopped { failure.hint("run `saequel demo` again to go on from here") } else { failure }
     })
 }
@@ -129,11 +162,8 @@ async fn ask(engine: &Engine, statement: &str, context: &Context) -> Result<Vec<
     context.interrupt.guard(async { Ok(engine.sql(statement).await?.try_collect().await?) }).await
 }
 
-fn print_table(batches: &[RecordBatch]) -> Result<()> {
-    let Some(first) = batches.first() else {
-        println!("(no rows)");
-        return Ok(());
-    };
+fn table(batches: &[RecordBatch]) -> Result<String> {
+    let Some(first) = batches.first() else { return Ok("(no rows)\n".to_owned()) };
     let width = stdout_layout().width.or(Some(WIDTH));
     let mut writer = TableWriter::new(Layout { width });
     let mut out = Vec::new();
@@ -142,7 +172,7 @@ fn print_table(batches: &[RecordBatch]) -> Result<()> {
         writer.batch(batch, &mut out)?;
     }
     writer.finish(&mut out)?;
-    stdout().write_all(&out).map_err(|error| io_failure("standard output", &error))
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// Commands to try next, that work as they stand.

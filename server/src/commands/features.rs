@@ -9,6 +9,7 @@ use crate::args::{Answer, FeaturesCommand};
 use crate::context::Context;
 use crate::error::{Failure, Result, io_failure};
 use crate::output::{Format, value};
+use crate::say::{remark, say};
 use crate::sql_text::{Call, identifier};
 
 pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Result<()> {
@@ -18,10 +19,10 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             let call = Call::new("search_features")
                 .text(&query)
                 .named_text("by", words_only.then_some("words"))
-                .named("include_hidden", all.then_some(true));
+                .flag("include_hidden", all);
             let n_features = engine.catalog().features.features().len() as u64;
             let statement = |limit: Option<u64>| call.clone().named("k", limit.or(Some(n_features))).statement();
-            context.answer_list(&engine, statement, rows.limit.or(Some(20)), &answer).await
+            context.answer_list(&engine, statement, rows.limit, &answer).await
         }
         FeaturesCommand::Show { feature, corpus, examples, answer } => {
             let engine = context.open().await?;
@@ -32,13 +33,12 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             let id = feature_id(&engine, &feature)?;
             let before = engine.catalog().features.label(id).to_owned();
             engine.rename_feature(id, &label).await?;
-            println!("{id}: '{before}' is now '{label}'");
-            Ok(())
+            say!("{id}: '{before}' is now '{label}'")
         }
         FeaturesCommand::ExportLabels { answer } => {
+            let answer = answer.lossless()?;
             let engine = context.open().await?;
             let statement = "SELECT * FROM saequel.features ORDER BY feature_id";
-            let answer = Answer { format: answer.format.or(default_format(&answer)), ..answer };
             context.answer(&engine, statement, &answer).await?;
             Ok(())
         }
@@ -46,17 +46,8 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             let labels = read_labels(&file)?;
             let engine = context.open().await?;
             let n_changed = engine.import_labels(&labels, &source).await?;
-            println!("{n_changed} of {} labels changed", labels.len());
-            Ok(())
+            say!("{n_changed} of {} labels changed", labels.len())
         }
-    }
-}
-
-/// Labels are written to be read again: CSV unless something else is asked for.
-fn default_format(answer: &Answer) -> Option<Format> {
-    match answer.output.as_deref() {
-        Some(path) => Format::of_path(path),
-        None => Some(Format::Csv),
     }
 }
 
@@ -100,38 +91,40 @@ async fn show(
         return Ok(());
     }
     if answer.show_sql {
-        eprintln!("{about};");
+        remark!("{about};");
     }
     for (name, text) in pairs(engine, &about).await? {
-        println!("{name:<15} {text}");
+        say!("{name:<15} {text}")?;
     }
     if let Some(detail) = engine.catalog().feature_detail(id).filter(|detail| !detail.examples.is_empty()) {
-        println!("\nStrongest in the texts it was made from:");
+        say!("\nStrongest in the texts it was made from:")?;
         for example in &detail.examples {
-            println!("  {}", example.split_whitespace().collect::<Vec<_>>().join(" "));
+            say!("  {}", example.split_whitespace().collect::<Vec<_>>().join(" "))?;
         }
     }
     let Some(corpus) = corpus else { return Ok(()) };
     let statement = examples_statement(&corpus, id, examples);
-    println!("\nStrongest in corpus {}:", corpus.name);
-    let written = context.answer(engine, &statement, answer).await?;
-    if written.n_rows == 0 {
-        println!("(in no document of {})", corpus.name);
+    say!("\nStrongest in corpus {}:", corpus.name)?;
+    match context.answer(engine, &statement, answer).await? {
+        0 => say!("(in no document of {})", corpus.name),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// Documents in which a feature is strongest, its tokens marked.
+/// Documents in which a feature is strongest, its tokens marked; only these are read again for that.
 fn examples_statement(corpus: &CorpusInfo, id: u32, n: u64) -> String {
     let texts: Vec<String> = corpus.text_columns.iter().map(|column| identifier(column)).collect();
     let text = match texts.as_slice() {
         [one] => one.clone(),
         several => format!("concat_ws(' ', {})", several.join(", ")),
     };
-    format!(
-        "SELECT doc_id, activation(features, {id}) AS activation, highlight({text}, {id}) AS text FROM {} \
+    let strongest = format!(
+        "SELECT doc_id, activation(features, {id}) AS activation, {text} AS text FROM {} \
          WHERE has_feature(features, {id}) ORDER BY activation DESC, doc_id LIMIT {n}",
         identifier(&corpus.name)
+    );
+    format!(
+        "SELECT doc_id, activation, highlight(text, {id}) AS text FROM ({strongest}) ORDER BY activation DESC, doc_id"
     )
 }
 

@@ -7,9 +7,7 @@ use saequel_engine::{ErrorKind, ImportOptions, ImportReport, ImportSource, OnBad
 use crate::args::{Conflict, ImportArgs};
 use crate::context::Context;
 use crate::error::{Failure, Result};
-
-/// Rows set aside that are listed.
-const LISTED: usize = 10;
+use crate::say::say;
 
 pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
     let from_stdin = args.source == Path::new("-");
@@ -29,14 +27,7 @@ pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
             _ => error.into(),
         }
     })?;
-    for row in report.set_aside.iter().take(LISTED) {
-        eprintln!("set aside: {row}");
-    }
-    if report.set_aside.len() > LISTED {
-        eprintln!("set aside: {} more", report.set_aside.len() - LISTED);
-    }
-    println!("{}", summary(&corpus, &report));
-    Ok(())
+    say!("{}", summary(&corpus, &report))
 }
 
 /// The import that the arguments ask for.
@@ -67,7 +58,7 @@ fn options(args: ImportArgs) -> ImportOptions {
 pub(super) fn summary(corpus: &str, report: &ImportReport) -> String {
     let mut parts = vec![format!("{} added", report.written)];
     for (count, what) in
-        [(report.updated, "updated"), (report.skipped, "there already"), (report.set_aside.len() as u64, "set aside")]
+        [(report.updated, "updated"), (report.skipped, "there already"), (report.n_set_aside, "set aside")]
     {
         if count > 0 {
             parts.push(format!("{count} {what}"));
@@ -121,11 +112,19 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_happened() {
-        let report =
-            ImportReport { written: 2, skipped: 1, total: 3, n_tokens: 100, seconds: 0.5, ..Default::default() };
+        let report = ImportReport {
+            written: 2,
+            skipped: 1,
+            n_set_aside: 1234,
+            set_aside: vec!["a.csv, line 3: torn".into()], // the first ones only
+            total: 3,
+            n_tokens: 100,
+            seconds: 0.5,
+            ..Default::default()
+        };
         assert_eq!(
             summary("c", &report),
-            "c: 3 documents in all; 2 added, 1 there already (100 tokens in 0.5 s, 200 tokens/s)"
+            "c: 3 documents in all; 2 added, 1 there already, 1234 set aside (100 tokens in 0.5 s, 200 tokens/s)"
         );
     }
 }

@@ -3,50 +3,55 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use saequel_engine::{ErrorKind, Reader, reader::DEFAULT_READER};
+use saequel_engine::reader::{Cached, DEFAULT_READER};
+use saequel_engine::{ErrorKind, Reader};
 
 use crate::args::ModelCommand;
 use crate::context::Context;
 use crate::error::{Failure, Result};
+use crate::say::say;
 
 pub(super) async fn model(command: ModelCommand, context: &Context) -> Result<()> {
     match command {
         ModelCommand::List { answer } => {
-            let folder = context.engine_options().cache_dir.join("readers").join(DEFAULT_READER);
-            let batch = RecordBatch::try_from_iter([
-                ("name", Arc::new(StringArray::from(vec![DEFAULT_READER])) as ArrayRef),
-                ("fetched", Arc::new(BooleanArray::from(vec![folder.exists()]))),
-                ("folder", Arc::new(StringArray::from(vec![folder.to_string_lossy().as_ref()]))),
+            let cached = check(DEFAULT_READER, context).await?;
+            let batch = RecordBatch::try_from_iter_with_nullable([
+                ("name", Arc::new(StringArray::from(vec![DEFAULT_READER])) as ArrayRef, false),
+                ("fetched", Arc::new(BooleanArray::from(vec![cached.trouble().is_none()])), false),
+                ("trouble", Arc::new(StringArray::from(vec![cached.trouble()])), true),
+                ("folder", Arc::new(StringArray::from(vec![cached.dir.to_string_lossy().as_ref()])), false),
             ])?;
             context.answer_batch(batch, &answer).await
         }
         ModelCommand::Fetch { name } => {
-            println!("{} is here", described(&load(name, context).await?));
-            Ok(())
+            let options = context.engine_options().reader();
+            let reader = context.blocking(move |progress| Reader::load(&name, &options, progress)).await?;
+            say!(
+                "{} ({} layers, width {}, windows of {} tokens, SHA-256 {}) is here",
+                reader.name(),
+                reader.n_layers(),
+                reader.width(),
+                reader.context(),
+                reader.sha256()
+            )
         }
         ModelCommand::Verify { name } => {
-            println!("{} has the right checksum", described(&load(name, context).await?));
-            Ok(())
+            let cached = check(&name, context).await?;
+            let Some(trouble) = cached.trouble() else {
+                return say!("{name}: every file in {} has the right checksum", cached.dir.display());
+            };
+            let kind = if cached.damaged.is_empty() { ErrorKind::NotFound } else { ErrorKind::Corrupt };
+            let failure = Failure::new(kind, format!("reader '{name}' in {}: {trouble}", cached.dir.display()));
+            Err(failure.hint(format!("`saequel model fetch {name}` fetches such files")))
         }
     }
 }
 
-/// Loads a reader, which fetches what is missing and checks every file.
-async fn load(name: String, context: &Context) -> Result<Reader> {
-    let (options, progress) = (context.engine_options().reader(), context.progress());
-    match tokio::task::spawn_blocking(move || Reader::load(&name, &options, progress.as_ref())).await {
-        Ok(reader) => Ok(reader?),
-        Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
-    }
-}
-
-fn described(reader: &Reader) -> String {
-    format!(
-        "{} ({} layers, width {}, windows of {} tokens, SHA-256 {})",
-        reader.name(),
-        reader.n_layers(),
-        reader.width(),
-        reader.context(),
-        reader.sha256()
-    )
+/// What the cache holds of a reader; fetches nothing.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] for an unknown name.
+pub(super) async fn check(name: &str, context: &Context) -> Result<Cached> {
+    let (name, cache_dir) = (name.to_owned(), context.engine_options().cache_dir);
+    context.blocking(move |_| Reader::check(&name, &cache_dir)).await
 }

@@ -6,30 +6,29 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use saequel_engine::labels::{LabelOptions, label};
 use saequel_engine::sae::{EvalOptions, EvalReport, TrainOptions, TrainReport, evaluate, train};
-use saequel_engine::{EncoderError, ErrorKind, Progress, Sae};
+use saequel_engine::{ErrorKind, Sae};
 
 use crate::args::{EvalArgs, LabelArgs, SaeCommand, TrainArgs};
 use crate::context::Context;
-use crate::error::{Failure, Result};
+use crate::error::Result;
+use crate::say::say;
 
 pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
     match command {
         SaeCommand::Train(args) => {
             let options = train_options(args, context);
-            let report =
-                blocking(context, move |progress| train(&options, progress)).await.map_err(|failure| match failure
-                    .kind()
-                {
+            let report = context.blocking(move |progress| train(&options, progress)).await.map_err(|failure| {
+                match failure.kind() {
                     ErrorKind::Cancelled => failure.hint("run the same command again to go on from the checkpoint"),
                     _ => failure,
-                })?;
-            println!("{}", trained(&report));
-            Ok(())
+                }
+            })?;
+            say!("{}", trained(&report))
         }
         SaeCommand::Eval(args) => {
             let answer = args.answer.clone();
             let options = eval_options(args, context);
-            let report = blocking(context, move |progress| evaluate(&options, progress)).await?;
+            let report = context.blocking(move |progress| evaluate(&options, progress)).await?;
             context.answer_batch(evaluated(&report)?, &answer).await
         }
         SaeCommand::List { answer } => {
@@ -42,8 +41,7 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
             let sae = Sae::load(&dir)?;
             let first = engine.add_dictionary(&sae).await?;
             let last = u64::from(first) + sae.width() as u64 - 1;
-            println!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name());
-            Ok(())
+            say!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name())
         }
         SaeCommand::Label(args) => relabel(args, context).await,
     }
@@ -60,24 +58,11 @@ async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {
         statistics: args.statistics,
         reader_options: context.engine_options().reader(),
     };
-    let latents = blocking(context, move |progress| label(&options, progress)).await?;
+    let latents = context.blocking(move |progress| label(&options, progress)).await?;
     let shown = latents.iter().filter(|latent| latent.hidden.is_none()).count();
     let sae = Sae::load(&dir)?.with_latents(latents)?;
     sae.save(&dir)?;
-    println!("{}: {shown} of {} features labelled for users in {}", sae.name(), sae.width(), dir.display());
-    Ok(())
-}
-
-/// Runs long work beside the runtime, with progress and Ctrl-C.
-async fn blocking<T: Send + 'static>(
-    context: &Context,
-    work: impl FnOnce(&dyn Progress) -> saequel_engine::Result<T, EncoderError> + Send + 'static,
-) -> Result<T> {
-    let progress = context.progress();
-    match tokio::task::spawn_blocking(move || work(progress.as_ref())).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
-    }
+    say!("{}: {shown} of {} features labelled for users in {}", sae.name(), sae.width(), dir.display())
 }
 
 fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {

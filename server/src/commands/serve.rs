@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::http::{Server, stop_signal};
 use crate::options::ServeOptions;
+use crate::say::say;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     let dir = context.existing_db_dir()?;
@@ -23,8 +24,13 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
         ..ServeOptions::default()
     };
     let server = Server::bind(engine, options).await?;
-    println!("serving {} read-only at http://{}/v1/sql", dir.display(), server.local_addr()?);
-    println!("try: curl -s http://{}/v1/sql?format=table -d 'SHOW CORPORA'", server.local_addr()?);
-    println!("Ctrl-C stops");
+    let address = server.local_addr()?;
+    // Served even if nobody reads this.
+    let _ = say!(
+        "serving {} read-only at http://{address}/v1/sql\n\
+         try: curl -s 'http://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\n\
+         Ctrl-C stops",
+        dir.display()
+    );
     server.run(stop_signal()).await
 }

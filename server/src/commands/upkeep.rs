@@ -1,16 +1,17 @@
 //! `saequel compact` and `saequel doctor`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use futures::StreamExt;
-use saequel_engine::{Check, Engine, ErrorKind};
+use saequel_engine::{Check, ErrorKind};
 
+use super::model;
 use crate::args::{Answer, CompactArgs, DoctorArgs};
 use crate::context::Context;
 use crate::error::{Failure, Result};
 use crate::output::Format;
-use crate::sql_text::identifier;
+use crate::say::say;
 
 pub(super) async fn compact(args: CompactArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
@@ -18,20 +19,21 @@ pub(super) async fn compact(args: CompactArgs, context: &Context) -> Result<()> 
         Some(name) => vec![name],
         None => engine.catalog().corpora.iter().map(|corpus| corpus.name.clone()).collect(),
     };
+    let keep_secs = args.keep_days.saturating_mul(24 * 3600);
     for name in names {
-        let done = engine.compact(&name, args.keep_days.saturating_mul(24 * 3600)).await?;
-        println!("{name}: {done}");
+        let done = context.interrupt.guard(async { Ok(engine.compact(&name, keep_secs).await?) }).await?;
+        say!("{name}: {done}")?;
     }
     Ok(())
 }
 
 pub(super) async fn doctor(args: DoctorArgs, context: &Context) -> Result<()> {
-    let engine = context.open().await?;
-    let checks = examine(&engine, context).await;
+    context.existing_db_dir()?;
+    let checks = context.interrupt.guard(async { Ok(examine(context).await) }).await?;
     match args.answer {
         Answer { format: None | Some(Format::Table), output: None, .. } => {
             for check in &checks {
-                println!("{} {}: {}", if check.ok { "ok  " } else { "BAD " }, check.name, check.detail);
+                say!("{} {}: {}", if check.ok { "ok  " } else { "BAD " }, check.name, check.detail)?;
             }
         }
         answer => context.answer_batch(batch(&checks)?, &answer).await?,
@@ -44,45 +46,36 @@ pub(super) async fn doctor(args: DoctorArgs, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Looks at every part of the database: the catalog, every value of every corpus, weights and their checksums.
-async fn examine(engine: &Engine, context: &Context) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut note = |name: String, outcome: Result<String>| {
-        let ok = outcome.is_ok();
-        let detail = outcome.unwrap_or_else(|failure| failure.line());
-        checks.push(Check { name, ok, detail });
+/// The engine's checks, and one of each reader that the database needs. Fetches nothing.
+async fn examine(context: &Context) -> Vec<Check> {
+    let opened = async {
+        let engine = context.open().await?;
+        let checks = engine.doctor().await?;
+        Ok::<_, Failure>((engine, checks))
+    };
+    let (engine, mut checks) = match opened.await {
+        Ok(opened) => opened,
+        Err(failure) => return vec![Check { name: "opening".into(), ok: false, detail: failure.line() }],
     };
     let catalog = engine.catalog();
-    let dictionaries = catalog.features.dictionaries().len();
-    let corpora = catalog.corpora.len();
-    note("catalog".into(), Ok(format!("{corpora} corpora, {dictionaries} dictionaries")));
-    for corpus in &catalog.corpora {
-        let statement = format!("SELECT * FROM {}", identifier(&corpus.name));
-        note(format!("corpus {}", corpus.name), read_all(engine, &statement).await);
-    }
-    for dictionary in catalog.features.dictionaries() {
-        let (engine, name, progress) = (engine.clone(), dictionary.name.clone(), context.progress());
-        let loaded = tokio::task::spawn_blocking(move || engine.encoder(&[name], progress.as_ref()));
-        let outcome = match loaded.await {
-            Ok(Ok(encoder)) => {
-                Ok(format!("its weights and those of reader {} are as they should be", encoder.reader().name()))
+    let readers: BTreeSet<&str> = catalog.features.dictionaries().iter().map(|one| one.reader.as_str()).collect();
+    for name in readers {
+        let (ok, detail) = match model::check(name, context).await {
+            Err(failure) if failure.kind() == ErrorKind::NotFound => {
+                (true, "not known to this program; texts cannot be read with it".to_owned())
             }
-            Ok(Err(error)) => Err(error.into()),
-            Err(error) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
+            Err(failure) => (false, failure.line()),
+            Ok(cached) => match cached.trouble() {
+                None => (true, format!("every file in {} has the right checksum", cached.dir.display())),
+                Some(trouble) => {
+                    let way_out = "the next import, or `saequel model fetch`, fetches it";
+                    (cached.damaged.is_empty(), format!("{trouble} in {}; {way_out}", cached.dir.display()))
+                }
+            },
         };
-        note(format!("dictionary {}", dictionary.name), outcome);
+        checks.push(Check { name: format!("reader {name}"), ok, detail });
     }
     checks
-}
-
-/// Reads every value of a result; what cannot be read is an error.
-async fn read_all(engine: &Engine, statement: &str) -> Result<String> {
-    let mut stream = engine.sql(statement).await?;
-    let mut n_rows = 0;
-    while let Some(batch) = stream.next().await {
-        n_rows += batch?.num_rows();
-    }
-    Ok(format!("{n_rows} documents, all readable"))
 }
 
 fn batch(checks: &[Check]) -> Result<RecordBatch> {

@@ -32,6 +32,13 @@ enum Message {
     Failed(Failure),
 }
 
+/// What follows the first chunk.
+enum Rest {
+    Running(Running),
+    Failed(Failure),
+    Nothing,
+}
+
 /// The running query as its reader sees it. Dropping it ends the query.
 struct Running {
     messages: mpsc::Receiver<Message>,
@@ -66,16 +73,31 @@ pub(super) async fn answer(
         Message::Done => return with_type(Body::empty().into_response(), format),
         Message::Failed(failure) => return super::failed(&failure),
     };
-    let rest = futures::stream::unfold(Some(running), move |running| async move {
-        let mut running = running?;
-        match running.next().await {
-            Message::Chunk(bytes) => Some((Ok(bytes), Some(running))),
-            Message::Done => None,
-            Message::Failed(failure) => Some((Err(std::io::Error::other(failure.to_string())), None)),
+    let rest = futures::stream::unfold(Rest::Running(running), move |rest| async move {
+        match rest {
+            Rest::Running(mut running) => match running.next().await {
+                Message::Chunk(bytes) => Some((Ok(bytes), Rest::Running(running))),
+                Message::Done => None,
+                // A line that tells readers of lines what the broken transfer cannot.
+                Message::Failed(failure) if format == Format::Jsonl => {
+                    Some((Ok(format!("{}\n", super::error_json(&failure)).into()), Rest::Failed(failure)))
+                }
+                Message::Failed(failure) => Some((Err(broken(&failure)), Rest::Nothing)),
+            },
+            Rest::Failed(failure) => {
+                tokio::task::yield_now().await; // the line goes out before the transfer breaks
+                Some((Err(broken(&failure)), Rest::Nothing))
+            }
+            Rest::Nothing => None,
         }
     });
     let first = futures::stream::once(async move { Ok::<_, std::io::Error>(first) });
     with_type(Body::from_stream(first.chain(rest)).into_response(), format)
+}
+
+/// What breaks the transfer, so that nobody takes a part for the whole.
+fn broken(failure: &Failure) -> std::io::Error {
+    std::io::Error::other(failure.to_string())
 }
 
 fn with_type(mut response: Response, format: Format) -> Response {
@@ -96,17 +118,9 @@ fn start(engine: Engine, request: SqlRequest, permit: OwnedSemaphorePermit, opti
     let task = query_runtime().spawn(async move {
         let _permit = permit; // held until the query has ended, whoever still reads
         // A deadline on this side ends a query whose client reads too slowly.
-        let mut sent = false;
-        let last = match timeout_at(deadline, run(&engine, &request, &sender, &mut sent)).await {
+        let last = match timeout_at(deadline, run(&engine, request, &sender)).await {
             Ok(Ok(())) => Message::Done,
-            Ok(Err(failure)) => {
-                if sent && request.format == Format::Jsonl {
-                    // A line that tells readers of lines what the broken transfer cannot.
-                    let line = format!("{}\n", super::error_json(&failure));
-                    let _ = sender.send(Message::Chunk(line.into())).await; // an error: the client has gone
-                }
-                Message::Failed(failure)
-            }
+            Ok(Err(failure)) => Message::Failed(failure),
             Err(_) => return,
         };
         let _ = sender.send(last).await; // an error: the client has gone
@@ -114,19 +128,16 @@ fn start(engine: Engine, request: SqlRequest, permit: OwnedSemaphorePermit, opti
     Running { messages, task: task.abort_handle(), deadline, timeout_secs: options.timeout.as_secs() }
 }
 
-/// Runs the query and sends what is written; `sent` tells whether the client has a part of it.
-async fn run(engine: &Engine, request: &SqlRequest, sender: &mpsc::Sender<Message>, sent: &mut bool) -> Result<()> {
-    let mut stream = engine.sql(&request.statement).await?;
+/// Runs the query and sends what is written.
+async fn run(engine: &Engine, request: SqlRequest, sender: &mpsc::Sender<Message>) -> Result<()> {
+    let mut stream = engine.sql_with(&request.statement, request.parameters).await?;
     let mut writer = writer(request.format, Layout::default());
     let mut bytes = Vec::new();
     writer.start(&stream.schema(), &mut bytes)?;
     while let Some(batch) = stream.next().await {
         writer.batch(&batch?, &mut bytes)?;
-        if bytes.len() >= CHUNK_BYTES {
-            *sent = true;
-            if !send(&mut bytes, sender).await {
-                return Ok(());
-            }
+        if bytes.len() >= CHUNK_BYTES && !send(&mut bytes, sender).await {
+            return Ok(());
         }
     }
     writer.finish(&mut bytes)?;

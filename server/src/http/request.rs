@@ -1,17 +1,22 @@
 //! From a request to one statement and a format.
 
+use arrow::datatypes::DataType;
 use axum::http::{HeaderMap, StatusCode, header};
+use datafusion::common::{ParamValues, ScalarValue};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::Failure;
 use crate::output::Format;
 use crate::sql_text;
 
 /// What is asked.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct SqlRequest {
-    /// One statement, parameters put in.
+    /// One statement.
     pub(super) statement: String,
+    /// Values of `$1`, `$2`, ... or `$name`.
+    pub(super) parameters: ParamValues,
     /// Format of the answer.
     pub(super) format: Format,
 }
@@ -35,7 +40,7 @@ impl From<Failure> for Rejected {
 struct JsonBody {
     sql: String,
     #[serde(default)]
-    params: serde_json::Value,
+    params: Value,
     #[serde(default)]
     format: Option<String>,
 }
@@ -64,14 +69,58 @@ pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Re
         Some(name) => name.parse()?,
         None => accepted(headers)?,
     };
-    let bound = sql_text::bind(&body.sql, &body.params)?;
-    match sql_text::statements(&bound).as_slice() {
-        [one] => Ok(SqlRequest { statement: (*one).to_owned(), format }),
+    let parameters = parameters(body.params)?;
+    match sql_text::statements(&body.sql).as_slice() {
+        [one] => Ok(SqlRequest { statement: (*one).to_owned(), parameters, format }),
         [] => Err(Failure::usage("request: no statement")
             .hint("send one as text/plain, or as JSON {\"sql\": \"...\"}")
             .into()),
         several => Err(Failure::usage(format!("request: expected one statement, got {}", several.len())).into()),
     }
+}
+
+/// An array gives `$1`, `$2`, ..., an object gives `$name`.
+fn parameters(params: Value) -> Result<ParamValues, Failure> {
+    match params {
+        Value::Null => Ok(ParamValues::List(Vec::new())),
+        Value::Array(values) => Ok(values.into_iter().map(scalar).collect::<Result<Vec<_>, _>>()?.into()),
+        Value::Object(values) => {
+            let named = values.into_iter().map(|(name, value)| Ok((name, scalar(value)?)));
+            Ok(named.collect::<Result<Vec<_>, Failure>>()?.into())
+        }
+        _ => Err(Failure::usage("params: expected an array ($1, $2, ...) or an object ($name)")),
+    }
+}
+
+fn scalar(value: Value) -> Result<ScalarValue, Failure> {
+    Ok(match value {
+        Value::Null => ScalarValue::Null,
+        Value::Bool(value) => value.into(),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => number.into(),
+            (None, Some(number)) => number.into(),
+            (None, None) => number.as_f64().into(),
+        },
+        Value::String(text) => text.into(),
+        Value::Array(values) => {
+            let items = values.into_iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
+            let of = item_type(&items)?;
+            let items = items.iter().map(|item| item.cast_to(&of)).collect::<Result<Vec<_>, _>>()?;
+            ScalarValue::List(ScalarValue::new_list_nullable(&items, &of))
+        }
+        Value::Object(_) => return Err(Failure::usage("params: a value may not be an object")),
+    })
+}
+
+/// The type of a list's items: their own, if it is one; nulls have any, and whole numbers may be among others.
+fn item_type(items: &[ScalarValue]) -> Result<DataType, Failure> {
+    let mut types = items.iter().map(ScalarValue::data_type).filter(|one| !one.is_null());
+    let first = types.next().unwrap_or(DataType::Null);
+    types.try_fold(first, |all, one| match one {
+        one if one == all => Ok(all),
+        one if one.is_numeric() && all.is_numeric() => Ok(DataType::Float64),
+        one => Err(Failure::usage(format!("params: expected a list of one type, got {all} and {one}"))),
+    })
 }
 
 /// `format` of the URL.
@@ -138,6 +187,7 @@ fn of_media_type(media_type: &str) -> Option<Format> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use serde_json::json;
 
     use super::*;
 
@@ -162,7 +212,28 @@ mod tests {
         assert_eq!(ok(None, &form, "sql=SELECT+1%20%2B%201").0, "SELECT 1 + 1");
         let json = headers("application/json", Some("text/csv"));
         let body = r#"{"sql": "SELECT $1", "params": ["it's"], "format": "jsonl"}"#;
-        assert_eq!(ok(Some("format=csv"), &json, body), ("SELECT 'it''s'".into(), Format::Jsonl));
+        assert_eq!(ok(Some("format=csv"), &json, body), ("SELECT $1".into(), Format::Jsonl));
+    }
+
+    #[test]
+    fn parameters_become_values() {
+        let given = |params| {
+            parameters(params).map(|given| match given {
+                ParamValues::List(values) => values.into_iter().map(|value| value.value).collect::<Vec<_>>(),
+                ParamValues::Map(mut values) => vec![values.remove("a").unwrap().value],
+            })
+        };
+        assert!(given(json!(null)).unwrap().is_empty());
+        let expected = ["it's".into(), ScalarValue::from(-5_i64), 2.5_f64.into(), true.into(), ScalarValue::Null];
+        assert_eq!(given(json!(["it's", -5, 2.5, true, null])).unwrap(), expected);
+        assert_eq!(given(json!({"a": u64::MAX})).unwrap(), [ScalarValue::from(u64::MAX)]);
+        let list = ScalarValue::new_list_nullable(
+            &[1.0_f64.into(), ScalarValue::Float64(None), 2.5_f64.into()],
+            &DataType::Float64,
+        );
+        assert_eq!(given(json!([[1, null, 2.5]])).unwrap(), [ScalarValue::List(list)]);
+        assert!(given(json!([[1, "x"]])).unwrap_err().line().contains("one type, got Int64 and Utf8"));
+        assert!(given(json!([{}])).is_err() && given(json!("text")).is_err());
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Format {
     pub const ALL: [Format; 7] =
         [Format::Table, Format::Csv, Format::Tsv, Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow];
 
+    /// The names of all formats.
+    pub fn names() -> String {
+        Format::ALL.map(Format::as_str).join(", ")
+    }
+
     /// Name as users write it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,10 +101,10 @@ impl FromStr for Format {
             "text" | "pretty" => "table",
             other => other,
         };
-        Format::ALL.into_iter().find(|format| format.as_str() == wanted).ok_or_else(|| {
-            let names: Vec<_> = Format::ALL.iter().map(|format| format.as_str()).collect();
-            Failure::usage(format!("unknown format '{name}'; expected one of {}", names.join(", ")))
-        })
+        Format::ALL
+            .into_iter()
+            .find(|format| format.as_str() == wanted)
+            .ok_or_else(|| Failure::usage(format!("unknown format '{name}'; expected one of {}", Format::names())))
     }
 }
 

@@ -12,15 +12,6 @@ use super::table::Layout;
 use super::{Format, ResultWriter, arrow_file_writer, writer};
 use crate::error::{Failure, Result, io_failure};
 
-/// What was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Rows.
-    pub n_rows: u64,
-    /// Whether the reader of standard output went away (`| head`) before the end.
-    pub cut_short: bool,
-}
-
 enum Target {
     Stdout,
     /// Written beside `path` and renamed at the end.
@@ -37,26 +28,23 @@ enum Target {
 
 /// A place for one result.
 pub struct Sink {
-    format: Format,
     writer: Box<dyn ResultWriter>,
     target: Target,
 }
 
 impl Sink {
-    /// Opens standard output or `output`. Without a format, the file's name decides, else it is a table.
+    /// Opens the file `output`, or standard output.
     ///
     /// # Errors
     /// If a binary format would go to a terminal, or the file cannot be made.
-    pub fn open(format: Option<Format>, output: Option<&Path>) -> Result<Self> {
-        let Some(path) = output.filter(|path| *path != Path::new("-")) else {
-            let format = format.unwrap_or(Format::Table);
+    pub fn open(format: Format, output: Option<&Path>) -> Result<Self> {
+        let Some(path) = output else {
             if format.is_binary() && io::stdout().is_terminal() {
                 return Err(Failure::usage(format!("{} is binary and would garble the terminal", format.as_str()))
                     .hint("add --output FILE, or pipe it into another program"));
             }
-            return Ok(Self { format, writer: writer(format, stdout_layout()), target: Target::Stdout });
+            return Ok(Self { writer: writer(format, stdout_layout()), target: Target::Stdout });
         };
-        let format = format.or_else(|| Format::of_path(path)).unwrap_or(Format::Table);
         let is_stream = path.extension().is_some_and(|extension| extension == "arrows");
         let writer = match format {
             Format::Arrow if !is_stream => arrow_file_writer(),
@@ -76,41 +64,34 @@ impl Sink {
                 .map_err(failed)?;
             Target::New { file, path: path.to_owned() }
         };
-        Ok(Self { format, writer, target })
+        Ok(Self { writer, target })
     }
 
-    /// The format that was decided on.
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Writes a whole result as it arrives.
+    /// Writes a whole result as it arrives; returns its number of rows.
     ///
     /// # Errors
     /// What the query or the disk says; a file is then not there (an older one of its name stays).
-    pub async fn write(mut self, mut stream: SendableRecordBatchStream) -> Result<Written> {
-        let mut written = Written::default();
+    pub async fn write(mut self, mut stream: SendableRecordBatchStream) -> Result<u64> {
+        let mut n_rows = 0;
         let mut bytes = Vec::new();
         self.writer.start(&stream.schema(), &mut bytes)?;
         while let Some(batch) = stream.next().await {
             let batch = batch?;
-            written.n_rows += batch.num_rows() as u64;
+            n_rows += batch.num_rows() as u64;
             self.writer.batch(&batch, &mut bytes)?;
-            if !self.put(&mut bytes)? {
-                return Ok(Written { cut_short: true, ..written });
-            }
+            self.put(&mut bytes)?;
         }
         self.writer.finish(&mut bytes)?;
-        written.cut_short = !self.put(&mut bytes)?;
+        self.put(&mut bytes)?;
         if let Target::New { file, path } = self.target {
             file.as_file().sync_all().map_err(|error| io_failure(path.display(), &error))?;
             file.persist(&path).map_err(|error| io_failure(path.display(), &error.error))?;
         }
-        Ok(written)
+        Ok(n_rows)
     }
 
-    /// Writes and empties `bytes`; false if nobody reads any more.
-    fn put(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
+    /// Writes and empties `bytes`.
+    fn put(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
         let outcome = match &mut self.target {
             Target::Stdout => {
                 let mut stdout = io::stdout().lock();
@@ -120,14 +101,10 @@ impl Sink {
             Target::Existing { file, .. } => file.write_all(bytes),
         };
         bytes.clear();
-        match outcome {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(match &self.target {
-                Target::Stdout => io_failure("standard output", &error),
-                Target::New { path, .. } | Target::Existing { path, .. } => io_failure(path.display(), &error),
-            }),
-        }
+        outcome.map_err(|error| match &self.target {
+            Target::Stdout => io_failure("standard output", &error),
+            Target::New { path, .. } | Target::Existing { path, .. } => io_failure(path.display(), &error),
+        })
     }
 }
 
@@ -170,18 +147,17 @@ mod tests {
     async fn a_file_appears_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("result.csv");
-        let sink = Sink::open(None, Some(&path)).unwrap();
-        assert_eq!(sink.format(), Format::Csv);
-        assert_eq!(sink.write(stream(false)).await.unwrap(), Written { n_rows: 4, cut_short: false });
+        let open = || Sink::open(Format::Csv, Some(&path)).unwrap();
+        assert_eq!(open().write(stream(false)).await.unwrap(), 4);
         let before = std::fs::read(&path).unwrap();
-        assert!(Sink::open(None, Some(&path)).unwrap().write(stream(true)).await.is_err());
+        assert!(open().write(stream(true)).await.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), before);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_missing_folder_is_named() {
-        let failure = Sink::open(None, Some(Path::new("/nonexistent/x.csv"))).err().unwrap();
+        let failure = Sink::open(Format::Csv, Some(Path::new("/nonexistent/x.csv"))).err().unwrap();
         assert_eq!(failure.wire().exit, 4);
         assert!(failure.line().contains("/nonexistent/x.csv"), "{failure}");
     }
