@@ -42,6 +42,51 @@ pub(super) const SOURCES: &[Source] = &[Source {
     ],
 }];
 
+/// The reader of this name.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] with the names there are.
+pub(super) fn source(name: &str) -> Result<&'static Source> {
+    SOURCES.iter().find(|source| source.name == name).ok_or_else(|| {
+        let known: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
+        Error::new(ErrorKind::NotFound, format!("reader '{name}' not found; there are: {}", known.join(", ")))
+    })
+}
+
+/// What the cache holds of a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// The reader's folder in the cache, whether it exists or not.
+    pub dir: PathBuf,
+    /// Files that are not there.
+    pub missing: Vec<&'static str>,
+    /// Files whose SHA-256 is not what it must be.
+    pub damaged: Vec<&'static str>,
+}
+
+impl Cached {
+    /// What is wrong, e.g. `missing: config.json`; `None` if every file is as it should be.
+    pub fn trouble(&self) -> Option<String> {
+        let named = |what: &str, files: &[&str]| (!files.is_empty()).then(|| format!("{what}: {}", files.join(", ")));
+        let troubles = [named("damaged", &self.damaged), named("missing", &self.missing)];
+        let troubles: Vec<String> = troubles.into_iter().flatten().collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+}
+
+/// Looks at the files of a reader in the cache.
+pub(super) fn check(source: &Source, cache: &Path) -> Cached {
+    let dir = folder(source, cache);
+    let (_, bad) = cached(source, &dir);
+    let (missing, damaged): (Vec<_>, Vec<_>) = bad.into_iter().partition(|bad| bad.found.is_none());
+    let names = |bad: Vec<Bad>| bad.into_iter().map(|bad| bad.file).collect();
+    Cached { dir, missing: names(missing), damaged: names(damaged) }
+}
+
+fn folder(source: &Source, cache: &Path) -> PathBuf {
+    cache.join("readers").join(source.name)
+}
+
 /// Contents of a reader's files, in the order of [`Source::files`].
 pub(super) type Files = Vec<Vec<u8>>;
 
@@ -67,7 +112,7 @@ pub(super) fn files(source: &Source, cache: &Path, progress: &dyn Progress) -> R
 }
 
 fn files_from(hub: &str, source: &Source, cache: &Path, progress: &dyn Progress) -> Result<Files> {
-    let dir = cache.join("readers").join(source.name);
+    let dir = folder(source, cache);
     let (files, bad) = cached(source, &dir);
     if bad.is_empty() {
         return Ok(files);
@@ -302,11 +347,16 @@ mod tests {
         }
         fs::write(dir.join("a"), "hello").unwrap();
         fs::write(dir.join("b"), "hullo").unwrap();
+        let found = check(&source, cache.path());
+        assert_eq!((found.missing, found.damaged), (vec![], vec!["b"]));
         let damaged = files_from(nobody, &source, cache.path(), &crate::Silent).unwrap_err();
         assert_eq!(damaged.kind(), ErrorKind::Corrupt);
         assert!(damaged.message().contains("b is damaged"), "{damaged}");
         assert_eq!(fs::read(dir.join("b")).unwrap(), b"hullo");
+        fs::remove_file(dir.join("b")).unwrap();
+        assert_eq!(check(&source, cache.path()).trouble().as_deref(), Some("missing: b"));
         fs::write(dir.join("b"), "hello").unwrap();
+        assert_eq!(check(&source, cache.path()).trouble(), None);
         assert_eq!(files_from(nobody, &source, cache.path(), &crate::Silent).unwrap(), [b"hello", b"hello"]);
     }
 }

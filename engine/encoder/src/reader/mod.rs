@@ -7,6 +7,8 @@ mod run;
 pub(crate) mod simd;
 mod text;
 
+use std::path::Path;
+
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use tokenizers::Tokenizer;
@@ -15,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
 
+pub use fetch::Cached;
 pub(crate) use run::{BatchStates, PieceStates, parallel};
 pub use text::Token;
 pub(crate) use text::TokenizedText;
@@ -48,11 +51,7 @@ impl Reader {
     /// message says what was tried and how to place the files by hand), [`crate::ErrorKind::Corrupt`] if a file's checksum
     /// is wrong and it cannot be fetched again.
     pub fn load(name: &str, options: &ReaderOptions, progress: &dyn Progress) -> Result<Self> {
-        let Some(source) = fetch::SOURCES.iter().find(|source| source.name == name) else {
-            let known: Vec<&str> = fetch::SOURCES.iter().map(|source| source.name).collect();
-            let message = format!("reader '{name}' not found; there are: {}", known.join(", "));
-            return Err(Error::new(ErrorKind::NotFound, message));
-        };
+        let source = fetch::source(name)?;
         let files = fetch::files(source, &options.cache_dir, progress)?;
         let damaged = |file: &str, error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Corrupt, format!("reader '{name}': {file} cannot be used")).with_source(error)
@@ -75,6 +74,14 @@ impl Reader {
             .map_err(|error| damaged(fetch::WEIGHTS, error.into()))?;
         let sha256 = fetch::expected_weights(source).to_owned();
         Ok(Self { name: name.to_owned(), sha256, model, tokenizer, cls, sep, threads: options.threads.max(1) })
+    }
+
+    /// Looks at the files of the reader `name` in the cache, without fetching or changing any.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] for an unknown name.
+    pub fn check(name: &str, cache_dir: &Path) -> Result<Cached> {
+        Ok(fetch::check(fetch::source(name)?, cache_dir))
     }
 
     /// Name, e.g. `all-MiniLM-L6-v2`.
