@@ -1,7 +1,8 @@
-//! The program as people and scripts use it: formats, exit codes, one query path, the demo.
+//! The program as people and scripts use it: formats, exit codes, one query path.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -70,7 +71,8 @@ fn every_command_has_help() {
         "demo",
     ] {
         assert!(help.contains(&format!("  {command}")), "{command} in {help}");
-        succeed(Command::new(program()).args([command, "--help"]));
+        let help = succeed(Command::new(program()).args([command, "--help"]));
+        assert!(help.contains("Examples:"), "{command}: {help}");
     }
 }
 
@@ -126,11 +128,14 @@ fn a_command_is_the_statement_that_it_shows() {
     let (a, b) = ("answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'");
     for arguments in [
         vec!["diff", a, b, "--paired-by", "prompt_id", "--limit", "15"],
+        vec!["diff", a, b, "--fold", "--include-hidden", "--dictionary", "minilm-l4-token-4096", "--limit", "5"],
         vec!["correlate", "answers", "--limit", "10"],
+        vec!["correlate", a, "--with", b, "--paired-by", "prompt_id", "--direction", "both", "--limit", "5"],
         vec!["cluster", "answers", "--k", "3", "--seed", "7"],
         vec!["cluster", "answers", "--k", "3", "--documents"],
         vec!["retrieve", "answers", "apologises; it can't help", "--k", "4", "--but-not", "recipes"],
         vec!["features", "search", "sorry", "--limit", "5"],
+        vec!["features", "search", "sorry"],
     ] {
         let output = saequel(shared()).args(&arguments).args(["--format", "csv", "--show-sql"]).output().expect("run");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -195,6 +200,11 @@ fn mistakes_have_codes_and_a_way_out() {
         (2, vec!["sql", "SELECT topik FROM answers"], "topic"),
         (4, vec!["sql", "SELECT * FROM anwsers"], "answers"),
         (4, vec!["diff", "answers", "anwsers"], "answers"),
+        (4, vec!["sql", "SELECT activation(features, 'no such feature') FROM answers"], "'no such feature' not found"),
+        (4, vec!["diff", "answers", "answers", "--dictionary", "nowhere"], "dictionary 'nowhere' not found"),
+        (2, vec!["sql", "SELECT 1; SELECT 2", "--format", "parquet"], "one statement, got 2"),
+        (2, vec!["export", "answers", "-o", "answers.csv.gz"], "cannot tell a format from 'answers.csv.gz'"),
+        (2, vec!["export", "answers", "-o", "answers.txt"], "cuts long text"),
         (2, vec!["sql", " -- nothing"], "no statement"),
         (2, vec!["sql", "SELECT 1", "--format", "xml"], "jsonl"),
         (2, vec!["retrieve", "answers"], "QUERY"),
@@ -223,16 +233,136 @@ fn scripts_come_from_standard_input() {
 }
 
 #[test]
+fn a_script_may_begin_with_a_comment_and_make_a_database() {
+    let scratch = Scratch::new();
+    let script = b"-- set up; \n/* a concept */ CREATE CONCEPT sorry AS (1); SELECT name FROM saequel.concepts";
+    let script = std::fs::File::open(scratch.write("setup.sql", script)).expect("open the script");
+    let told = succeed(saequel(scratch.path("new.db")).args(["sql", "--format", "csv"]).stdin(script));
+    assert!(told.ends_with("name\nsorry\n"), "{told}");
+}
+
+#[test]
+fn an_export_loses_nothing() {
+    let whole = "SELECT doc_id, answer FROM answers ORDER BY doc_id";
+    let text = succeed(saequel(shared()).args(["export", whole]));
+    assert_eq!(text, sql(whole, &["--format", "csv"]));
+    let found = succeed(saequel(shared()).args(["features", "search", "sorry", "--format", "csv"]));
+    assert!(found.lines().count() > 21, "{found}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let mut child = saequel(shared())
-        .args(["sql", "SELECT value FROM generate_series(1, 5000000)", "--format", "csv"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start saequel");
-    drop(child.stdout.take());
-    let output = child.wait_with_output().expect("wait");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let scratch = Scratch::new();
+    for arguments in [
+        vec!["sql", "SELECT value FROM generate_series(1, 5000000)", "--format", "csv"],
+        vec!["features", "show", "1"],
+        vec!["doctor"],
+        vec!["demo", "--dir", "demo.db"],
+    ] {
+        let mut child = saequel(shared())
+            .args(&arguments)
+            .current_dir(scratch.path(""))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start saequel");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("wait");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_running_server_sees_a_new_corpus() {
+    let scratch = Scratch::new();
+    let db = scratch.path("x.db");
+    succeed(saequel(&db).args(["sql", "CREATE CONCEPT sorry AS (1)"]));
+    let mut server =
+        saequel(&db).args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("start saequel");
+    let mut line = String::new();
+    BufReader::new(server.stdout.as_mut().expect("stdout")).read_line(&mut line).expect("a line");
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let get = |request: &str, body: &str| {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        let length = body.len();
+        let head = format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}");
+        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let count = |corpus: &str| get("POST /v1/sql?format=csv", &format!("SELECT count(*) AS n FROM {corpus}"));
+    assert!(count("answers").starts_with("HTTP/1.1 404"));
+    import(&db, 3);
+    let (counted, health) = (count("answers"), get("GET /health", ""));
+    let _ = server.kill();
+    let _ = server.wait();
+    assert!(counted.starts_with("HTTP/1.1 200") && counted.contains("n\n3\n"), "{counted}");
+    assert!(health.contains("\"corpora\":1"), "{health}");
+}
+
+#[test]
+fn rows_set_aside_are_counted_and_the_first_are_named() {
+    let scratch = Scratch::new();
+    let file = scratch.write("docs.jsonl", ["{\"text\": \"fine\"}\n", &"{torn\n".repeat(1500)].concat().as_bytes());
+    let mut command = saequel(scratch.path("x.db"));
+    command.arg("import").arg(file).args(["--corpus", "docs", "--set-aside", "--quiet"]);
+    let output = command.output().expect("run saequel");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && told.contains("1500 set aside"), "{told}{said}");
+    assert!(said.contains("line 2") && said.lines().count() <= 11, "{said}");
+}
+
+#[test]
+fn the_demo_leaves_the_database_of_the_user_alone() {
+    let scratch = Scratch::new();
+    let file = scratch.write("docs.jsonl", b"{\"answer\": \"my own\"}\n{\"answer\": \"my other own\"}\n");
+    let mine = scratch.path("mine.db");
+    succeed(saequel(&mine).arg("import").arg(file).args(["--corpus", "answers", "--text", "answer"]));
+    let demo = || {
+        let mut command = Command::new(program());
+        command.env("SAEQUEL_DB", &mine).current_dir(scratch.path("")).arg("demo");
+        command
+    };
+    // Its own database cannot be opened here, and it takes no other.
+    scratch.write("saequel-demo.db", b"not a folder");
+    let (_, said) = fail(demo().arg("--discard"));
+    assert!(said.contains("saequel-demo.db"), "{said}");
+    for arguments in [vec![], vec!["--discard"]] {
+        let (code, said) = fail(demo().arg("--dir").arg(&mine).args(&arguments));
+        assert!(
+            code == 5 && said.contains("2 documents in its corpus answers") && said.contains("--dir"),
+            "{code} {said}"
+        );
+    }
+    let count = succeed(saequel(&mine).args(["sql", "SELECT count(*) AS n FROM answers", "--format", "csv"]));
+    assert_eq!(count, "n\n2\n");
+}
+
+#[test]
+fn weights_are_looked_at_and_left_alone() {
+    let scratch = Scratch::new();
+    let reader = scratch.path("readers/all-MiniLM-L6-v2");
+    let model = |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        command.env("SAEQUEL_CACHE", scratch.path("")).arg("model").args(arguments);
+        command
+    };
+    let (code, said) = fail(&mut model(&["verify"]));
+    assert!(
+        code == 4 && said.contains("missing: config.json") && said.contains("saequel model fetch"),
+        "{code} {said}"
+    );
+    std::fs::create_dir_all(&reader).expect("make the cache");
+    std::fs::write(reader.join("config.json"), b"damaged").expect("write a damaged file");
+    let (code, said) = fail(&mut model(&["verify"]));
+    assert!(code == 3 && said.contains("damaged: config.json"), "{code} {said}");
+    let listed = succeed(&mut model(&["list", "--format", "csv"]));
+    assert!(listed.contains("all-MiniLM-L6-v2,false,\"damaged: config.json; missing: tokenizer.json"), "{listed}");
+    assert_eq!(std::fs::read(reader.join("config.json")).expect("read it again"), b"damaged");
+    assert!(!reader.join("model.safetensors").exists());
+    assert!(succeed(Command::new(program()).args(["model", "verify"])).contains("right checksum"));
 }
 
 #[test]
@@ -267,22 +397,16 @@ fn upkeep() {
     assert!(succeed(saequel(&db).arg("compact")).starts_with("answers"));
     let checks = succeed(saequel(&db).arg("doctor"));
     assert!(checks.lines().all(|line| line.starts_with("ok")) && checks.contains("6 documents"), "{checks}");
-}
-
-#[test]
-fn the_demo_finds_what_was_put_into_it() {
-    let scratch = Scratch::new();
-    let dir = scratch.path("demo.db");
-    let told = succeed(Command::new(program()).env_remove("SAEQUEL_DB").args(["demo", "--dir"]).arg(&dir));
-    for heading in ["1. diff", "2. correlate", "3. cluster", "4. retrieve", "5. and it is all SQL", "Try next"] {
-        assert!(told.contains(heading), "{heading}: {told}");
+    for part in ["write access", "words of answers", "indexes of answers", "reader all-MiniLM-L6-v2"] {
+        assert!(checks.contains(part), "{part}: {checks}");
     }
-    for habit in ["heron hedges", "finch writes lists", "finch opens with enthusiasm"] {
-        let line = told.lines().find(|line| line.contains(habit)).expect("a line about the habit");
-        assert!(line.contains("feature") && !line.contains("not among them"), "{line}");
-    }
-    let again =
-        succeed(Command::new(program()).env_remove("SAEQUEL_DB").args(["demo", "--discard", "--dir"]).arg(&dir));
-    assert!(again.contains("0 added, 420 there already"), "{again}");
-    assert!(!dir.exists());
+    // Weights that are not there yet are no damage, and are not fetched.
+    let cache = scratch.path("cache");
+    let checks = succeed(saequel(&db).env("SAEQUEL_CACHE", &cache).arg("doctor"));
+    assert!(checks.contains("missing: config.json") && !cache.exists(), "{checks}");
+    // A database that does not open is a check that fails.
+    std::fs::remove_dir_all(db.join("catalog")).expect("damage the database");
+    let output = saequel(&db).arg("doctor").output().expect("run saequel");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.code() == Some(3) && told.starts_with("BAD  opening: "), "{told}{said}");
 }
