@@ -72,9 +72,17 @@ impl Engine {
         &self.inner.options
     }
 
-    /// The catalog as it is now; later changes make a new picture.
+    /// The catalog as it was last seen; later changes make a new picture.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.inner.store.catalog()
+    }
+
+    /// Sees what other processes have changed in the catalog. Every statement begins with it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`], [`crate::ErrorKind::Io`].
+    pub async fn refresh(&self) -> Result<()> {
+        self.inner.store.refresh().await
     }
 
     /// The reader with the named dictionaries (all of the catalog's if empty); loads weights on first use.
@@ -127,7 +135,7 @@ impl Engine {
             saes.push(sae);
         }
         drop(loaded);
-        Encoder::new(reader, saes)
+        Ok(Encoder::new(reader, saes)?)
     }
 
     /// Loads the folder's copy of a dictionary and checks it against the catalog's checksum.
@@ -147,7 +155,7 @@ impl Engine {
             );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        Sae::load(&folder)
+        Ok(Sae::load(&folder)?)
     }
 }
 
@@ -193,7 +201,7 @@ pub struct ImportOptions {
     pub corpus: String,
     /// Columns to read, in order; default for a new corpus: the only string column, or `text`.
     pub text_columns: Vec<String>,
-    /// Column that identifies a document; default for a new corpus: none (source and row number do).
+    /// Column that identifies a document; default for a new corpus: none (source, row number and content do).
     pub key: Option<String>,
     /// Dictionaries for a new corpus; default: all in the catalog.
     pub dictionaries: Vec<String>,

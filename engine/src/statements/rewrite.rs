@@ -201,17 +201,18 @@ fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> Cont
     ControlFlow::Continue(())
 }
 
-/// Replaces parameters (`$1`, `$name`) in the arguments of table functions, which are read before DataFusion replaces the
+/// Replaces parameters (`$1`, `$name`) in the arguments of functions, which are read before DataFusion replaces the
 /// others.
 ///
 /// # Errors
-/// [`ErrorKind::Query`] for a parameter that was not given, or of a type that is no number, string, boolean or list.
-pub(crate) fn bind_table_arguments(statement: &mut Statement, parameters: &ParamValues) -> Result<()> {
+/// [`ErrorKind::Query`] for a parameter of a table function that was not given, or of a type that is no number, string,
+/// boolean or list. Those of other functions are then left to DataFusion.
+pub(crate) fn bind_arguments(statement: &mut Statement, parameters: &ParamValues) -> Result<()> {
     struct Binder<'a>(&'a ParamValues);
 
     impl Binder<'_> {
         fn bind(&self, arguments: &mut Vec<FunctionArg>) -> ControlFlow<Error> {
-            VisitMut::visit(arguments, &mut ValueBinder(self.0))
+            VisitMut::visit(arguments, &mut ValueBinder { parameters: self.0, all: true })
         }
     }
 
@@ -224,9 +225,21 @@ pub(crate) fn bind_table_arguments(statement: &mut Statement, parameters: &Param
                 _ => ControlFlow::Continue(()),
             }
         }
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+            match expr {
+                Expr::Function(Function { args: FunctionArguments::List(list), .. }) => {
+                    VisitMut::visit(&mut list.args, &mut ValueBinder { parameters: self.0, all: false })
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
     }
 
-    struct ValueBinder<'a>(&'a ParamValues);
+    struct ValueBinder<'a> {
+        parameters: &'a ParamValues,
+        /// Whether it is an error if a parameter cannot be replaced.
+        all: bool,
+    }
 
     impl VisitorMut for ValueBinder<'_> {
         type Break = Error;
@@ -234,10 +247,11 @@ pub(crate) fn bind_table_arguments(statement: &mut Statement, parameters: &Param
             if let Expr::Value(value) = expr
                 && let Value::Placeholder(id) = &value.value
             {
-                let bound = self.0.get_placeholders_with_values(id).map_err(Error::from);
+                let bound = self.parameters.get_placeholders_with_values(id).map_err(Error::from);
                 match bound.and_then(|given| literal(id, &given.value)) {
                     Ok(literal) => *expr = literal,
-                    Err(error) => return ControlFlow::Break(error),
+                    Err(error) if self.all => return ControlFlow::Break(error),
+                    Err(_) => {}
                 }
             }
             ControlFlow::Continue(())
@@ -251,7 +265,6 @@ pub(crate) fn bind_table_arguments(statement: &mut Statement, parameters: &Param
 }
 
 fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {
-    use arrow::datatypes::DataType;
     if value.is_null() {
         return Ok(Expr::value(Value::Null));
     }
@@ -265,8 +278,11 @@ fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {
             let items = rows.into_iter().flatten().flatten().map(|item| literal(id, &item)).collect::<Result<_>>()?;
             Expr::Array(datafusion::sql::sqlparser::ast::Array { elem: items, named: false })
         }
-        number if number.data_type().is_numeric() && !matches!(number.data_type(), DataType::Float16) => {
-            Expr::value(Value::Number(number.to_string(), false))
+        // `{:?}` writes 2.0, where `{}` would make an integer of it.
+        ScalarValue::Float32(Some(number)) if number.is_finite() => number_literal(format!("{number:?}")),
+        ScalarValue::Float64(Some(number)) if number.is_finite() => number_literal(format!("{number:?}")),
+        number if number.data_type().is_integer() || number.data_type().is_decimal() => {
+            number_literal(number.to_string())
         }
         other => {
             let message = format!(
@@ -276,6 +292,10 @@ fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {
             return Err(Error::new(ErrorKind::Query, message));
         }
     })
+}
+
+fn number_literal(text: String) -> Expr {
+    Expr::value(Value::Number(text, false))
 }
 
 /// A string literal.

@@ -1,6 +1,6 @@
 use datafusion::common::{ParamValues, ScalarValue};
 
-use super::rewrite::{VersionedName, bind_table_arguments};
+use super::rewrite::{VersionedName, bind_arguments};
 use super::*;
 use crate::store::AsOf;
 
@@ -155,16 +155,21 @@ fn arguments_of_table_functions() {
 }
 
 #[test]
-fn parameters_of_table_functions() {
+fn parameters_of_functions() {
     let bind = |sql: &str, parameters: Vec<ScalarValue>| {
         let Ok(Statement::Query(mut statement)) = parse(sql) else { panic!("not a query") };
-        bind_table_arguments(&mut statement, &ParamValues::from(parameters)).map(|()| statement.to_string())
+        bind_arguments(&mut statement, &ParamValues::from(parameters)).map(|()| statement.to_string())
     };
     assert_eq!(
         bind("SELECT $1 FROM f($1, k => $2)", vec!["it's".into(), ScalarValue::from(5i64)]).unwrap(),
         "SELECT $1 FROM f('it''s', named_argument('k', 5))"
     );
     assert!(bind("SELECT * FROM f($2)", vec!["a".into()]).is_err());
+    assert_eq!(
+        bind("SELECT f(a, $1 + 1), $1 FROM b", vec![ScalarValue::from(2.0)]).unwrap(),
+        "SELECT f(a, 2.0 + 1), $1 FROM b"
+    );
     let date = ScalarValue::Date32(Some(1));
+    assert_eq!(bind("SELECT f($1)", vec![date.clone()]).unwrap(), "SELECT f($1)");
     assert!(bind("SELECT * FROM f($1)", vec![date]).unwrap_err().to_string().contains("parameter $1"));
 }
