@@ -214,7 +214,7 @@ impl FeatureCatalog {
         };
         let labels: Vec<String> = visible.filter(has_word).take(3).map(|f| format!("'{}'", f.label)).collect();
         if labels.is_empty() {
-            return "; list them with SELECT id, label FROM saequel.features".to_string();
+            return "; list them with SELECT feature_id, label FROM saequel.features".to_string();
         }
         format!("; it is a word of {}", labels.join(", "))
     }
@@ -316,7 +316,7 @@ mod tests {
         assert!(message("apolgy").contains("activation: feature 'apolgy' not found; did you mean 'apology'?"));
         assert!(message("sorry").contains("feature 'sorry' not found; it is a word of 'apology'"));
         assert!(message("99").contains("feature 99 not found; ids are below 5"));
-        assert!(message("zzz").contains("SELECT id, label FROM saequel.features"));
+        assert!(message("zzz").contains("SELECT feature_id, label FROM saequel.features"));
     }
 
     #[test]

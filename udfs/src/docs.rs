@@ -58,7 +58,8 @@ mod tests {
             "# SQL functions\n\nMade from the code by `UPDATE_FUNCTIONS=1 cargo test -p saequel-udfs docs`; do not edit. The \
              examples run over a small corpus\n`answers` (120 answers of models `a` and `b`), and a test compares what they \
              print.\n\nA *features value* is what a document holds of a dictionary: the column `features` of a corpus. A \
-             feature is named by its id, its\nlabel, or the name of a concept. Options of table functions are given by \
+             feature is named by its id, its\nlabel, or the name of a concept; `9` is an id, `'9'` the feature labelled 9 if \
+             there is one. Options of table functions are given by \
              name: `limit => 10`.\n",
         );
         let mut kind = None;

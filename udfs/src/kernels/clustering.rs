@@ -1,7 +1,7 @@
 //! Groups documents, chooses how many groups there are, and says how far each can be relied on.
 //!
 //! *Number*: of the widest gaps between eigenvalues of the scaled similarity (`spectral::widest_gaps`, over 2 to 12, on at
-//! most 1,000 documents) that whose groups are most stable on the mean; 1 if no gap is wide.
+//! most 1,000 documents) that whose groups are most stable on the mean; 1 if that is below 0.6.
 //! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 3,000 otherwise)
 //! are drawn and grouped anew from another start; a group's stability is the mean of its best Jaccard overlap with a
 //! new group (Hennig 2007, "Cluster-wise assessment of cluster stability": above 0.75 is stable, below 0.5 dissolved).
@@ -20,6 +20,8 @@ use crate::kernels::spectral::{Affinity, embed, widest_gaps};
 pub const MOST_CHOSEN: usize = 12;
 /// A document whose membership is lower lies between groups: it is *unclear*.
 pub const CLEAR_MEMBERSHIP: f32 = 0.05;
+/// Groups that are less stable on the mean are not there (Hennig 2007: below 0.6 they should not be trusted).
+const LEAST_STABILITY: f64 = 0.6;
 /// Times that the documents are grouped anew.
 pub const RESAMPLES: usize = 10;
 
@@ -131,17 +133,14 @@ pub fn choose_k(points: &Points, seed: u64, cancellation: &Cancellation) -> usiz
         Points::Affinity(affinity) => affinity.leading_eigenpairs(MOST_CHOSEN + 1, seed, cancellation),
         Points::Rows(rows) => Affinity::cosine(rows).leading_eigenpairs(MOST_CHOSEN + 1, seed, cancellation),
     };
-    let suggested = widest_gaps(&pairs.values, MOST_CHOSEN);
-    if let [] | [_] = suggested.as_slice() {
-        return suggested.first().copied().unwrap_or(1);
-    }
     let mean_stability = |k: usize| {
         let (groups, _) = sample.group(k, RESAMPLE_EFFORT, seed, cancellation);
         let known: Vec<f64> = stability(&sample, &groups, k, seed, cancellation).into_iter().flatten().collect();
         known.iter().sum::<f64>() / known.len().max(1) as f64
     };
-    let means = suggested.into_iter().map(|k| (k, mean_stability(k)));
-    means.fold((1, 0.0), |best, next| if next.1 > best.1 { next } else { best }).0
+    let suggested = widest_gaps(&pairs.values, MOST_CHOSEN).into_iter();
+    let stable = suggested.map(|k| (k, mean_stability(k))).filter(|(_, mean)| *mean >= LEAST_STABILITY);
+    stable.fold((1, 0.0), |best, next| if next.1 > best.1 { next } else { best }).0
 }
 
 /// Groups the documents into `k`, or as many as [`choose_k`] says. Fewer come out if there are fewer different

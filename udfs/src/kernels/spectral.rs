@@ -128,17 +128,12 @@ pub fn embed(pairs: &Eigenpairs, k: usize, n: usize) -> Rows {
 /// between eigenvalue `k` and the next (von Luxburg 2007, section 8.3), widest first, of equal gaps the smallest `k`. At
 /// most three, whose gaps are at least half as wide as the widest.
 ///
-/// Empty if there is nothing to tell groups by: fewer than three eigenvalues, or no gap that is a tenth as wide as that
-/// between the first eigenvalue, which says nothing, and the second.
+/// Empty if there are fewer than three eigenvalues, or no gap at all.
 pub fn widest_gaps(eigenvalues: &[f32], largest: usize) -> Vec<usize> {
-    let &[first, second, _, ..] = eigenvalues else { return Vec::new() };
-    let mut gaps: Vec<(usize, f32)> =
-        (2..eigenvalues.len().min(largest + 1)).map(|k| (k, eigenvalues[k - 1] - eigenvalues[k])).collect();
+    let gaps = (2..eigenvalues.len().min(largest + 1)).map(|k| (k, eigenvalues[k - 1] - eigenvalues[k]));
+    let mut gaps: Vec<(usize, f32)> = gaps.filter(|gap| gap.1 > 1e-6).collect();
     gaps.sort_by(|a, b| b.1.total_cmp(&a.1));
     let widest = gaps.first().map_or(0.0, |gap| gap.1);
-    if widest < f32::max(0.1 * (first - second), 1e-6) {
-        return Vec::new();
-    }
     gaps.into_iter().filter(|gap| gap.1 >= 0.5 * widest).take(3).map(|gap| gap.0).collect()
 }
 
@@ -209,7 +204,7 @@ mod tests {
         assert_eq!(widest_gaps(&[1.0, 0.9, 0.8, 0.3, 0.2], 12), [3]);
         assert_eq!(widest_gaps(&[1.0, 0.9, 0.5, 0.2, 0.1], 12), [2, 3]);
         assert_eq!(widest_gaps(&[1.0, 0.9, 0.8, 0.3, 0.2], 2), [2]);
-        assert!(widest_gaps(&[1.0, 0.30, 0.25, 0.21, 0.18], 12).is_empty(), "0.05 is less than a tenth of 0.7");
+        assert_eq!(widest_gaps(&[1.0, 0.75, 0.5, 0.25, 0.0, -0.25], 12), [2, 3, 4], "of equal gaps the first three");
         assert_eq!(widest_gaps(&[1.0, 1.0, 1.0, 0.0], 12), [3]);
     }
 

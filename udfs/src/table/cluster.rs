@@ -101,7 +101,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "k",
             "groups; default: of the up to three numbers from 2 to 12 where the similarity's eigenvalues drop most, the one \
-             with the most stable groups; 1 if they hardly drop",
+             with the most stable groups; 1 if even those have a mean stability below 0.6",
         ),
         ("seed", "of the starts and samples; default 0"),
         (
