@@ -1,6 +1,10 @@
-//! What the aggregates share: accumulators over [`GroupState`], for one group and for many.
+//! What the aggregates share: the function as the planner sees it, and accumulators over [`GroupState`], for one group and
+//! for many.
 
 use std::fmt::Debug;
+use std::hash::Hash;
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,20 +15,95 @@ use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, FieldRef, Float64Typ
 use datafusion::common::{ScalarValue, internal_err, not_impl_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
+};
 use datafusion::physical_expr::expressions::Literal;
 
+use crate::SharedSource;
+use crate::docs::FunctionDoc;
 use crate::features::FeaturesView;
 use crate::kernels::sums::GroupState;
+use crate::rows::{Columns, list_of};
+use crate::scalar::common::{Source, check_count, check_features};
 
-/// The arithmetic of an aggregate.
-pub(crate) trait Aggregation: Debug + Clone + Send + Sync + 'static {
-    /// Name, for messages.
-    fn name(&self) -> &'static str;
+/// What the aggregates differ in; a value is one call in a query, with its constants.
+pub(crate) trait Aggregation: Debug + Clone + PartialEq + Eq + Hash + Send + Sync + 'static {
+    /// User documentation.
+    const DOC: FunctionDoc;
+    /// How many arguments there may be, a features value first.
+    const N_ARGUMENTS: RangeInclusive<usize>;
+    /// Checks the other arguments and says what they are cast to.
+    fn coerce(others: &[DataType]) -> Result<Vec<DataType>>;
+    /// Columns of the rows of a result, without rows.
+    fn columns() -> Columns;
+    /// Reads the constants.
+    fn new(source: Source, args: &AccumulatorArgs) -> Result<Self>;
     /// Adds row `row`, which has features, to a group; `values` are all arguments.
     fn update(&self, state: &mut GroupState, features: &FeaturesView, values: &[ArrayRef], row: usize);
     /// Results of groups, one each.
     fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef>;
+}
+
+/// An aggregate as the planner sees it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct FeatureAggregate<A> {
+    source: Source,
+    signature: Signature,
+    aggregation: PhantomData<A>,
+}
+
+/// The aggregate over `source`.
+pub(crate) fn udaf<A: Aggregation>(source: &SharedSource) -> AggregateUDF {
+    let signature = Signature::user_defined(Volatility::Stable);
+    let source = Source(Arc::clone(source));
+    AggregateUDF::from(FeatureAggregate::<A> { source, signature, aggregation: PhantomData })
+}
+
+impl<A: Aggregation> FeatureAggregate<A> {
+    fn call(&self, args: &AccumulatorArgs) -> Result<A> {
+        if args.is_distinct {
+            return not_impl_err!("{}: DISTINCT is not supported", A::DOC.name);
+        }
+        A::new(self.source.clone(), args)
+    }
+}
+
+impl<A: Aggregation> AggregateUDFImpl for FeatureAggregate<A> {
+    fn name(&self) -> &str {
+        A::DOC.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count(A::DOC.name, A::DOC.syntax, types.len(), A::N_ARGUMENTS)?;
+        let mut coerced = vec![check_features(A::DOC.name, "features", &types[0])?];
+        coerced.extend(A::coerce(&types[1..])?);
+        Ok(coerced)
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(list_of(A::columns().fields()))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        Ok(state_fields(&args))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Single::new(self.call(&args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
+        true
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Groups::new(self.call(&args)?)))
+    }
 }
 
 fn list_type(item: DataType) -> DataType {
@@ -32,7 +111,7 @@ fn list_type(item: DataType) -> DataType {
 }
 
 /// Columns of a state: see [`GroupState`].
-pub(crate) fn state_fields(args: &StateFieldsArgs) -> Vec<FieldRef> {
+fn state_fields(args: &StateFieldsArgs) -> Vec<FieldRef> {
     let columns = [
         ("n_docs", DataType::UInt64),
         ("keys", DataType::UInt64),
@@ -128,14 +207,14 @@ impl<'a> States<'a> {
 
 /// States of all groups of a query. Memory is added up as it grows, so that asking for it is cheap.
 #[derive(Debug)]
-pub(crate) struct Groups<A> {
+struct Groups<A> {
     aggregation: A,
     states: Vec<GroupState>,
     bytes: usize,
 }
 
 impl<A: Aggregation> Groups<A> {
-    pub(crate) fn new(aggregation: A) -> Self {
+    fn new(aggregation: A) -> Self {
         Self { aggregation, states: Vec::new(), bytes: 0 }
     }
 
@@ -173,7 +252,7 @@ impl<A: Aggregation> GroupsAccumulator for Groups<A> {
         total_num_groups: usize,
     ) -> Result<()> {
         self.grow(total_num_groups);
-        let features = FeaturesView::try_new(self.aggregation.name(), &values[0])?;
+        let features = FeaturesView::try_new(A::DOC.name, &values[0])?;
         for (row, group) in group_indices.iter().enumerate() {
             if passes(opt_filter, row) && !features.is_null(row) {
                 self.change(*group, |aggregation, state| aggregation.update(state, &features, values, row));
@@ -199,7 +278,7 @@ impl<A: Aggregation> GroupsAccumulator for Groups<A> {
         total_num_groups: usize,
     ) -> Result<()> {
         self.grow(total_num_groups);
-        let states = States::try_new(self.aggregation.name(), values)?;
+        let states = States::try_new(A::DOC.name, values)?;
         for (row, group) in group_indices.iter().enumerate() {
             if passes(opt_filter, row) {
                 let other = states.get(row);
@@ -216,10 +295,10 @@ impl<A: Aggregation> GroupsAccumulator for Groups<A> {
 
 /// The same for a query without groups.
 #[derive(Debug)]
-pub(crate) struct Single<A>(Groups<A>);
+struct Single<A>(Groups<A>);
 
 impl<A: Aggregation> Single<A> {
-    pub(crate) fn new(aggregation: A) -> Self {
+    fn new(aggregation: A) -> Self {
         let mut groups = Groups::new(aggregation);
         groups.grow(1);
         Self(groups)
@@ -263,9 +342,4 @@ pub(crate) fn constant<'a>(
         Some(literal) => Ok(Some(literal.value())),
         None => plan_err!("{function}: expected a constant for '{name}', got {expr}"),
     }
-}
-
-/// Refuses DISTINCT, which would mean nothing.
-pub(crate) fn check_distinct(function: &str, args: &AccumulatorArgs) -> Result<()> {
-    if args.is_distinct { not_impl_err!("{function}: DISTINCT is not supported") } else { Ok(()) }
 }

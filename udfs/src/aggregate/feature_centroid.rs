@@ -1,27 +1,25 @@
 //! `feature_centroid(features)`: the mean document of a group.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::DataType;
 use datafusion::error::Result;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::function::AccumulatorArgs;
 
-use super::accumulate::{Aggregation, Groups, Single, check_distinct, state_fields};
+use super::accumulate::{Aggregation, udaf};
 use crate::SharedSource;
 use crate::catalog::FeatureCatalog;
 use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::sums::{GroupState, features_of};
-use crate::rows::{Columns, list_of};
-use crate::scalar::common::{Source, check_count, check_features};
-
-const NAME: &str = "feature_centroid";
+use crate::rows::Columns;
+use crate::scalar::common::Source;
 
 /// User documentation.
 pub const DOC: FunctionDoc = FunctionDoc {
-    name: NAME,
+    name: "feature_centroid",
     kind: Kind::Aggregate,
     syntax: "feature_centroid(features)",
     text: "The mean document of the group: a list of structs `feature_id`, `label`, `activation` (mean over all documents \
@@ -32,28 +30,14 @@ pub const DOC: FunctionDoc = FunctionDoc {
 };
 
 /// See [`DOC`].
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct FeatureCentroid {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct FeatureCentroid {
     source: Source,
-    signature: Signature,
 }
 
 /// `feature_centroid(features)`.
 pub fn feature_centroid_udaf(source: &SharedSource) -> AggregateUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    AggregateUDF::from(FeatureCentroid { source: Source(Arc::clone(source)), signature })
-}
-
-#[derive(Debug, Clone)]
-struct Mean {
-    source: SharedSource,
-}
-
-impl FeatureCentroid {
-    fn mean(&self, args: &AccumulatorArgs) -> Result<Mean> {
-        check_distinct(NAME, args)?;
-        Ok(Mean { source: Arc::clone(&self.source.0) })
-    }
+    udaf::<FeatureCentroid>(source)
 }
 
 fn columns(catalog: &FeatureCatalog, rows: &[(FeatureId, f64, u64)]) -> Columns {
@@ -64,9 +48,20 @@ fn columns(catalog: &FeatureCatalog, rows: &[(FeatureId, f64, u64)]) -> Columns 
     columns
 }
 
-impl Aggregation for Mean {
-    fn name(&self) -> &'static str {
-        NAME
+impl Aggregation for FeatureCentroid {
+    const DOC: FunctionDoc = DOC;
+    const N_ARGUMENTS: RangeInclusive<usize> = 1..=1;
+
+    fn coerce(others: &[DataType]) -> Result<Vec<DataType>> {
+        Ok(others.to_vec())
+    }
+
+    fn columns() -> Columns {
+        columns(&FeatureCatalog::default(), &[])
+    }
+
+    fn new(source: Source, _args: &AccumulatorArgs) -> Result<Self> {
+        Ok(Self { source })
     }
 
     fn update(&self, state: &mut GroupState, features: &FeaturesView, _values: &[ArrayRef], row: usize) {
@@ -77,7 +72,7 @@ impl Aggregation for Mean {
     }
 
     fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
-        let catalog = self.source.catalog();
+        let catalog = self.source.0.catalog();
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {
             let mut means: Vec<(FeatureId, f64, u64)> = group
@@ -91,41 +86,6 @@ impl Aggregation for Mean {
             rows.append(&mut means);
         }
         columns(&catalog, &rows).into_lists(&lengths)
-    }
-}
-
-impl AggregateUDFImpl for FeatureCentroid {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 1..=1)?;
-        Ok(vec![check_features(NAME, "features", &types[0])?])
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(list_of(columns(&FeatureCatalog::default(), &[]).fields()))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(state_fields(&args))
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Single::new(self.mean(&args)?)))
-    }
-
-    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
-        true
-    }
-
-    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups::new(self.mean(&args)?)))
     }
 }
 

@@ -1,15 +1,15 @@
 //! `feature_diff(features, in_target)`: the numbers of the table function `diff`, for the rows of a group.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::DataType;
 use datafusion::common::plan_err;
 use datafusion::error::Result;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::function::AccumulatorArgs;
 
-use super::accumulate::{Aggregation, Groups, Single, check_distinct, state_fields};
+use super::accumulate::{Aggregation, udaf};
 use crate::SharedSource;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
@@ -18,8 +18,8 @@ use crate::kernels::counting::FeatureCounts;
 use crate::kernels::diff::{DiffRow, default_min_docs, diff};
 use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::sums::{GroupState, features_of, key};
-use crate::rows::{Columns, diff_columns, list_of};
-use crate::scalar::common::{Source, check_count, check_features};
+use crate::rows::{Columns, diff_columns};
+use crate::scalar::common::Source;
 
 const NAME: &str = "feature_diff";
 
@@ -38,28 +38,14 @@ pub const DOC: FunctionDoc = FunctionDoc {
 };
 
 /// See [`DOC`].
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct FeatureDiff {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct FeatureDiff {
     source: Source,
-    signature: Signature,
 }
 
 /// `feature_diff(features, in_target)`.
 pub fn feature_diff_udaf(source: &SharedSource) -> AggregateUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    AggregateUDF::from(FeatureDiff { source: Source(Arc::clone(source)), signature })
-}
-
-#[derive(Debug, Clone)]
-struct Compare {
-    source: SharedSource,
-}
-
-impl FeatureDiff {
-    fn compare(&self, args: &AccumulatorArgs) -> Result<Compare> {
-        check_distinct(NAME, args)?;
-        Ok(Compare { source: Arc::clone(&self.source.0) })
-    }
+    udaf::<FeatureDiff>(source)
 }
 
 fn columns(catalog: &FeatureCatalog, rows: &[DiffRow], n_docs: &[[u64; 2]]) -> Columns {
@@ -69,9 +55,26 @@ fn columns(catalog: &FeatureCatalog, rows: &[DiffRow], n_docs: &[[u64; 2]]) -> C
     columns
 }
 
-impl Aggregation for Compare {
-    fn name(&self) -> &'static str {
-        NAME
+impl Aggregation for FeatureDiff {
+    const DOC: FunctionDoc = DOC;
+    const N_ARGUMENTS: RangeInclusive<usize> = 2..=2;
+
+    fn coerce(others: &[DataType]) -> Result<Vec<DataType>> {
+        match others {
+            [DataType::Boolean | DataType::Null] => Ok(vec![DataType::Boolean]),
+            other => plan_err!(
+                "{NAME}: expected true or false as 'in_target', such as model = 'a', got {}",
+                other.iter().map(ToString::to_string).collect::<String>()
+            ),
+        }
+    }
+
+    fn columns() -> Columns {
+        columns(&FeatureCatalog::default(), &[], &[])
+    }
+
+    fn new(source: Source, _args: &AccumulatorArgs) -> Result<Self> {
+        Ok(Self { source })
     }
 
     fn update(&self, state: &mut GroupState, features: &FeaturesView, values: &[ArrayRef], row: usize) {
@@ -82,7 +85,7 @@ impl Aggregation for Compare {
     }
 
     fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
-        let catalog = self.source.catalog();
+        let catalog = self.source.0.catalog();
         let selected = catalog.select(NAME, &FeatureSelection::default())?;
         let z = normal_quantile_two_sided(0.95);
         let mut sides = [FeatureCounts::new(selected.len()), FeatureCounts::new(selected.len())];
@@ -104,44 +107,6 @@ impl Aggregation for Compare {
             rows.append(&mut group_rows);
         }
         columns(&catalog, &rows, &n_docs).into_lists(&lengths)
-    }
-}
-
-impl AggregateUDFImpl for FeatureDiff {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
-        if !matches!(types[1], DataType::Boolean | DataType::Null) {
-            return plan_err!("{NAME}: expected true or false as 'in_target', such as model = 'a', got {}", types[1]);
-        }
-        Ok(vec![check_features(NAME, "features", &types[0])?, DataType::Boolean])
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(list_of(columns(&FeatureCatalog::default(), &[], &[]).fields()))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(state_fields(&args))
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Single::new(self.compare(&args)?)))
-    }
-
-    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
-        true
-    }
-
-    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups::new(self.compare(&args)?)))
     }
 }
 

@@ -1,22 +1,22 @@
 //! `feature_frequency(features)`: in how many documents of a group each feature is.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::DataType;
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::function::AccumulatorArgs;
 
-use super::accumulate::{Aggregation, Groups, Single, check_distinct, constant, state_fields};
+use super::accumulate::{Aggregation, constant, udaf};
 use crate::SharedSource;
 use crate::catalog::FeatureCatalog;
 use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::sums::{GroupState, features_of};
-use crate::rows::{Columns, list_of};
-use crate::scalar::common::{Source, check_count, check_features};
+use crate::rows::Columns;
+use crate::scalar::common::Source;
 
 const NAME: &str = "feature_frequency";
 
@@ -33,30 +33,15 @@ pub const DOC: FunctionDoc = FunctionDoc {
 };
 
 /// See [`DOC`].
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct FeatureFrequency {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct FeatureFrequency {
     source: Source,
-    signature: Signature,
+    include_hidden: bool,
 }
 
 /// `feature_frequency(features [, include_hidden])`.
 pub fn feature_frequency_udaf(source: &SharedSource) -> AggregateUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    AggregateUDF::from(FeatureFrequency { source: Source(Arc::clone(source)), signature })
-}
-
-#[derive(Debug, Clone)]
-struct Count {
-    source: SharedSource,
-    include_hidden: bool,
-}
-
-impl FeatureFrequency {
-    fn count(&self, args: &AccumulatorArgs) -> Result<Count> {
-        check_distinct(NAME, args)?;
-        let include_hidden = constant(NAME, "include_hidden", args, 1)? == Some(&ScalarValue::Boolean(Some(true)));
-        Ok(Count { source: Arc::clone(&self.source.0), include_hidden })
-    }
+    udaf::<FeatureFrequency>(source)
 }
 
 fn columns(catalog: &FeatureCatalog, rows: &[(FeatureId, u64, f64)]) -> Columns {
@@ -67,9 +52,26 @@ fn columns(catalog: &FeatureCatalog, rows: &[(FeatureId, u64, f64)]) -> Columns 
     columns
 }
 
-impl Aggregation for Count {
-    fn name(&self) -> &'static str {
-        NAME
+impl Aggregation for FeatureFrequency {
+    const DOC: FunctionDoc = DOC;
+    const N_ARGUMENTS: RangeInclusive<usize> = 1..=2;
+
+    fn coerce(others: &[DataType]) -> Result<Vec<DataType>> {
+        match others.first() {
+            Some(flag) if *flag != DataType::Boolean => {
+                plan_err!("{NAME}: expected true or false as 'include_hidden', got {flag}")
+            }
+            _ => Ok(others.to_vec()),
+        }
+    }
+
+    fn columns() -> Columns {
+        columns(&FeatureCatalog::default(), &[])
+    }
+
+    fn new(source: Source, args: &AccumulatorArgs) -> Result<Self> {
+        let include_hidden = constant(NAME, "include_hidden", args, 1)? == Some(&ScalarValue::Boolean(Some(true)));
+        Ok(Self { source, include_hidden })
     }
 
     fn update(&self, state: &mut GroupState, features: &FeaturesView, _values: &[ArrayRef], row: usize) {
@@ -78,7 +80,7 @@ impl Aggregation for Count {
     }
 
     fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
-        let catalog = self.source.catalog();
+        let catalog = self.source.0.catalog();
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {
             let shown =
@@ -94,48 +96,6 @@ impl Aggregation for Count {
             rows.append(&mut counts);
         }
         columns(&catalog, &rows).into_lists(&lengths)
-    }
-}
-
-impl AggregateUDFImpl for FeatureFrequency {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 1..=2)?;
-        if let Some(flag) = types.get(1)
-            && *flag != DataType::Boolean
-        {
-            return plan_err!("{NAME}: expected true or false as 'include_hidden', got {flag}");
-        }
-        let mut coerced = vec![check_features(NAME, "features", &types[0])?];
-        coerced.extend(types.get(1).cloned());
-        Ok(coerced)
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(list_of(columns(&FeatureCatalog::default(), &[]).fields()))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(state_fields(&args))
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Single::new(self.count(&args)?)))
-    }
-
-    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
-        true
-    }
-
-    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups::new(self.count(&args)?)))
     }
 }
 

@@ -1,15 +1,15 @@
 //! `feature_pairs(features, min_docs)`: the numbers of the table function `correlate`, for the rows of a group.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::DataType;
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::function::AccumulatorArgs;
 
-use super::accumulate::{Aggregation, Groups, Single, check_distinct, constant, state_fields};
+use super::accumulate::{Aggregation, constant, udaf};
 use crate::SharedSource;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
@@ -18,8 +18,8 @@ use crate::kernels::cancellation::Cancellation;
 use crate::kernels::cooccurrence::{PairCounts, blocks};
 use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
 use crate::kernels::sums::{GroupState, features_of};
-use crate::rows::{list_of, pair_columns};
-use crate::scalar::common::{Source, check_count, check_features};
+use crate::rows::{Columns, pair_columns};
+use crate::scalar::common::Source;
 use crate::table::echoes::Echoes;
 
 const NAME: &str = "feature_pairs";
@@ -52,39 +52,18 @@ pub const DOC: FunctionDoc = FunctionDoc {
 };
 
 /// See [`DOC`].
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct FeaturePairs {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct FeaturePairs {
     source: Source,
-    signature: Signature,
+    min_docs: Option<u64>,
 }
 
 /// `feature_pairs(features [, min_docs])`.
 pub fn feature_pairs_udaf(source: &SharedSource) -> AggregateUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    AggregateUDF::from(FeaturePairs { source: Source(Arc::clone(source)), signature })
-}
-
-#[derive(Debug, Clone)]
-struct Pairs {
-    source: SharedSource,
-    min_docs: Option<u64>,
+    udaf::<FeaturePairs>(source)
 }
 
 impl FeaturePairs {
-    fn pairs(&self, args: &AccumulatorArgs) -> Result<Pairs> {
-        check_distinct(NAME, args)?;
-        let min_docs = match constant(NAME, "min_docs", args, 1)? {
-            Some(ScalarValue::Int64(Some(min_docs))) => match u64::try_from(*min_docs) {
-                Ok(min_docs) => Some(min_docs),
-                Err(_) => return plan_err!("{NAME}: min_docs cannot be negative, got {min_docs}"),
-            },
-            _ => None,
-        };
-        Ok(Pairs { source: Arc::clone(&self.source.0), min_docs })
-    }
-}
-
-impl Pairs {
     /// Features of a group with enough documents, ascending.
     fn eligible(&self, group: &GroupState, selected: &[bool]) -> Vec<FeatureId> {
         let min_docs = self.min_docs.unwrap_or_else(|| default_min_docs(group.n_docs[0])).max(1);
@@ -121,9 +100,32 @@ fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes:
     ranking.finish()
 }
 
-impl Aggregation for Pairs {
-    fn name(&self) -> &'static str {
-        NAME
+impl Aggregation for FeaturePairs {
+    const DOC: FunctionDoc = DOC;
+    const N_ARGUMENTS: RangeInclusive<usize> = 1..=2;
+
+    fn coerce(others: &[DataType]) -> Result<Vec<DataType>> {
+        match others.first() {
+            Some(min_docs) if !min_docs.is_integer() && *min_docs != DataType::Null => {
+                plan_err!("{NAME}: expected a whole number as 'min_docs', got {min_docs}")
+            }
+            _ => Ok(vec![DataType::Int64; others.len()]),
+        }
+    }
+
+    fn columns() -> Columns {
+        pair_columns(&FeatureCatalog::default(), &[])
+    }
+
+    fn new(source: Source, args: &AccumulatorArgs) -> Result<Self> {
+        let min_docs = match constant(NAME, "min_docs", args, 1)? {
+            Some(ScalarValue::Int64(Some(min_docs))) => match u64::try_from(*min_docs) {
+                Ok(min_docs) => Some(min_docs),
+                Err(_) => return plan_err!("{NAME}: min_docs cannot be negative, got {min_docs}"),
+            },
+            _ => None,
+        };
+        Ok(Self { source, min_docs })
     }
 
     fn update(&self, state: &mut GroupState, features: &FeaturesView, _values: &[ArrayRef], row: usize) {
@@ -131,7 +133,7 @@ impl Aggregation for Pairs {
     }
 
     fn finish(&self, groups: &[GroupState]) -> Result<ArrayRef> {
-        let catalog = self.source.catalog();
+        let catalog = self.source.0.catalog();
         let selected = catalog.select(NAME, &FeatureSelection::default())?;
         let eligible: Vec<Vec<FeatureId>> = groups.iter().map(|group| self.eligible(group, &selected)).collect();
         let mut all = eligible.concat();
@@ -148,48 +150,6 @@ impl Aggregation for Pairs {
             rows.append(&mut ranked);
         }
         pair_columns(&catalog, &rows).into_lists(&lengths)
-    }
-}
-
-impl AggregateUDFImpl for FeaturePairs {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 1..=2)?;
-        let mut coerced = vec![check_features(NAME, "features", &types[0])?];
-        if let Some(min_docs) = types.get(1) {
-            if !min_docs.is_integer() && *min_docs != DataType::Null {
-                return plan_err!("{NAME}: expected a whole number as 'min_docs', got {min_docs}");
-            }
-            coerced.push(DataType::Int64);
-        }
-        Ok(coerced)
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(list_of(pair_columns(&FeatureCatalog::default(), &[]).fields()))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(state_fields(&args))
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Single::new(self.pairs(&args)?)))
-    }
-
-    fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
-        true
-    }
-
-    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups::new(self.pairs(&args)?)))
     }
 }
 
@@ -231,7 +191,7 @@ mod tests {
 
     #[test]
     fn counted_and_kept_documents_give_the_same() {
-        let source: SharedSource = Arc::new(answers());
+        let source = Source(std::sync::Arc::new(answers()));
         let mut kept = GroupState::default();
         for row in 0..100u32 {
             let ids: Vec<u32> = (0..4).filter(|id| row % (id + 2) == 0).collect();
@@ -241,7 +201,7 @@ mod tests {
         counted.count_kept();
         counted.keep(&[0, 3]);
         kept.keep(&[0, 3]);
-        let pairs = Pairs { source, min_docs: Some(1) };
+        let pairs = FeaturePairs { source, min_docs: Some(1) };
         let rows = pairs.finish(&[kept, GroupState::default(), counted]).unwrap();
         let rows = rows.as_list::<i32>();
         assert!(!rows.value(0).is_empty() && rows.value(1).is_empty());

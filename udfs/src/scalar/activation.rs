@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::Float32Array;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::array::{ArrayRef, Float32Array};
+use arrow::datatypes::DataType;
 use datafusion::error::Result;
-use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::ScalarUDF;
 
-use super::common::{Names, Source, check_count, check_features, check_name, resolve_constant};
+use super::common::{Names, OfFeature, check_features, udf_of_feature};
 use crate::SharedSource;
 use crate::docs::{FunctionDoc, Kind};
 use crate::features::FeaturesView;
@@ -33,51 +31,28 @@ pub const DOC: FunctionDoc = FunctionDoc {
 
 /// See [`DOC`].
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Activation {
-    source: Source,
-    signature: Signature,
-}
+struct Activation;
 
 /// `activation(features, feature)`.
 pub fn activation_udf(source: &SharedSource) -> ScalarUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    ScalarUDF::from(Activation { source: Source(Arc::clone(source)), signature })
+    udf_of_feature::<Activation>(source)
 }
 
-impl ScalarUDFImpl for Activation {
-    fn name(&self) -> &str {
-        NAME
+impl OfFeature for Activation {
+    const DOC: FunctionDoc = DOC;
+    const RESULT: DataType = DataType::Float32;
+
+    fn coerce_first(data_type: &DataType) -> Result<DataType> {
+        check_features(NAME, "features", data_type)
     }
 
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
-        Ok(vec![check_features(NAME, "features", &types[0])?, check_name(NAME, "feature", &types[1])?])
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Float32)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        if let Some(Some(name)) = args.scalar_arguments.get(1) {
-            resolve_constant(NAME, &self.source.0.catalog(), name)?;
-        }
-        Ok(Arc::new(Field::new(NAME, DataType::Float32, true)))
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let names = Names::resolve(NAME, &self.source.0.catalog(), &args.args[1])?;
-        let features = FeaturesView::try_new(NAME, &args.args[0].to_array(args.number_rows)?)?;
+    fn compute(_source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef> {
+        let features = FeaturesView::try_new(NAME, first)?;
         let activation = |row: usize| {
             let members = names.get(row).filter(|_| !features.is_null(row))?;
             Some(members.activation(features.ids(row), features.activations(row)))
         };
-        let values: Float32Array = (0..features.len()).map(activation).collect();
-        Ok(ColumnarValue::Array(Arc::new(values)))
+        Ok(Arc::new((0..features.len()).map(activation).collect::<Float32Array>()))
     }
 }
 

@@ -2,19 +2,26 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::ColumnarValue;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use half::f16;
 
 use crate::SharedSource;
+use crate::args::literal;
 use crate::catalog::{FeatureCatalog, FeatureRef};
+use crate::docs::FunctionDoc;
 use crate::features::FeatureId;
 
 /// The source inside a function; equal if it is the same one.
@@ -177,6 +184,79 @@ pub(crate) fn resolve_constant(
     value: &ScalarValue,
 ) -> Result<Option<Members>> {
     if value.is_null() { Ok(None) } else { Members::of(function, catalog, value).map(Some) }
+}
+
+/// What the functions of something of a document and of a feature differ in.
+pub(crate) trait OfFeature: Debug + PartialEq + Eq + Hash + Send + Sync + 'static {
+    /// User documentation.
+    const DOC: FunctionDoc;
+    /// Type of the result.
+    const RESULT: DataType;
+    /// Checks the first argument and says what it is cast to.
+    fn coerce_first(data_type: &DataType) -> Result<DataType>;
+    /// Results of all rows; `first` is the first argument.
+    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef>;
+    /// What says the same of a constant feature, if anything does; null has no members.
+    fn simplify(_first: &Expr, _members: Option<&Members>) -> Option<Expr> {
+        None
+    }
+}
+
+/// Such a function as the planner sees it. An unknown feature is an error of the plan.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct FeatureScalar<F> {
+    source: Source,
+    signature: Signature,
+    function: PhantomData<F>,
+}
+
+/// The function over `source`.
+pub(crate) fn udf_of_feature<F: OfFeature>(source: &SharedSource) -> ScalarUDF {
+    let signature = Signature::user_defined(Volatility::Stable);
+    ScalarUDF::from(FeatureScalar::<F> { source: Source(Arc::clone(source)), signature, function: PhantomData })
+}
+
+impl<F: OfFeature> ScalarUDFImpl for FeatureScalar<F> {
+    fn name(&self) -> &str {
+        F::DOC.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count(F::DOC.name, F::DOC.syntax, types.len(), 2..=2)?;
+        Ok(vec![F::coerce_first(&types[0])?, check_name(F::DOC.name, "feature", &types[1])?])
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(F::RESULT)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        if let Some(Some(name)) = args.scalar_arguments.get(1) {
+            resolve_constant(F::DOC.name, &self.source.0.catalog(), name)?;
+        }
+        Ok(Arc::new(Field::new(F::DOC.name, F::RESULT, true)))
+    }
+
+    fn simplify(&self, args: Vec<Expr>, _context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        if let [first, name] = args.as_slice()
+            && let Some(name) = literal(name)
+            && let members = resolve_constant(F::DOC.name, &self.source.0.catalog(), name)?
+            && let Some(simplified) = F::simplify(first, members.as_ref())
+        {
+            return Ok(ExprSimplifyResult::Simplified(simplified));
+        }
+        Ok(ExprSimplifyResult::Original(args))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let names = Names::resolve(F::DOC.name, &self.source.0.catalog(), &args.args[1])?;
+        let first = args.args[0].to_array(args.number_rows)?;
+        F::compute(&self.source.0, &first, &names).map(ColumnarValue::Array)
+    }
 }
 
 /// Runs work that blocks or takes long from within a query, so that other tasks of this thread go elsewhere.

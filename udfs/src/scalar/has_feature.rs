@@ -6,20 +6,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::functions_nested::expr_fn::{array_has, array_has_any};
-use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit, not,
-};
+use datafusion::logical_expr::{Expr, ScalarUDF, lit, not};
 
-use super::common::{Members, Names, Source, check_count, check_features, check_name, resolve_constant};
+use super::common::{Members, Names, OfFeature, check_features, udf_of_feature};
 use crate::SharedSource;
-use crate::args::literal;
 use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
 
@@ -42,15 +38,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
 
 /// See [`DOC`].
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct HasFeature {
-    source: Source,
-    signature: Signature,
-}
+struct HasFeature;
 
 /// `has_feature(features, feature)`.
 pub fn has_feature_udf(source: &SharedSource) -> ScalarUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    ScalarUDF::from(HasFeature { source: Source(Arc::clone(source)), signature })
+    udf_of_feature::<HasFeature>(source)
 }
 
 /// That a list of ids (`UInt32`) has any of some features, as an index on it can answer.
@@ -75,50 +67,28 @@ fn filter(ids: &Expr, members: &Members) -> Expr {
     }
 }
 
-impl ScalarUDFImpl for HasFeature {
-    fn name(&self) -> &str {
-        NAME
+impl OfFeature for HasFeature {
+    const DOC: FunctionDoc = DOC;
+    const RESULT: DataType = DataType::Boolean;
+
+    fn coerce_first(data_type: &DataType) -> Result<DataType> {
+        check_features(NAME, "features", data_type)
     }
 
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
-        Ok(vec![check_features(NAME, "features", &types[0])?, check_name(NAME, "feature", &types[1])?])
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Boolean)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        if let Some(Some(name)) = args.scalar_arguments.get(1) {
-            resolve_constant(NAME, &self.source.0.catalog(), name)?;
-        }
-        Ok(Arc::new(Field::new(NAME, DataType::Boolean, true)))
-    }
-
-    fn simplify(&self, args: Vec<Expr>, _context: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        let [features, name] = args.as_slice() else { return Ok(ExprSimplifyResult::Original(args)) };
-        let Some(name) = literal(name) else { return Ok(ExprSimplifyResult::Original(args)) };
-        let simplified = match resolve_constant(NAME, &self.source.0.catalog(), name)? {
-            Some(members) => filter(&get_field(features.clone(), "ids"), &members),
-            None => lit(ScalarValue::Boolean(None)),
-        };
-        Ok(ExprSimplifyResult::Simplified(simplified))
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let names = Names::resolve(NAME, &self.source.0.catalog(), &args.args[1])?;
-        let features = FeaturesView::try_new(NAME, &args.args[0].to_array(args.number_rows)?)?;
+    fn compute(_source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef> {
+        let features = FeaturesView::try_new(NAME, first)?;
         let present = |row: usize| {
             let members = names.get(row).filter(|_| !features.is_null(row))?;
             Some(members.present(features.ids(row)))
         };
-        let values: BooleanArray = (0..features.len()).map(present).collect();
-        Ok(ColumnarValue::Array(Arc::new(values)))
+        Ok(Arc::new((0..features.len()).map(present).collect::<BooleanArray>()))
+    }
+
+    fn simplify(features: &Expr, members: Option<&Members>) -> Option<Expr> {
+        Some(match members {
+            Some(members) => filter(&get_field(features.clone(), "ids"), members),
+            None => lit(ScalarValue::Boolean(None)),
+        })
     }
 }
 

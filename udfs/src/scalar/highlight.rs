@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, StringBuilder};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::datatypes::DataType;
 use datafusion::common::{internal_err, plan_err};
-use datafusion::error::Result;
-use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::ScalarUDF;
 
-use super::common::{Members, Names, Source, check_count, check_name, off_runtime, resolve_constant};
+use super::common::{Members, Names, OfFeature, off_runtime, udf_of_feature};
 use crate::SharedSource;
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::TokenFeatures;
@@ -31,15 +29,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
 
 /// See [`DOC`].
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Highlight {
-    source: Source,
-    signature: Signature,
-}
+struct Highlight;
 
 /// `highlight(text, feature)`.
 pub fn highlight_udf(source: &SharedSource) -> ScalarUDF {
-    let signature = Signature::user_defined(Volatility::Stable);
-    ScalarUDF::from(Highlight { source: Source(Arc::clone(source)), signature })
+    udf_of_feature::<Highlight>(source)
 }
 
 /// Puts marks around the tokens on which a positive member fires. Marks join where tokens touch.
@@ -70,52 +64,33 @@ fn mark(text: &str, tokens: &[TokenFeatures], members: &Members) -> String {
     marked
 }
 
-impl ScalarUDFImpl for Highlight {
-    fn name(&self) -> &str {
-        NAME
-    }
+impl OfFeature for Highlight {
+    const DOC: FunctionDoc = DOC;
+    const RESULT: DataType = DataType::Utf8;
 
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(NAME, DOC.syntax, types.len(), 2..=2)?;
-        if !types[0].is_string() && types[0] != DataType::Null {
-            return plan_err!("{NAME}: expected a text, got {}", types[0]);
+    fn coerce_first(data_type: &DataType) -> Result<DataType> {
+        if !data_type.is_string() && *data_type != DataType::Null {
+            return plan_err!("{NAME}: expected a text, got {data_type}");
         }
-        Ok(vec![DataType::Utf8, check_name(NAME, "feature", &types[1])?])
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
         Ok(DataType::Utf8)
     }
 
-    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        if let Some(Some(name)) = args.scalar_arguments.get(1) {
-            resolve_constant(NAME, &self.source.0.catalog(), name)?;
-        }
-        Ok(Arc::new(Field::new(NAME, DataType::Utf8, true)))
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let names = Names::resolve(NAME, &self.source.0.catalog(), &args.args[1])?;
-        let texts = args.args[0].to_array(args.number_rows)?;
-        let Some(texts) = texts.as_string_opt::<i32>() else { return internal_err!("{NAME}: text was not coerced") };
+    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef> {
+        let Some(texts) = first.as_string_opt::<i32>() else { return internal_err!("{NAME}: text was not coerced") };
         let mut marked = StringBuilder::new();
         off_runtime(|| {
-            for row in 0..texts.len() {
+            (0..texts.len()).try_for_each(|row| {
                 match names.get(row).filter(|_| texts.is_valid(row)) {
                     Some(members) => {
                         let text = texts.value(row);
-                        marked.append_value(mark(text, &self.source.0.token_features(text)?, members));
+                        marked.append_value(mark(text, &source.token_features(text)?, members));
                     }
                     None => marked.append_null(),
                 }
-            }
-            Ok::<_, datafusion::error::DataFusionError>(())
+                Ok::<_, DataFusionError>(())
+            })
         })?;
-        Ok(ColumnarValue::Array(Arc::new(marked.finish())))
+        Ok(Arc::new(marked.finish()))
     }
 }
 
