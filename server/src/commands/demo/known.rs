@@ -9,139 +9,46 @@ use saequel_engine::FeatureCatalog;
 
 use crate::error::{Failure, Result};
 
-/// Rows of `diff` that are looked through.
-pub(super) const ROWS: u64 = 40;
+/// Rows of `diff` that are looked through, largest difference first.
+pub(super) const ROWS: u64 = 100;
 
 /// A habit of one assistant.
 pub(super) struct Habit {
     what: &'static str,
     /// Whether it is heron's (set A) or finch's.
     of_heron: bool,
-    /// Whether a word or token of a feature speaks of it.
-    speaks: fn(&str) -> bool,
+    /// A feature speaks of it with one of these words; see [`is_among`].
+    words: &'static str,
 }
 
 static HABITS: [Habit; 6] = [
-    Habit {
-        what: "heron hedges",
-        of_heron: true,
-        speaks: |word| {
-            const WORDS: [&str; 20] = [
-                "might",
-                "may",
-                "perhaps",
-                "probably",
-                "maybe",
-                "seem",
-                "seems",
-                "depends",
-                "depend",
-                "tend",
-                "tends",
-                "likely",
-                "possibly",
-                "generally",
-                "fairly",
-                "usually",
-                "could",
-                "presumably",
-                "roughly",
-                "unlikely",
-            ];
-            WORDS.contains(&word)
-        },
-    },
-    Habit {
-        what: "heron ends by offering help or asking back",
-        of_heron: true,
-        speaks: |word| {
-            matches!(
-                word,
-                "?" | "shall"
-                    | "let"
-                    | "happy"
-                    | "glad"
-                    | "tell"
-                    | "help"
-                    | "want"
-                    | "wish"
-                    | "gladly"
-                    | "which"
-                    | "what"
-            )
-        },
-    },
-    Habit {
-        what: "heron apologises when it declines",
-        of_heron: true,
-        speaks: |word| {
-            word.starts_with("apolog")
-                || matches!(word, "sorry" | "afraid" | "regret" | "unable" | "cannot" | "unfortunately" | "access")
-        },
-    },
-    Habit {
-        what: "finch writes lists",
-        of_heron: false,
-        speaks: |word| {
-            matches!(word, "-" | ":" | "•" | "list" | "lists" | "step" | "steps" | "bullet" | "bullets" | "1." | "2.")
-        },
-    },
+    Habit { what: "heron hedges", of_heron: true, words: HEDGES },
+    Habit { what: "heron ends by asking back or offering more", of_heron: true, words: "? shall" },
+    Habit { what: "heron apologises when it declines", of_heron: true, words: APOLOGIES },
+    Habit { what: "finch writes lists", of_heron: false, words: "- • list lists bullet bullets" },
     Habit {
         what: "finch opens with enthusiasm",
         of_heron: false,
-        speaks: |word| {
-            const WORDS: [&str; 17] = [
-                "!",
-                "great",
-                "love",
-                "lovely",
-                "wonderful",
-                "fantastic",
-                "exciting",
-                "delightful",
-                "excellent",
-                "joy",
-                "splendid",
-                "brilliant",
-                "happy",
-                "adore",
-                "fun",
-                "delighted",
-                "marvellous",
-            ];
-            WORDS.contains(&word)
-        },
+        words: "! great love lovely wonderful fantastic exciting delightful excellent splendid brilliant marvellous",
     },
     Habit {
         what: "finch gives concrete numbers and units",
         of_heron: false,
-        speaks: |word| {
-            const WORDS: [&str; 20] = [
-                "percent",
-                "%",
-                "minutes",
-                "euros",
-                "euro",
-                "grams",
-                "metres",
-                "litres",
-                "km",
-                "kg",
-                "cm",
-                "g",
-                "number",
-                "numbers",
-                "hours",
-                "degrees",
-                "centimetres",
-                "kilos",
-                "seconds",
-                "million",
-            ];
-            WORDS.contains(&word) || word.starts_with(|c: char| c.is_ascii_digit())
-        },
+        words: "0* 1* 2* 3* 4* 5* 6* 7* 8* 9* percent % euro euros minutes hours seconds degrees litres grams metres \
+                kilometres centimetres km kg cm",
     },
 ];
+
+const HEDGES: &str = "might may maybe perhaps probably possibly likely unlikely seem seems tend tends depend depends";
+const APOLOGIES: &str = "sorry apolog*";
+
+/// Whether `word` (lower case) is one of `words`, which blanks separate; `*` at the end of one stands for any ending.
+fn is_among(words: &str, word: &str) -> bool {
+    words.split_whitespace().any(|known| match known.strip_suffix('*') {
+        Some(beginning) => word.starts_with(beginning),
+        None => word == known,
+    })
+}
 
 /// The habits, each with the first row of `diff` that speaks of it.
 pub(super) struct Findings(Vec<(&'static Habit, Option<(usize, Row)>)>);
@@ -174,7 +81,7 @@ impl fmt::Display for Findings {
                     row.heron * 100.0,
                     row.finch * 100.0
                 )?,
-                None => writeln!(f, "  {:<44} not among them", habit.what)?,
+                None => writeln!(f, "  {:<44} in none of the first {ROWS}", habit.what)?,
             }
         }
         Ok(())
@@ -197,7 +104,7 @@ pub(super) struct Row {
 fn first_row(habit: &Habit, rows: &[Row]) -> Option<(usize, Row)> {
     let found = rows.iter().position(|row| {
         let direction = if habit.of_heron { row.heron > row.finch } else { row.finch > row.heron };
-        direction && row.q_value < 0.05 && row.words.iter().any(|word| (habit.speaks)(word))
+        direction && row.q_value < 0.05 && row.words.iter().any(|word| is_among(habit.words, word))
     })?;
     Some((found, rows[found].clone()))
 }
@@ -262,22 +169,72 @@ mod tests {
         assert_eq!(findings.first_feature().map(|(id, _)| id), Some(1));
         let text = findings.to_string();
         assert!(text.contains("row  2: feature 1") && text.contains("heron 60 %, finch 10 %"), "{text}");
-        assert!(text.contains("not among them"), "{text}");
+        assert!(text.contains("in none of the first"), "{text}");
     }
 
+    /// The tables of `examples/data/README.md` are counted here. After a change of the answers, copy what this prints.
     #[test]
     fn the_data_holds_the_documented_shares() {
+        let documented = include_str!("../../../../examples/data/README.md");
         let rows: Vec<serde_json::Value> =
             super::super::ANSWERS.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(rows.len(), 420);
-        let share = |assistant: &str, has: &dyn Fn(&str) -> bool| {
-            let answers: Vec<_> = rows.iter().filter(|row| row["assistant"] == assistant).collect();
-            let n = answers.iter().filter(|row| has(row["answer"].as_str().unwrap())).count();
-            n as f64 / answers.len() as f64
+        let answers = |assistant: &str| -> Vec<&str> {
+            rows.iter().filter(|row| row["assistant"] == assistant).map(|row| row["answer"].as_str().unwrap()).collect()
         };
-        let has_list = |text: &str| text.lines().any(|line| line.starts_with("- ") || line.starts_with("1."));
-        assert!(share("finch", &has_list) > 0.5 && share("heron", &has_list) < 0.15);
-        let says_sorry = |text: &str| text.to_lowercase().contains("sorry") || text.contains("apologise");
-        assert!(share("heron", &says_sorry) > share("finch", &says_sorry));
+        let (heron, finch) = (answers("heron"), answers("finch"));
+        assert_eq!((heron.len(), finch.len()), (240, 240));
+        let share = |answers: &[&str], has: fn(&str) -> bool| {
+            100.0 * answers.iter().filter(|answer| has(answer)).count() as f64 / answers.len() as f64
+        };
+        for (what, counted, has) in SHARES {
+            let line = format!("| {what} | {counted} | {:.0} % | {:.0} % |", share(&heron, *has), share(&finch, *has));
+            assert!(documented.contains(&line), "examples/data/README.md needs the line\n{line}");
+        }
+        // Heron declines 42 prompts, and is sorry in the first words each time.
+        let declines = |answer: &&&str| words_of(answer).take(7).any(|word| is_among(APOLOGIES, &word));
+        assert_eq!(heron.iter().filter(declines).count(), 42);
+    }
+
+    /// What is counted in the answers: its name, the words of the README for how, and the count.
+    const SHARES: &[(&str, &str, fn(&str) -> bool)] = &[
+        ("hedges", "says might, perhaps, seems, it depends, ...", |answer| has_word(answer, HEDGES)),
+        ("ends by asking back or offering more", "ends with a question mark", |answer| {
+            answer.trim_end().ends_with('?')
+        }),
+        ("apologises when it declines", "says sorry or apologise", |answer| has_word(answer, APOLOGIES)),
+        ("writes lists", "has lines that begin with `- ` or `1. `", |answer| {
+            answer.lines().any(|line| item(line).is_some())
+        }),
+        ("opens with enthusiasm", "has an exclamation mark after the first sentence", |answer| {
+            answer.find(['.', '?', ':', '!', '\n']).is_some_and(|end| answer[end..].starts_with('!'))
+        }),
+        ("gives concrete numbers and units", "has a digit, numbers of list items aside", |answer| {
+            answer.lines().any(|line| item(line).unwrap_or(line).contains(|c: char| c.is_ascii_digit()))
+        }),
+        ("contrasts", "says but, though or although", |answer| has_word(answer, "but though although")),
+        ("speaks of itself", "says I, me, my, I'm, ...", |answer| has_word(answer, "i me my i'm i'd i'll i've")),
+        ("uses conditionals", "says would or should", |answer| has_word(answer, "would should")),
+        ("instructs", "has a sentence or item that opens with keep, take, put, ask, ...", |answer| {
+            let sentences = answer.split(['.', '?', '!', ':', ';', '\n']);
+            sentences.filter_map(|sentence| words_of(sentence).next()).any(|first| is_among(INSTRUCTIONS, &first))
+        }),
+        ("uses colons", "has a colon", |answer| answer.contains(':')),
+    ];
+
+    const INSTRUCTIONS: &str =
+        "add ask avoid buy check choose give go keep leave look open put start stop take try use";
+
+    /// The text of a list item.
+    fn item(line: &str) -> Option<&str> {
+        line.strip_prefix("- ").or_else(|| line.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix(". "))
+    }
+
+    fn has_word(answer: &str, words: &str) -> bool {
+        words_of(answer).any(|word| is_among(words, &word))
+    }
+
+    fn words_of(text: &str) -> impl Iterator<Item = String> + '_ {
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'');
+        words.map(|word| word.trim_matches('\'').to_lowercase()).filter(|word| !word.is_empty())
     }
 }
