@@ -56,8 +56,8 @@ def main():
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         answer = subprocess.run(
-            [args.saequel, "--db", db, "--format", "jsonl", "sql",
-             "SELECT count(*) AS docs, sum(n_tokens) AS tokens FROM bench"],
+            [args.saequel, "--db", db, "sql",
+             "SELECT count(*) AS docs, sum(n_tokens) AS tokens FROM bench", "--format", "jsonl"],
             check=True, capture_output=True, text=True,
         )
         row = json.loads(answer.stdout)

@@ -84,14 +84,17 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Values of one column of a query's result, as text; `None` if the query failed.
+/// Values of one column of a query's result, as text.
+///
+/// # Errors
+/// What the program said on standard error, if the query failed.
 ///
 /// # Panics
 /// If the result is not JSON lines with that column.
-pub fn query_column(db: impl AsRef<Path>, sql: &str, column: &str) -> Option<Vec<String>> {
+pub fn query_column(db: impl AsRef<Path>, sql: &str, column: &str) -> Result<Vec<String>, String> {
     let output = saequel(db).args(["sql", sql, "--format", "jsonl"]).output().expect("run saequel");
     if !output.status.success() {
-        return None;
+        return Err(stderr(&output));
     }
     let text = String::from_utf8(output.stdout).expect("UTF-8 output");
     let value = |line: &str| {
@@ -101,5 +104,5 @@ pub fn query_column(db: impl AsRef<Path>, sql: &str, column: &str) -> Option<Vec
             other => other.to_string(),
         }
     };
-    Some(text.lines().map(value).collect())
+    Ok(text.lines().map(value).collect())
 }

@@ -67,8 +67,11 @@ fn kill_at_any_moment_and_import_again() {
         child.kill().expect("kill -9");
         child.wait().expect("wait for the killed process");
 
-        // What is there is a part of the truth, and readable, unless the database had not been made yet.
-        let before = query_column(scratch.path(&db), "SELECT doc_id FROM docs", "doc_id").unwrap_or_default();
+        // What is there is a part of the truth, and readable, unless the corpus had not been made yet.
+        let before = query_column(scratch.path(&db), "SELECT doc_id FROM docs", "doc_id").unwrap_or_else(|said| {
+            assert!(said.contains("not found"), "round {round}: what the kill left cannot be read: {said}");
+            Vec::new()
+        });
         let distinct: BTreeSet<&String> = before.iter().collect();
         assert_eq!(distinct.len(), before.len(), "round {round}: a document is there twice after the kill");
         interrupted_with_rows += u32::from(!before.is_empty() && before.len() < N_DOCS);
@@ -84,7 +87,7 @@ fn kill_at_any_moment_and_import_again() {
         .expect("search the word index");
         assert_eq!(found.len(), N_DOCS / 4, "round {round}: the word index has caught up with the documents");
     }
-    assert!(interrupted_with_rows > 0, "no kill hit the import in its middle: the test must be made to hit it");
+    assert!(interrupted_with_rows >= 5, "{interrupted_with_rows} of {N_KILLS} kills hit the import in its middle");
 }
 
 /// Every document with what was computed for it, in a fixed order.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use saequel_tests::{Scratch, fail, saequel, succeed};
+use saequel_tests::{Scratch, fail, saequel, stderr, succeed};
 use serde_json::{Value, json};
 
 const N_DOCS: usize = 20;
@@ -44,8 +44,8 @@ impl Server {
         Self { address: address.to_owned(), child }
     }
 
-    /// Sends a request over a connection of its own; status, head and body of the answer.
-    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String, Vec<u8>) {
+    /// Sends a request over a connection of its own, which it returns.
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).expect("connect");
         let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
         if !headers.iter().any(|(name, _)| *name == "host") {
@@ -56,8 +56,19 @@ impl Server {
         }
         stream.write_all(format!("{head}\r\n").as_bytes()).expect("send");
         let _ = stream.write_all(body); // a server that refuses a large body may hang up early
+        stream
+    }
+
+    /// Sends a request; the answer as it came, however it ended.
+    fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
+        let _ = self.request(method, path, headers, body).read_to_end(&mut answer);
+        answer
+    }
+
+    /// Sends a request; status, head and body of the answer.
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String, Vec<u8>) {
+        let answer = self.raw(method, path, headers, body);
         let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer");
         let head = String::from_utf8(answer[..split].to_vec()).expect("head").to_lowercase();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
@@ -126,6 +137,28 @@ fn answers_are_those_of_the_command_line_in_every_format() {
     let (_, head, body) = server.send("POST", "/v1/sql", &accept, b"SELECT 1 AS one;");
     assert!(head.contains("content-type: text/csv"), "{head}");
     assert_eq!(body, b"one\n1\n");
+}
+
+#[test]
+fn analyses_are_the_same_by_command_sql_and_http() {
+    let server = Server::start(&[]);
+    let (a, b) = ("answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'");
+    for arguments in [
+        vec!["diff", a, b, "--paired-by", "prompt_id", "--limit", "15"],
+        vec!["correlate", "answers", "--limit", "10"],
+        vec!["cluster", "answers", "--k", "3", "--seed", "7"],
+        vec!["cluster", "answers", "--k", "3", "--documents"],
+        vec!["retrieve", "answers", "apologises; it can't help", "--k", "4"],
+    ] {
+        let output = saequel(shared()).args(&arguments).args(["--format", "csv", "--show-sql"]).output().expect("run");
+        let (by_command, said) = (String::from_utf8(output.stdout.clone()).expect("UTF-8"), stderr(&output));
+        assert!(output.status.success() && by_command.lines().count() > 1, "{arguments:?}: {by_command}{said}");
+        let statement = said.lines().find(|line| line.starts_with("SELECT")).expect("the statement");
+        let by_sql = succeed(saequel(shared()).args(["sql", statement, "--format", "csv"]));
+        assert_eq!(by_sql, by_command, "{statement}");
+        let (status, by_http) = server.sql(statement, "csv");
+        assert_eq!((status, String::from_utf8_lossy(&by_http).as_ref()), (200, by_command.as_str()), "{statement}");
+    }
 }
 
 #[test]
@@ -208,11 +241,44 @@ fn a_long_query_ends_and_others_are_told_to_wait() {
         assert_eq!((status, &error["error"]["sqlstate"]), (504, &json!("57014")), "{error}");
         assert!(began.elapsed() < Duration::from_secs(20));
     });
-    let freed = (0..100).any(|_| {
+    assert!(soon(|| server.sql("SELECT 1", "csv").0 == 200), "the query that took too long still holds its place");
+}
+
+#[test]
+fn a_client_that_hangs_up_frees_its_place() {
+    let server = Server::start(&["--max-queries", "1"]);
+    let slow = b"SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value % 7 = 3";
+    let client = server.request("POST", "/v1/sql", &[("content-type", "text/plain")], slow);
+    std::thread::sleep(Duration::from_millis(500)); // so that the slow query is the first
+    assert!(soon(|| server.sql("SELECT 1", "csv").0 == 429), "the slow query takes the only place");
+    drop(client);
+    assert!(soon(|| server.sql("SELECT 1", "csv").0 == 200), "a query that nobody waits for still holds its place");
+}
+
+/// Whether something comes true within 20 seconds.
+fn soon(mut holds: impl FnMut() -> bool) -> bool {
+    (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(100));
-        server.sql("SELECT 1", "csv").0 == 200
-    });
-    assert!(freed, "the query that took too long still holds its place");
+        holds()
+    })
+}
+
+#[test]
+fn an_error_in_mid_stream_is_no_complete_answer() {
+    let server = Server::start(&[]);
+    let statement = "SELECT 1 / (200000 - value) AS x FROM generate_series(1, 300000)";
+    let (status, body) = server.sql(statement, "jsonl");
+    let text = String::from_utf8(body).expect("UTF-8");
+    let last: Value = serde_json::from_str(text.lines().next_back().expect("a line")).expect("JSON");
+    assert!(status == 200 && text.lines().count() > 1000, "{status}, {} lines", text.lines().count());
+    assert!(last["error"]["message"].as_str().is_some_and(|message| message.contains("zero")), "{last}");
+    // What has no place for an error breaks off without the mark of the end.
+    let plain = [("content-type", "text/plain")];
+    let end = b"\r\n0\r\n\r\n";
+    let whole = server.raw("POST", "/v1/sql?format=csv", &plain, b"SELECT value FROM generate_series(1, 300000)");
+    let broken = server.raw("POST", "/v1/sql?format=csv", &plain, statement.as_bytes());
+    assert!(whole.ends_with(end) && !broken.ends_with(end));
+    assert!(broken.len() > 10_000, "{}", String::from_utf8_lossy(&broken));
 }
 
 #[test]
