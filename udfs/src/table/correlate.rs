@@ -363,6 +363,10 @@ impl Computation for CorrelateCall {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::error::DataFusionError;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
     use super::*;
     use crate::MemorySource;
     use crate::test_support::{answers, cells, error};
@@ -471,6 +475,29 @@ mod tests {
         assert_eq!(cells(&source, sql).await.unwrap(), [["code", "list", "60"]]);
         let message = error(&source, "SELECT * FROM correlate('prompts', named_argument('with', 'responses'))").await;
         assert!(message.contains("correlate: 'with' needs 'paired_by'"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn the_ranking_is_taken_from_the_memory_of_the_query() {
+        let words: Vec<String> = (0..500).map(|i| format!("w{i}")).collect();
+        let lists: Vec<[&str; 1]> = words.iter().map(|word| [word.as_str()]).collect();
+        let features: Vec<(&str, &[&str])> =
+            words.iter().map(String::as_str).zip(lists.iter().map(|l| &l[..])).collect();
+        let source = MemorySource::with_words(&features, vec![]);
+        source.put_texts("notes", &[Some(words.join(" ").as_str())], vec![]).unwrap();
+        let with_limit = async |limit: usize| {
+            let runtime = RuntimeEnvBuilder::new().with_memory_limit(2 << 20, 1.0).build_arc().unwrap();
+            let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+            crate::register_all(&session, &(Arc::new(source.clone()) as SharedSource)).unwrap();
+            let sql = format!(
+                "SELECT docs_both FROM correlate('notes', named_argument('min_docs', 1), \
+                 named_argument('direction', 'both'), named_argument('limit', {limit}))"
+            );
+            session.sql(&sql).await.unwrap().collect().await
+        };
+        assert_eq!(with_limit(1000).await.unwrap()[0].num_rows(), 1000);
+        let error = with_limit(100_000_000).await.unwrap_err();
+        assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}");
     }
 
     #[tokio::test]

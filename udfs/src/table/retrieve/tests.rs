@@ -1,8 +1,13 @@
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Int64Type};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::lit;
 
+use super::*;
 use crate::MemorySource;
+use crate::args::named_argument;
 use crate::kernels::random::Random;
 
 const FILLER: [&str; 12] =
@@ -225,6 +230,22 @@ async fn a_set_without_texts_and_documents_without_features() {
     let scores =
         |batch: &RecordBatch| batch.column_by_name("latents_score").unwrap().as_primitive::<Float32Type>().clone();
     assert_eq!(scores(&gaps), scores(&all));
+}
+
+#[tokio::test]
+async fn candidates_are_taken_from_the_memory_of_the_query() {
+    let source = source();
+    put(&source, &vec!["sorry".to_owned(); 2_000]);
+    let options = Options::parse(&[lit("answers"), lit("sorry"), named_argument("k", lit(10_000_000))]).unwrap();
+    let call = RetrieveCall { source: Arc::new(source), options };
+    let with_memory = async |n_bytes: usize| {
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(n_bytes, 1.0).build_arc().unwrap();
+        let context = Arc::new(TaskContext::default().with_runtime(runtime));
+        call.run(Request { projection: None, limit: None, context }).await
+    };
+    assert_eq!(with_memory(4 << 20).await.unwrap()[0].num_rows(), 2_000);
+    let error = with_memory(256 << 10).await.unwrap_err();
+    assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}");
 }
 
 #[tokio::test]
