@@ -63,7 +63,7 @@ def regression(train, train_target, test, test_target):
     from sklearn.preprocessing import MaxAbsScaler
     scaler = MaxAbsScaler().fit(train)
     model = LogisticRegressionCV(Cs=[0.1, 1, 10, 100], cv=4, scoring="average_precision", max_iter=300,
-                                 solver="liblinear", use_legacy_attributes=False)
+                                 solver="liblinear")
     model.fit(scaler.transform(train), train_target)
     return average_precision(model.decision_function(scaler.transform(test)), test_target)
 
@@ -147,7 +147,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             db = f"{folder}/p.db"
             for sae in args.sae:
-                subprocess.run([args.saequel, "--db", db, "sae", "add", sae], check=True, stdout=sys.stderr)
+                subprocess.run([args.saequel, "--db", db, "sae", "import", sae], check=True, stdout=sys.stderr)
             train_tables = features(args.saequel, db, train_texts, "train_side")
             test_tables = features(args.saequel, db, test_texts, "test_side")
         views = {}
