@@ -22,7 +22,7 @@ Examples:
   saequel import answers.jsonl --corpus answers --text output --key doc_id
   saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --paired-by prompt_id
   saequel correlate answers
-  saequel cluster answers --about \"how the answer is laid out\" --k 8
+  saequel cluster answers --about \"bullet points, numbered steps, headings\" --k 8
   saequel retrieve answers \"politely refuses to answer\" --k 20
   saequel sql \"SELECT model, avg(activation(features, 'apology')) FROM answers GROUP BY model\"
   saequel sql                                                      interactive shell";
@@ -190,7 +190,7 @@ Examples:
 const CLUSTER_EXAMPLES: &str = "\
 Examples:
   saequel cluster answers --k 8                            one row per cluster
-  saequel cluster answers --about \"how the answer is laid out\" --k 5
+  saequel cluster answers --about \"bullet points, numbered steps, headings\" --k 5
   saequel cluster answers --k 8 --documents -o groups.csv  one row per document";
 
 const RETRIEVE_EXAMPLES: &str = "\
@@ -374,7 +374,7 @@ pub(crate) struct CorrelateArgs {
 pub(crate) struct ClusterArgs {
     /// Set of documents
     pub(crate) set: String,
-    /// Group by what these words name ("the tone", "how the answer is laid out") instead of by everything
+    /// Group by what these words name (key phrases with commas: "bullet points, numbered steps") instead of by everything
     #[arg(long, value_name = "WORDS")]
     pub(crate) about: Option<String>,
     /// Number of clusters
