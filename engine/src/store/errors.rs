@@ -7,7 +7,13 @@ pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
     if is_full_disk(error) {
         return disk_full(&format!("({what})"));
     }
-    Error::new(kind(error), format!("{what}: {}", without_places(&error.to_string())))
+    let text = error.to_string();
+    let kind = match kind(error) {
+        // A data file that is gone comes through two libraries that keep only its text.
+        ErrorKind::Internal | ErrorKind::Io if text.contains("Not found: ") => ErrorKind::Corrupt,
+        kind => kind,
+    };
+    Error::new(kind, format!("{what}: {}", without_places(&text)))
 }
 
 fn kind(error: &lance::Error) -> ErrorKind {
