@@ -33,7 +33,7 @@ fn labels<'a>(encoder: &'a Encoder, document: &EncodedDocument) -> Vec<&'a str> 
 
 #[test]
 fn embeddings_agree_with_sentence_transformers() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/reference.jsonl");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/reference.jsonl");
     let lines: Vec<serde_json::Value> =
         std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.len() >= 100);
