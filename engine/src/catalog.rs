@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use futures::future::BoxFuture;
 use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 
 use crate::engine::Engine;
@@ -119,97 +120,106 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
-    pub async fn rename_feature(&self, id: u32, label: &str) -> Result<()> {
-        self.import_labels(&[(id, label.to_owned())], "user").await.map(drop)
+    pub fn rename_feature<'a>(&'a self, id: u32, label: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.import_labels(&[(id, label.to_owned())], "user").await.map(drop) })
     }
 
     /// Takes labels for many features at once; returns how many changed.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] if an id does not exist; then nothing is changed.
-    pub async fn import_labels(&self, labels: &[(u32, String)], source: &str) -> Result<u64> {
-        let store = &self.inner.store;
-        let guard = store.write("changing labels").await?;
-        let wanted: BTreeMap<u32, &str> = labels.iter().map(|(id, label)| (*id, label.trim())).collect();
-        if let Some((id, _)) = wanted.iter().find(|(_, label)| label.is_empty()) {
-            return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
-        }
-        let catalog = store.catalog();
-        require_features(&catalog, wanted.keys().copied())?;
-        store
-            .change(&guard, &["features"], |state| {
-                let mut changed = 0;
-                for row in &mut state.features {
-                    let Some(label) = wanted.get(&row.feature.id) else { continue };
-                    if row.feature.label != *label || row.feature.label_source != source {
-                        row.feature.label = (*label).to_owned();
-                        row.feature.label_source = source.to_owned();
-                        row.feature.label_score = None;
-                        changed += 1;
+    pub fn import_labels<'a>(&'a self, labels: &'a [(u32, String)], source: &'a str) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write("changing labels").await?;
+            let wanted: BTreeMap<u32, &str> = labels.iter().map(|(id, label)| (*id, label.trim())).collect();
+            if let Some((id, _)) = wanted.iter().find(|(_, label)| label.is_empty()) {
+                return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
+            }
+            let catalog = store.catalog();
+            require_features(&catalog, wanted.keys().copied())?;
+            store
+                .change(&guard, &["features"], |state| {
+                    let mut changed = 0;
+                    for row in &mut state.features {
+                        let Some(label) = wanted.get(&row.feature.id) else { continue };
+                        if row.feature.label != *label || row.feature.label_source != source {
+                            row.feature.label = (*label).to_owned();
+                            row.feature.label_source = source.to_owned();
+                            row.feature.label_score = None;
+                            changed += 1;
+                        }
                     }
-                }
-                Ok(changed)
-            })
-            .await
+                    Ok(changed)
+                })
+                .await
+        })
     }
 
     /// Makes or replaces a concept.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for a feature that does not exist.
-    pub async fn put_concept(&self, name: &str, members: &[(u32, f32)]) -> Result<()> {
-        let store = &self.inner.store;
-        let name = name.trim();
-        if name.is_empty() || name.parse::<u32>().is_ok() {
-            let message = format!("'{name}' cannot be the name of a concept: a number means a feature; use a word");
-            return Err(Error::new(ErrorKind::Query, message));
-        }
-        if !members.iter().any(|(_, weight)| *weight > 0.0) || members.iter().any(|(_, weight)| !weight.is_finite()) {
-            let message =
-                format!("concept '{name}' needs at least one feature with a positive weight, all weights finite");
-            return Err(Error::new(ErrorKind::Query, message));
-        }
-        let guard = store.write("changing a concept").await?;
-        require_features(&store.catalog(), members.iter().map(|(id, _)| *id))?;
-        let concept = Concept { name: name.to_owned(), members: members.to_vec() };
-        store
-            .change(&guard, &["concepts"], |state| {
-                state.concepts.retain(|other| other.name != concept.name);
-                state.concepts.push(concept);
-                state.concepts.sort_by(|a, b| a.name.cmp(&b.name));
-                Ok(())
-            })
-            .await
+    pub fn put_concept<'a>(&'a self, name: &'a str, members: &'a [(u32, f32)]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let name = name.trim();
+            if name.is_empty() || name.parse::<u32>().is_ok() {
+                let message = format!("'{name}' cannot be the name of a concept: a number means a feature; use a word");
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            if !members.iter().any(|(_, weight)| *weight > 0.0) || members.iter().any(|(_, weight)| !weight.is_finite())
+            {
+                let message =
+                    format!("concept '{name}' needs at least one feature with a positive weight, all weights finite");
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            let guard = store.write("changing a concept").await?;
+            require_features(&store.catalog(), members.iter().map(|(id, _)| *id))?;
+            let concept = Concept { name: name.to_owned(), members: members.to_vec() };
+            store
+                .change(&guard, &["concepts"], |state| {
+                    state.concepts.retain(|other| other.name != concept.name);
+                    state.concepts.push(concept);
+                    state.concepts.sort_by(|a, b| a.name.cmp(&b.name));
+                    Ok(())
+                })
+                .await
+        })
     }
 
     /// Removes a concept.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
-    pub async fn drop_concept(&self, name: &str) -> Result<()> {
-        let store = &self.inner.store;
-        let guard = store.write("dropping a concept").await?;
-        store
-            .change(&guard, &["concepts"], |state| {
-                let before = state.concepts.len();
-                state.concepts.retain(|concept| concept.name != name);
-                if state.concepts.len() == before {
-                    let hint = did_you_mean(name, state.concepts.iter().map(|concept| concept.name.as_str()));
-                    return Err(Error::new(ErrorKind::NotFound, format!("concept '{name}' not found{hint}")));
-                }
-                Ok(())
-            })
-            .await
+    pub fn drop_concept<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write("dropping a concept").await?;
+            store
+                .change(&guard, &["concepts"], |state| {
+                    let before = state.concepts.len();
+                    state.concepts.retain(|concept| concept.name != name);
+                    if state.concepts.len() == before {
+                        let hint = did_you_mean(name, state.concepts.iter().map(|concept| concept.name.as_str()));
+                        return Err(Error::new(ErrorKind::NotFound, format!("concept '{name}' not found{hint}")));
+                    }
+                    Ok(())
+                })
+                .await
+        })
     }
 
     /// Adds a trained SAE to the database as a dictionary; returns its first feature id.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Exists`] if another dictionary has its name.
-    pub async fn add_dictionary(&self, sae: &crate::sae::Sae) -> Result<u32> {
-        let store = &self.inner.store;
-        let guard = store.write("adding a dictionary").await?;
-        store.add_dictionary(&guard, &NewDictionary::of(sae)).await
+    pub fn add_dictionary<'a>(&'a self, sae: &'a crate::sae::Sae) -> BoxFuture<'a, Result<u32>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write("adding a dictionary").await?;
+            store.add_dictionary(&guard, &NewDictionary::of(sae)).await
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures::future::BoxFuture;
+
 use crate::catalog::Check;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -33,68 +35,73 @@ impl Engine {
     ///
     /// # Errors
     /// Only if the checks themselves cannot run.
-    pub async fn doctor(&self) -> Result<Vec<Check>> {
-        let mut checks = Checks::default();
-        let store = &self.inner.store;
-        checks.note("folder", folder(store.dir()));
-        if !store.read_only() {
-            let probe = tempfile::NamedTempFile::new_in(store.dir());
-            let writable = probe.map(|_| "can be written".to_owned());
-            checks.note(
-                "write access",
-                writable.map_err(|error| format!("nothing can be written here: {error}; check permissions and space")),
-            );
-        }
-        checks.note(
-            "writer",
-            Ok(store.writer().map_or_else(|| "nobody writes now".to_owned(), |who| format!("at work now: {who}"))),
-        );
-        let refreshed = store.refresh().await;
-        let catalog = store.catalog();
-        checks.note(
-            "catalog",
-            refreshed.map_err(|error| error.to_string()).map(|()| {
-                format!(
-                    "layout version {}, {} corpora, {} dictionaries, {} features, {} concepts",
-                    store.schema_version(),
-                    catalog.corpora.len(),
-                    catalog.features.dictionaries().len(),
-                    catalog.features.features().len(),
-                    catalog.features.concepts().len()
-                )
-            }),
-        );
-        for dictionary in catalog.features.dictionaries() {
-            let found = match store.sae_sha256(&dictionary.name) {
-                None => Ok("features only, computed elsewhere; texts cannot be encoded with it".to_owned()),
-                Some(expected) => weights(&store.sae_dir(&dictionary.name), &expected),
-            };
-            checks.note(format!("dictionary {}", dictionary.name), found);
-        }
-        for corpus in &catalog.corpora {
-            let name = &corpus.name;
-            let snapshot = match store.snapshot(name, AsOf::Latest).await {
-                Ok(snapshot) => snapshot,
-                Err(error) => {
-                    checks
-                        .note(format!("corpus {name}"), Err(format!("{error}; restore it from a backup, or drop it")));
-                    continue;
-                }
-            };
-            match examine(&snapshot).await {
-                Ok((n_documents, detail)) => {
-                    checks.note(format!("corpus {name}"), detail);
-                    let words = words(&store.words_dir(name), n_documents, snapshot.version());
-                    checks.note(format!("words of {name}"), words);
-                }
-                Err(error) => {
-                    let way_out = "restore it from a backup, or read an earlier version of it with AS OF";
-                    checks.note(format!("corpus {name}"), Err(format!("{error}; {way_out}")));
-                }
+    pub fn doctor(&self) -> BoxFuture<'_, Result<Vec<Check>>> {
+        Box::pin(async move {
+            let mut checks = Checks::default();
+            let store = &self.inner.store;
+            checks.note("folder", folder(store.dir()));
+            if !store.read_only() {
+                let probe = tempfile::NamedTempFile::new_in(store.dir());
+                let writable = probe.map(|_| "can be written".to_owned());
+                checks.note(
+                    "write access",
+                    writable
+                        .map_err(|error| format!("nothing can be written here: {error}; check permissions and space")),
+                );
             }
-            checks.note(format!("indexes of {name}"), indexes(&snapshot).await);
-        }
-        Ok(checks.0)
+            checks.note(
+                "writer",
+                Ok(store.writer().map_or_else(|| "nobody writes now".to_owned(), |who| format!("at work now: {who}"))),
+            );
+            let refreshed = store.refresh().await;
+            let catalog = store.catalog();
+            checks.note(
+                "catalog",
+                refreshed.map_err(|error| error.to_string()).map(|()| {
+                    format!(
+                        "layout version {}, {} corpora, {} dictionaries, {} features, {} concepts",
+                        store.schema_version(),
+                        catalog.corpora.len(),
+                        catalog.features.dictionaries().len(),
+                        catalog.features.features().len(),
+                        catalog.features.concepts().len()
+                    )
+                }),
+            );
+            for dictionary in catalog.features.dictionaries() {
+                let found = match store.sae_sha256(&dictionary.name) {
+                    None => Ok("features only, computed elsewhere; texts cannot be encoded with it".to_owned()),
+                    Some(expected) => weights(&store.sae_dir(&dictionary.name), &expected),
+                };
+                checks.note(format!("dictionary {}", dictionary.name), found);
+            }
+            for corpus in &catalog.corpora {
+                let name = &corpus.name;
+                let snapshot = match store.snapshot(name, AsOf::Latest).await {
+                    Ok(snapshot) => snapshot,
+                    Err(error) => {
+                        checks.note(
+                            format!("corpus {name}"),
+                            Err(format!("{error}; restore it from a backup, or drop it")),
+                        );
+                        continue;
+                    }
+                };
+                match examine(&snapshot).await {
+                    Ok((n_documents, detail)) => {
+                        checks.note(format!("corpus {name}"), detail);
+                        let words = words(&store.words_dir(name), n_documents, snapshot.version());
+                        checks.note(format!("words of {name}"), words);
+                    }
+                    Err(error) => {
+                        let way_out = "restore it from a backup, or read an earlier version of it with AS OF";
+                        checks.note(format!("corpus {name}"), Err(format!("{error}; {way_out}")));
+                    }
+                }
+                checks.note(format!("indexes of {name}"), indexes(&snapshot).await);
+            }
+            Ok(checks.0)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::BoxFuture;
 use saequel_udfs::Dictionary;
 
 use crate::catalog::Catalog;
@@ -20,6 +21,9 @@ use crate::session::SqlState;
 use crate::store::{Store, folder_sha256};
 
 /// An open database. Cheap to clone; clones share everything.
+///
+/// The futures of its methods are boxed: a program that awaits them need not compile again what Lance and DataFusion do
+/// underneath.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -52,9 +56,15 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] if read-only and missing, [`crate::ErrorKind::Corrupt`] if the folder holds
     /// something else or is damaged, [`crate::ErrorKind::Io`].
-    pub async fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
-        let store = Store::open(dir.as_ref(), &options, || Ok(vec![Sae::embedded_default()?])).await?;
-        Ok(Self::over(store, options))
+    pub fn open(dir: impl AsRef<Path>, options: EngineOptions) -> BoxFuture<'static, Result<Self>> {
+        Self::open_folder(dir.as_ref().to_owned(), options)
+    }
+
+    fn open_folder(dir: PathBuf, options: EngineOptions) -> BoxFuture<'static, Result<Self>> {
+        Box::pin(async move {
+            let store = Store::open(&dir, &options, || Ok(vec![Sae::embedded_default()?])).await?;
+            Ok(Self::over(store, options))
+        })
     }
 
     /// An engine over a store that is open.
@@ -81,8 +91,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`], [`crate::ErrorKind::Io`].
-    pub async fn refresh(&self) -> Result<()> {
-        self.inner.store.refresh().await
+    pub fn refresh(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.inner.store.refresh().await })
     }
 
     /// The reader with the named dictionaries (all of the catalog's if empty); loads weights on first use.

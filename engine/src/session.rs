@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -25,6 +24,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DFStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use saequel_udfs::FeatureSource;
 use tempfile::TempDir;
 
@@ -37,6 +37,7 @@ use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
 use crate::query_error::missing_table;
 use crate::query_log::QueryLog;
+use crate::statements::walk::{Node, walk};
 use crate::statements::{self, Statement};
 use crate::table_provider::FeatureFields;
 
@@ -157,43 +158,45 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
 ///
 /// # Errors
 /// [`ErrorKind::Query`] or [`ErrorKind::NotFound`], the latter with the nearest name.
-pub(crate) async fn plan(
-    picture: &Arc<Picture>,
-    session: &SessionContext,
+pub(crate) fn plan<'a>(
+    picture: &'a Arc<Picture>,
+    session: &'a SessionContext,
     statement: ast::Statement,
-    parameters: &ParamValues,
-) -> Result<DataFrame> {
-    let hinted = |error: DataFusionError| with_hint(Error::from(error), picture);
-    let state = session.state();
-    let mut plan = state.statement_to_plan(DFStatement::Statement(Box::new(statement))).await.map_err(hinted)?;
-    let n_given = match parameters {
-        ParamValues::List(list) => list.len(),
-        ParamValues::Map(map) => map.len(),
-    };
-    if n_given > 0 {
-        plan = plan.with_param_values(parameters.clone()).map_err(hinted)?;
-    } else if let Some(name) = plan.get_parameter_names().map_err(hinted)?.into_iter().min() {
-        return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
-    }
-    let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    only_reads.verify_plan(&plan).map_err(hinted)?;
-    Ok(DataFrame::new(state, plan))
+    parameters: &'a ParamValues,
+) -> BoxFuture<'a, Result<DataFrame>> {
+    Box::pin(async move {
+        let hinted = |error: DataFusionError| with_hint(Error::from(error), picture);
+        let state = session.state();
+        let mut plan = state.statement_to_plan(DFStatement::Statement(Box::new(statement))).await.map_err(hinted)?;
+        let n_given = match parameters {
+            ParamValues::List(list) => list.len(),
+            ParamValues::Map(map) => map.len(),
+        };
+        if n_given > 0 {
+            plan = plan.with_param_values(parameters.clone()).map_err(hinted)?;
+        } else if let Some(name) = plan.get_parameter_names().map_err(hinted)?.into_iter().min() {
+            return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
+        }
+        let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        only_reads.verify_plan(&plan).map_err(hinted)?;
+        Ok(DataFrame::new(state, plan))
+    })
 }
 
 /// Compares the parameters of a statement with the values that were given.
 ///
 /// # Errors
 /// [`ErrorKind::Query`] for a parameter without a value, and for a value without a parameter.
-fn check_parameters(statement: &ast::Statement, given: &ParamValues) -> Result<()> {
+fn check_parameters(statement: &mut ast::Statement, given: &ParamValues) -> Result<()> {
     let mut wanted = BTreeSet::new();
-    let _ = ast::visit_expressions(statement, |expr| {
-        if let ast::Expr::Value(value) = expr
+    walk(statement, &mut |node| {
+        if let Node::Expr(ast::Expr::Value(value)) = node
             && let ast::Value::Placeholder(name) = &value.value
         {
             wanted.insert(name.clone());
         }
-        ControlFlow::<()>::Continue(())
-    });
+        Ok(())
+    })?;
     let given: BTreeSet<String> = match given {
         ParamValues::List(values) => (1..=values.len()).map(|n| format!("${n}")).collect(),
         ParamValues::Map(values) => values.keys().map(|name| format!("${name}")).collect(),
@@ -233,38 +236,50 @@ impl Engine {
     /// [`crate::ErrorKind::Query`] for what the statement gets wrong (with line and column where known),
     /// [`crate::ErrorKind::NotFound`] for unknown names, [`crate::ErrorKind::Denied`] for a write on a read-only engine.
     /// Errors while streaming carry the same in [`crate::Error::from`] of the DataFusion error.
-    pub async fn sql(&self, statement: &str) -> Result<SendableRecordBatchStream> {
-        self.sql_with(statement, ParamValues::List(Vec::new())).await
+    pub fn sql<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        self.logged(statement, ParamValues::List(Vec::new()))
     }
 
     /// [`Self::sql`] with values for the parameters `$1`, `$2`, ... or `$name`, also in arguments of table functions.
     ///
     /// # Errors
     /// As [`Self::sql`]; [`crate::ErrorKind::Query`] if a parameter has no value.
-    pub async fn sql_with(
-        &self,
-        statement: &str,
+    pub fn sql_with<'a>(
+        &'a self,
+        statement: &'a str,
         parameters: impl Into<ParamValues>,
-    ) -> Result<SendableRecordBatchStream> {
-        let entry = self.inner.sql.queries.begin(statement);
-        match self.run(statement, &parameters.into()).await {
-            Ok(stream) => Ok(entry.follow(stream)),
-            Err(error) => {
-                entry.failed(&error);
-                Err(error)
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        self.logged(statement, parameters.into())
+    }
+
+    fn logged<'a>(
+        &'a self,
+        statement: &'a str,
+        parameters: ParamValues,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        Box::pin(async move {
+            let entry = self.inner.sql.queries.begin(statement);
+            match self.run(statement, &parameters).await {
+                Ok(stream) => Ok(entry.follow(stream)),
+                Err(error) => {
+                    entry.failed(&error);
+                    Err(error)
+                }
             }
-        }
+        })
     }
 
     /// Runs one SQL statement and gathers the whole result; the schema is told even without a row.
     ///
     /// # Errors
     /// As [`Self::sql`], also for what fails while the result is made.
-    pub async fn sql_collect(&self, statement: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let stream = self.sql(statement).await?;
-        let schema = stream.schema();
-        let batches = stream.try_collect().await.map_err(Error::from)?;
-        Ok((schema, batches))
+    pub fn sql_collect<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<(SchemaRef, Vec<RecordBatch>)>> {
+        Box::pin(async move {
+            let stream = self.sql(statement).await?;
+            let schema = stream.schema();
+            let batches = stream.try_collect().await.map_err(Error::from)?;
+            Ok((schema, batches))
+        })
     }
 
     async fn run(&self, sql: &str, parameters: &ParamValues) -> Result<SendableRecordBatchStream> {
@@ -277,7 +292,7 @@ impl Engine {
         self.refresh().await?;
         match statement {
             Statement::Query(mut query) => {
-                check_parameters(&query, parameters)?;
+                check_parameters(&mut query, parameters)?;
                 statements::rewrite::bind_arguments(&mut query, parameters)?;
                 let picture = Picture::take(self);
                 let session = session(&picture, Viewer::Person)?;

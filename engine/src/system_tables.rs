@@ -172,15 +172,15 @@ fn queries(picture: &Picture) -> Columns {
 }
 
 fn strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
-    Arc::new(values.collect::<StringArray>())
+    Arc::new(StringArray::from(values.collect::<Vec<_>>()))
 }
 
 fn numbers(values: impl Iterator<Item = u32>) -> ArrayRef {
-    Arc::new(values.map(Some).collect::<UInt32Array>())
+    Arc::new(UInt32Array::from(values.collect::<Vec<_>>()))
 }
 
 fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+    Arc::new(TimestampMicrosecondArray::from(values.collect::<Vec<_>>()).with_timezone("UTC"))
 }
 
 fn lists<'a>(values: impl Iterator<Item = &'a [String]>) -> ArrayRef {

@@ -196,7 +196,9 @@ impl Words {
         }
         self.reader.reload().map_err(failed)?;
         let searcher = self.reader.searcher();
-        let found = searcher.search(&query, &TopDocs::with_limit(limit.min(searcher.num_docs() as usize).max(1)).order_by_score()).map_err(failed)?;
+        let found = searcher
+            .search(&query, &TopDocs::with_limit(limit.min(searcher.num_docs() as usize).max(1)).order_by_score())
+            .map_err(failed)?;
         let mut columns: HashMap<u32, StrColumn> = HashMap::new();
         let mut hits = Vec::with_capacity(found.len());
         for (score, address) in found {

@@ -21,6 +21,7 @@ mod typed;
 use std::sync::Arc;
 
 use datafusion::logical_expr::{col, lit};
+use futures::future::BoxFuture;
 
 use crate::catalog::ReaderInfo;
 use crate::engine::{Engine, ImportOptions, ImportReport};
@@ -40,87 +41,95 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Data`] naming file, line and column of what cannot be read. What was committed stays.
-    pub async fn import(&self, options: ImportOptions, progress: Arc<dyn Progress>) -> Result<ImportReport> {
-        let engine = self.clone();
-        let news = progress.clone();
-        let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
-            let encoder = engine.encoder(dictionaries, news.as_ref())?;
-            let reader = encoder.reader();
-            let info = ReaderInfo {
-                name: reader.name().to_owned(),
-                n_layers: reader.n_layers() as u32,
-                width: reader.width() as u32,
-                context: reader.context() as u32,
-                sha256: reader.sha256().to_owned(),
-            };
-            Ok(Encoding {
-                reader: Some(info),
-                width: reader.width(),
-                dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
-                encoder: Arc::new(encoder),
-            })
-        });
-        Box::pin(import::import(&self.inner.store, options, progress, encoding)).await
+    pub fn import(&self, options: ImportOptions, progress: Arc<dyn Progress>) -> BoxFuture<'_, Result<ImportReport>> {
+        Box::pin(async move {
+            let engine = self.clone();
+            let news = progress.clone();
+            let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
+                let encoder = engine.encoder(dictionaries, news.as_ref())?;
+                let reader = encoder.reader();
+                let info = ReaderInfo {
+                    name: reader.name().to_owned(),
+                    n_layers: reader.n_layers() as u32,
+                    width: reader.width() as u32,
+                    context: reader.context() as u32,
+                    sha256: reader.sha256().to_owned(),
+                };
+                Ok(Encoding {
+                    reader: Some(info),
+                    width: reader.width(),
+                    dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
+                    encoder: Arc::new(encoder),
+                })
+            });
+            import::import(&self.inner.store, options, progress, encoding).await
+        })
     }
 
     /// Deletes the documents that satisfy a SQL condition; returns how many.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Query`], [`crate::ErrorKind::NotFound`].
-    pub async fn delete(&self, corpus: &str, condition: &str) -> Result<u64> {
-        let store = &self.inner.store;
-        let guard = store.write(&format!("delete from '{corpus}'")).await?;
-        let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
-        let doc_ids = self.matching_documents(corpus, condition).await?;
-        if doc_ids.is_empty() {
-            return Ok(0);
-        }
-        let mut words = WordsSync::open(store, &snapshot).await?;
-        let mut deleted = 0;
-        for some in doc_ids.chunks(DELETE_AT_ONCE) {
-            let condition = col(schema::DOC_ID).in_list(some.iter().map(|id| lit(id.as_str())).collect(), false);
-            let (snapshot, n) = store.delete(&guard, corpus, condition).await?;
-            words.delete(some.to_vec(), &snapshot).await?;
-            deleted += n;
-        }
-        words.finish().await?;
-        Ok(deleted)
+    pub fn delete<'a>(&'a self, corpus: &'a str, condition: &'a str) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write(&format!("delete from '{corpus}'")).await?;
+            let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
+            let doc_ids = self.matching_documents(corpus, condition).await?;
+            if doc_ids.is_empty() {
+                return Ok(0);
+            }
+            let mut words = WordsSync::open(store, &snapshot).await?;
+            let mut deleted = 0;
+            for some in doc_ids.chunks(DELETE_AT_ONCE) {
+                let condition = col(schema::DOC_ID).in_list(some.iter().map(|id| lit(id.as_str())).collect(), false);
+                let (snapshot, n) = store.delete(&guard, corpus, condition).await?;
+                words.delete(some.to_vec(), &snapshot).await?;
+                deleted += n;
+            }
+            words.finish().await?;
+            Ok(deleted)
+        })
     }
 
     /// Removes a corpus with its indexes.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
-    pub async fn drop_corpus(&self, corpus: &str) -> Result<()> {
-        let store = &self.inner.store;
-        let guard = store.write(&format!("drop '{corpus}'")).await?;
-        store.drop_corpus(&guard, corpus).await
+    pub fn drop_corpus<'a>(&'a self, corpus: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write(&format!("drop '{corpus}'")).await?;
+            store.drop_corpus(&guard, corpus).await
+        })
     }
 
     /// Joins small fragments, brings indexes up to date, removes versions older than `keep_versions_secs`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Io`].
-    pub async fn compact(&self, corpus: &str, keep_versions_secs: u64) -> Result<String> {
-        let store = &self.inner.store;
-        let guard = store.write(&format!("compact '{corpus}'")).await?;
-        let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
-        let job = store.start_job(&guard, "compact", corpus).await?;
-        let work = async {
-            let mut words = WordsSync::open(store, &snapshot).await?;
-            let joined = store.join_fragments(&guard, corpus).await?;
-            store.index(&guard, corpus).await?;
-            let forgotten = store.forget_versions(&guard, corpus, keep_versions_secs).await?;
-            words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?).await?;
-            words.finish().await?;
-            Ok(format!("{joined}; {forgotten}"))
-        };
-        let result = Box::pin(work).await;
-        let (state, detail) = match &result {
-            Ok(summary) => ("done", summary.clone()),
-            Err(error) => ("failed", crate::error::Error::to_string(error)),
-        };
-        store.finish_job(&guard, job, state, &detail).await?;
-        result
+    pub fn compact<'a>(&'a self, corpus: &'a str, keep_versions_secs: u64) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write(&format!("compact '{corpus}'")).await?;
+            let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
+            let job = store.start_job(&guard, "compact", corpus).await?;
+            let work = async {
+                let mut words = WordsSync::open(store, &snapshot).await?;
+                let joined = store.join_fragments(&guard, corpus).await?;
+                store.index(&guard, corpus).await?;
+                let forgotten = store.forget_versions(&guard, corpus, keep_versions_secs).await?;
+                words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?).await?;
+                words.finish().await?;
+                Ok(format!("{joined}; {forgotten}"))
+            };
+            let result = work.await;
+            let (state, detail) = match &result {
+                Ok(summary) => ("done", summary.clone()),
+                Err(error) => ("failed", crate::error::Error::to_string(error)),
+            };
+            store.finish_job(&guard, job, state, &detail).await?;
+            result
+        })
     }
 }

@@ -8,6 +8,7 @@ mod grammar;
 pub(crate) mod rewrite;
 mod run;
 pub(crate) mod set;
+pub(crate) mod walk;
 
 use datafusion::sql::sqlparser::ast::{self, Expr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -18,6 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whi
 use crate::engine::{OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
+use walk::{Node, walk};
 
 /// How deep expressions and subqueries may nest.
 const RECURSION_LIMIT: usize = 100;
@@ -156,10 +158,10 @@ fn is_space_or_semicolon(token: &TokenWithSpan) -> bool {
 }
 
 /// Keeps what reads, and names the way out for what does not.
-fn classify(statement: ast::Statement) -> Result<Statement> {
+fn classify(mut statement: ast::Statement) -> Result<Statement> {
     let refuse = |message: &str| Err(Error::new(ErrorKind::Query, message));
-    match &statement {
-        ast::Statement::Explain { statement: inner, .. } => match inner.as_ref() {
+    match &mut statement {
+        ast::Statement::Explain { statement: inner, .. } => match inner.as_mut() {
             ast::Statement::Query(query) => {
                 reads_only(query)?;
                 Ok(Statement::Query(Box::new(statement)))
@@ -193,25 +195,14 @@ fn classify(statement: ast::Statement) -> Result<Statement> {
 }
 
 /// A query may hold `INSERT`, `UPDATE` or `DELETE` as its body or in a CTE (`WITH x AS (DELETE ...)`), and `SELECT INTO`.
-fn reads_only(query: &ast::Query) -> Result<()> {
-    use std::ops::ControlFlow;
-
-    struct FindsWrites;
-    impl ast::Visitor for FindsWrites {
-        type Break = String;
-        fn pre_visit_statement(&mut self, statement: &ast::Statement) -> ControlFlow<String> {
-            ControlFlow::Break(first_words(statement))
-        }
-        fn pre_visit_select(&mut self, select: &ast::Select) -> ControlFlow<String> {
-            if select.into.is_some() { ControlFlow::Break("SELECT INTO".to_owned()) } else { ControlFlow::Continue(()) }
-        }
-    }
-    match ast::Visit::visit(query, &mut FindsWrites) {
-        ControlFlow::Break(what) => {
-            Err(Error::new(ErrorKind::Query, format!("a query only reads: {what} cannot be part of one")))
-        }
-        ControlFlow::Continue(()) => Ok(()),
-    }
+fn reads_only(query: &mut ast::Query) -> Result<()> {
+    let refuse =
+        |what: &str| Err(Error::new(ErrorKind::Query, format!("a query only reads: {what} cannot be part of one")));
+    walk(query, &mut |node| match node {
+        Node::Statement(statement) => refuse(&first_words(statement)),
+        Node::Select(select) if select.into.is_some() => refuse("SELECT INTO"),
+        _ => Ok(()),
+    })
 }
 
 /// The first words of a statement, for messages.

@@ -7,16 +7,15 @@
 //! - a bare name or a subquery as an argument of a table function: its text as a string, so that
 //!   `diff(answers, (SELECT * FROM others))` works as `diff('answers', 'SELECT * FROM others')` does.
 
-use std::ops::ControlFlow;
-
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, Statement, TableAlias, TableFactor, Value, VisitMut, VisitorMut,
+    ObjectNamePart, Statement, TableAlias, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
+use super::walk::{Node, walk};
 use super::{is_name, is_word};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::AsOf;
@@ -133,28 +132,17 @@ pub(crate) fn time_travel(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpa
 /// # Errors
 /// [`ErrorKind::Query`] for an argument that a table function cannot take.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
-    match VisitMut::visit(statement, &mut Rewriter) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
-}
-
-struct Rewriter;
-
-impl VisitorMut for Rewriter {
-    type Break = Error;
-
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-        match factor {
-            TableFactor::Table { name, args: None, alias: alias @ None, .. } => {
-                *alias = version_alias(name);
-                ControlFlow::Continue(())
-            }
-            TableFactor::Table { name, args: Some(arguments), .. } => table_arguments(name, &mut arguments.args),
-            TableFactor::Function { name, args, .. } => table_arguments(name, args),
-            _ => ControlFlow::Continue(()),
+    walk(statement, &mut |node| match node {
+        Node::Table(TableFactor::Table { name, args: None, alias: alias @ None, .. }) => {
+            *alias = version_alias(name);
+            Ok(())
         }
-    }
+        Node::Table(TableFactor::Table { name, args: Some(arguments), .. }) => {
+            table_arguments(name, &mut arguments.args)
+        }
+        Node::Table(TableFactor::Function { name, args, .. }) => table_arguments(name, args),
+        _ => Ok(()),
+    })
 }
 
 /// The name without its version, as an alias.
@@ -168,9 +156,9 @@ fn version_alias(name: &ObjectName) -> Option<TableAlias> {
     Some(TableAlias { explicit: true, name, columns: Vec::new(), at: None })
 }
 
-fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> ControlFlow<Error> {
+fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> Result<()> {
     if FOREIGN_TABLE_FUNCTIONS.contains(&plain_name(function).as_str()) {
-        return ControlFlow::Continue(());
+        return Ok(());
     }
     for argument in arguments {
         let (name, value) = match argument {
@@ -180,7 +168,7 @@ fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> Cont
         };
         let FunctionArgExpr::Expr(value) = value else {
             let message = format!("{function}: expected a value, a name or a query as argument, got '{value}'");
-            return ControlFlow::Break(Error::new(ErrorKind::Query, message));
+            return Err(Error::new(ErrorKind::Query, message));
         };
         let mut value = value.clone();
         match &value {
@@ -198,7 +186,7 @@ fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> Cont
         };
         *argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(value));
     }
-    ControlFlow::Continue(())
+    Ok(())
 }
 
 /// Replaces parameters (`$1`, `$name`) in the arguments of functions, which are read before DataFusion replaces the
@@ -208,60 +196,32 @@ fn table_arguments(function: &ObjectName, arguments: &mut [FunctionArg]) -> Cont
 /// [`ErrorKind::Query`] for a parameter of a table function that was not given, or of a type that is no number, string,
 /// boolean or list. Those of other functions are then left to DataFusion.
 pub(crate) fn bind_arguments(statement: &mut Statement, parameters: &ParamValues) -> Result<()> {
-    struct Binder<'a>(&'a ParamValues);
-
-    impl Binder<'_> {
-        fn bind(&self, arguments: &mut Vec<FunctionArg>) -> ControlFlow<Error> {
-            VisitMut::visit(arguments, &mut ValueBinder { parameters: self.0, all: true })
+    walk(statement, &mut |node| match node {
+        Node::Table(TableFactor::Table { args: Some(arguments), .. }) => bind(&mut arguments.args, parameters, true),
+        Node::Table(TableFactor::Function { args, .. }) => bind(args, parameters, true),
+        Node::Expr(Expr::Function(Function { args: FunctionArguments::List(list), .. })) => {
+            bind(&mut list.args, parameters, false)
         }
-    }
+        _ => Ok(()),
+    })
+}
 
-    impl VisitorMut for Binder<'_> {
-        type Break = Error;
-        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-            match factor {
-                TableFactor::Table { args: Some(arguments), .. } => self.bind(&mut arguments.args),
-                TableFactor::Function { args, .. } => self.bind(args),
-                _ => ControlFlow::Continue(()),
+/// Replaces the parameters in `arguments`; with `all`, one that cannot be replaced is an error.
+fn bind(arguments: &mut Vec<FunctionArg>, parameters: &ParamValues, all: bool) -> Result<()> {
+    walk(arguments, &mut |node| {
+        if let Node::Expr(expr) = node
+            && let Expr::Value(value) = expr
+            && let Value::Placeholder(id) = &value.value
+        {
+            let bound = parameters.get_placeholders_with_values(id).map_err(Error::from);
+            match bound.and_then(|given| literal(id, &given.value)) {
+                Ok(literal) => *expr = literal,
+                Err(error) if all => return Err(error),
+                Err(_) => {}
             }
         }
-        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-            match expr {
-                Expr::Function(Function { args: FunctionArguments::List(list), .. }) => {
-                    VisitMut::visit(&mut list.args, &mut ValueBinder { parameters: self.0, all: false })
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-
-    struct ValueBinder<'a> {
-        parameters: &'a ParamValues,
-        /// Whether it is an error if a parameter cannot be replaced.
-        all: bool,
-    }
-
-    impl VisitorMut for ValueBinder<'_> {
-        type Break = Error;
-        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-            if let Expr::Value(value) = expr
-                && let Value::Placeholder(id) = &value.value
-            {
-                let bound = self.parameters.get_placeholders_with_values(id).map_err(Error::from);
-                match bound.and_then(|given| literal(id, &given.value)) {
-                    Ok(literal) => *expr = literal,
-                    Err(error) if self.all => return ControlFlow::Break(error),
-                    Err(_) => {}
-                }
-            }
-            ControlFlow::Continue(())
-        }
-    }
-
-    match VisitMut::visit(statement, &mut Binder(parameters)) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+        Ok(())
+    })
 }
 
 fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {

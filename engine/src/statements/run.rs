@@ -10,6 +10,7 @@ use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::sql::sqlparser::ast;
+use futures::future::BoxFuture;
 use saequel_udfs::{Feature, FeatureId, FeatureRef, Level};
 
 use super::{Import, Statement, parse};
@@ -32,32 +33,38 @@ const EXAMPLE_CHARS: usize = 240;
 
 impl Engine {
     /// Runs any statement but a query.
-    pub(crate) async fn run_own(&self, statement: Statement) -> Result<SendableRecordBatchStream> {
-        match statement {
-            Statement::Query(_) => Err(Error::new(ErrorKind::Internal, "a query is no statement of saequel's own")),
-            Statement::Import(import) => self.run_import(import).await,
-            Statement::Delete { corpus, condition } => {
-                let deleted = self.delete(&corpus, &condition.to_string()).await?;
-                table(vec![("corpus", strings([corpus])), ("deleted", counts([deleted]))])
+    pub(crate) fn run_own(&self, statement: Statement) -> BoxFuture<'_, Result<SendableRecordBatchStream>> {
+        Box::pin(async move {
+            match statement {
+                Statement::Query(_) => Err(Error::new(ErrorKind::Internal, "a query is no statement of saequel's own")),
+                Statement::Import(import) => self.run_import(import).await,
+                Statement::Delete { corpus, condition } => {
+                    let deleted = self.delete(&corpus, &condition.to_string()).await?;
+                    table(vec![("corpus", strings([corpus])), ("deleted", counts([deleted]))])
+                }
+                Statement::DropCorpus { name, if_exists } => match self.drop_corpus(&name).await {
+                    Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
+                        said(format!("there is no corpus {name}"))
+                    }
+                    dropped => dropped.and_then(|()| said(format!("corpus {name} dropped"))),
+                },
+                Statement::CreateConcept { name, replace, members } => {
+                    self.create_concept(&name, replace, &members).await
+                }
+                Statement::DropConcept { name, if_exists } => match self.drop_concept(&name).await {
+                    Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
+                        said(format!("there is no concept {name}"))
+                    }
+                    dropped => dropped.and_then(|()| said(format!("concept {name} dropped"))),
+                },
+                Statement::RenameFeature { feature, label } => self.run_rename(&feature, &label).await,
+                Statement::Compact { corpus, keep_versions_secs } => {
+                    said(self.compact(&corpus, keep_versions_secs).await?)
+                }
+                Statement::Describe { name, statement } => self.describe(&name, *statement).await,
+                Statement::DescribeFeature { feature } => self.describe_feature(&feature).await,
             }
-            Statement::DropCorpus { name, if_exists } => match self.drop_corpus(&name).await {
-                Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
-                    said(format!("there is no corpus {name}"))
-                }
-                dropped => dropped.and_then(|()| said(format!("corpus {name} dropped"))),
-            },
-            Statement::CreateConcept { name, replace, members } => self.create_concept(&name, replace, &members).await,
-            Statement::DropConcept { name, if_exists } => match self.drop_concept(&name).await {
-                Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
-                    said(format!("there is no concept {name}"))
-                }
-                dropped => dropped.and_then(|()| said(format!("concept {name} dropped"))),
-            },
-            Statement::RenameFeature { feature, label } => self.run_rename(&feature, &label).await,
-            Statement::Compact { corpus, keep_versions_secs } => said(self.compact(&corpus, keep_versions_secs).await?),
-            Statement::Describe { name, statement } => self.describe(&name, *statement).await,
-            Statement::DescribeFeature { feature } => self.describe_feature(&feature).await,
-        }
+        })
     }
 
     async fn run_import(&self, import: Import) -> Result<SendableRecordBatchStream> {
@@ -348,7 +355,8 @@ fn excerpt(text: &str) -> String {
 }
 
 fn strings<S: AsRef<str>>(values: impl IntoIterator<Item = S>) -> ArrayRef {
-    Arc::new(values.into_iter().map(Some).collect::<StringArray>())
+    let values: Vec<String> = values.into_iter().map(|value| value.as_ref().to_owned()).collect();
+    Arc::new(StringArray::from(values))
 }
 
 fn counts(values: impl IntoIterator<Item = u64>) -> ArrayRef {

@@ -44,9 +44,9 @@ impl DocumentSet {
             tokens.splice(0..0, words.map(TokenWithSpan::wrap));
         }
         let mut parser = parser(tokens);
-        let query = parser.parse_query().map_err(syntax)?;
+        let mut query = parser.parse_query().map_err(syntax)?;
         end_of_input(&mut parser, "a set ends here")?;
-        reads_only(&query)?;
+        reads_only(&mut query)?;
         let mut statement = ast::Statement::Query(query);
         rewrite(&mut statement)?;
         Ok(Self { statement })

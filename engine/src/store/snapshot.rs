@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
@@ -10,6 +11,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use lance::Dataset;
 
 use super::corpus::{BATCH_BYTES, IO_BUFFER_BYTES, batch_rows, version_infos};
@@ -171,16 +173,28 @@ impl Snapshot {
         &self,
         projection: &[String],
         filters: &[Expr],
-        mut each: impl FnMut(arrow::array::RecordBatch) -> Result<()>,
+        mut each: impl FnMut(RecordBatch) -> Result<()> + Send,
     ) -> Result<()> {
-        let plan = self.scan(projection, filters, None).await?;
-        let context = Arc::new(datafusion::execution::TaskContext::default());
-        let mut stream =
-            datafusion::physical_plan::execute_stream(plan, context).map_err(|error| self.read_failed(error))?;
-        while let Some(batch) = stream.try_next().await.map_err(|error| self.read_failed(error))? {
-            each(batch)?;
-        }
-        Ok(())
+        self.read_each(projection, filters, &mut each).await
+    }
+
+    /// The part of [`Self::read`] that is compiled once.
+    fn read_each<'a>(
+        &'a self,
+        projection: &'a [String],
+        filters: &'a [Expr],
+        each: &'a mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let plan = self.scan(projection, filters, None).await?;
+            let context = Arc::new(datafusion::execution::TaskContext::default());
+            let mut stream =
+                datafusion::physical_plan::execute_stream(plan, context).map_err(|error| self.read_failed(error))?;
+            while let Some(batch) = stream.try_next().await.map_err(|error| self.read_failed(error))? {
+                each(batch)?;
+            }
+            Ok(())
+        })
     }
 
     fn planned_wrongly(&self, error: datafusion::error::DataFusionError) -> Error {

@@ -303,18 +303,17 @@ fn jobs(table: &Table) -> Result<Vec<JobInfo>> {
 }
 
 fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
-    // `from_iter_values` wants to know the number beforehand, which flattened iterators do not.
-    Arc::new(values.map(Some).collect::<StringArray>())
+    Arc::new(StringArray::from(values.collect::<Vec<_>>()))
 }
 
 fn uint32s(values: impl Iterator<Item = u32>) -> ArrayRef {
-    Arc::new(UInt32Array::from_iter_values(values))
+    Arc::new(UInt32Array::from(values.collect::<Vec<_>>()))
 }
 
 fn int64s(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<Int64Array>())
+    Arc::new(Int64Array::from(values.collect::<Vec<_>>()))
 }
 
 fn float32s(values: impl Iterator<Item = Option<f32>>) -> ArrayRef {
-    Arc::new(values.collect::<Float32Array>())
+    Arc::new(Float32Array::from(values.collect::<Vec<_>>()))
 }
