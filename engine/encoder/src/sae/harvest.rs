@@ -9,9 +9,9 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::level::Level;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use crate::level::Level;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 

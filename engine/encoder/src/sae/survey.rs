@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::level::Level;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use crate::level::Level;
 
 use super::harvest::{DOCS_PER_UNIT, Harvest, Hook, Unit, UnitText, span_means};
 use super::texts::TextSource;
