@@ -7,6 +7,7 @@
 
 pub mod encode;
 pub mod error;
+pub mod evidence;
 pub mod labels;
 mod level;
 mod options;
