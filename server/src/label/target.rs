@@ -186,7 +186,7 @@ impl Target {
         match self {
             Self::Evidence => Ok(0),
             Self::Database(engine) => {
-                // Descriptions and detection scores go in here as soon as `import_labels` takes them.
+                // Descriptions and the version of the evidence go in here as soon as `import_labels` takes them.
                 let label = |(job, named): &(Job, Named)| Some((job.feature_id?, named.label.label.clone()));
                 let labels: Vec<(u32, String)> = named.iter().filter_map(label).collect();
                 Ok(engine.import_labels(&labels, source).await?)
