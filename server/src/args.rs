@@ -135,7 +135,7 @@ pub(crate) enum Command {
     #[command(subcommand, after_help = library::FEATURES_EXAMPLES)]
     Features(FeaturesCommand),
     /// Name features with a language model that you run or pay for
-    #[command(after_help = label::LABEL_EXAMPLES)]
+    #[command(long_about = label::LABEL_ABOUT, after_help = label::LABEL_EXAMPLES)]
     Label(LabelFeaturesArgs),
     /// Train, evaluate and add sparse autoencoders
     #[command(subcommand, after_help = library::SAE_EXAMPLES)]

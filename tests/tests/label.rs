@@ -313,7 +313,7 @@ fn names_arrive_and_no_question_is_paid_for_twice() {
     let again = succeed(&mut setting.label(&server, &["--only", "shown", "--yes"]));
     assert!(again.starts_with("12 features named; 0 requests"), "{again}");
     let nothing = succeed(&mut setting.label(&server, &["--yes"]));
-    assert!(nothing.starts_with("nothing to name"), "{nothing}");
+    assert!(nothing.starts_with("nothing to do"), "{nothing}");
     assert_eq!(server.n_requests(), 12);
     // Another model is another question.
     succeed(&mut setting.label_with("other", &server, &["--only", "shown", "--output", "-", "--yes"]));
@@ -484,16 +484,17 @@ fn names_are_judged_on_texts_they_were_not_made_from() {
     let imported = succeed(import.args(["features", "import-labels", "--source", "llm:stand-in"]).arg(&file));
     assert!(imported.contains("4 of 4") && setting.named().len() == 4, "{imported}");
 
-    // Scores are kept too. A judge that is always wrong makes bad scores of the same names.
+    // Scores are kept too.
     succeed(&mut setting.label(&server, &["--yes", "--only", "shown", "--score", "detection,fuzzing"]));
     assert_eq!(server.n_requests(), 12);
-    let server = Server::start(|_, body| match body["messages"].to_string().contains("Property") {
-        true => Do::Say("{\"numbers\": []}"),
-        false => Do::Answer,
-    });
-    let told =
-        succeed(&mut setting.label_with("judge", &server, &["--yes", "--only", "shown", "--score", "detection"]));
+    // Another model judges the same names, finds them nowhere, and changes none.
+    let server = Server::start(|_, _| Do::Say("{\"numbers\": []}"));
+    let arguments = ["--yes", "--only", "shown", "--judge", "--score", "detection"];
+    let told = succeed(&mut setting.label_with("judge", &server, &arguments));
+    assert!(told.starts_with("4 features judged; 4 requests"), "{told}");
     assert!(told.contains("detection: mean balanced accuracy 0.500 over 4 features"), "{told}");
+    assert_eq!((setting.named().len(), server.n_requests()), (4, 4));
+    assert!(server.seen().iter().all(|seen| seen.text().contains("Property: the word kind")));
 }
 
 #[test]
@@ -502,12 +503,20 @@ fn nothing_is_sent_before_it_is_agreed_to() {
     let server = Server::start(|_, _| Do::Answer);
     let prices = ["--price-in", "1000", "--price-out", "1000"];
     let plan = succeed(setting.label(&server, &["--dry-run"]).args(prices));
-    for part in ["5 features", "requests  5", "USD", "[system]", "[user]", "«kind", "\"label\""] {
+    for part in ["'stand-in': 5\n", "requests  5", "USD", "[system]", "[user]", "«kind", "\"label\""] {
         assert!(plan.contains(part), "{part}: {plan}");
     }
     let (code, said) = fail(setting.label(&server, &[]).stdin(Stdio::null()));
     assert!(code == 2 && said.contains("nothing was sent") && said.contains("--yes"), "{code} {said}");
     assert_eq!((server.n_requests(), setting.path("cache").exists()), (0, false));
+    // From two examples nobody can tell.
+    let mut poor = evidence(7, "x", false);
+    poor["contexts"].as_array_mut().expect("contexts").truncate(3);
+    let file = setting.scratch.write("poor.jsonl", poor.to_string().as_bytes());
+    let mut command = saequel(setting.path("none.db"));
+    command.args(["label", "--output", "-", "--yes", "--endpoint", &server.url, "--model", "stand-in", "--evidence"]);
+    let told = succeed(command.arg(file).arg("--cache").arg(setting.path("cache")));
+    assert!(told.starts_with("nothing to do") && told.contains("fewer than 3 examples"), "{told}");
 
     // About 0.5 USD in, and up to 0.4 USD out, for each.
     let (code, said) = fail(setting.label(&server, &["--yes", "--max-cost", "2", "--concurrency", "4"]).args(prices));

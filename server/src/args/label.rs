@@ -22,14 +22,15 @@ Examples:
       --score detection,fuzzing --output labels.csv            look at names and scores first, then
   saequel features import-labels labels.csv --source llm:local take them";
 
+pub(super) const LABEL_ABOUT: &str = "\
+Name features with a language model that you run or pay for, over any OpenAI-compatible chat endpoint: llama.cpp, Ollama,
+vLLM, LM Studio, or a hosted one.
+
+The model reads where a feature is strongest, where it is faint, and similar places where it is not active, and gives a
+name of at most eight words and a sentence that describes it. A feature for which it finds none keeps the name that it
+has. Names that a person gave are not touched unless you call the feature by its number or name.";
+
 /// `label`
-///
-/// Name features with a language model that you run or pay for, over any OpenAI-compatible chat endpoint: llama.cpp,
-/// Ollama, vLLM, LM Studio, or a hosted one.
-///
-/// The model reads where a feature is strongest, where it is faint, and similar texts where it is not active, and gives
-/// a name of at most eight words and a sentence. A feature for which it finds none keeps the name that it has. Names that
-/// a person gave are not touched unless you call the feature by its number or name.
 #[derive(Debug, Args)]
 pub(crate) struct LabelFeaturesArgs {
     /// Numbers or labels of features [default: what --only says]
@@ -54,6 +55,9 @@ pub(crate) struct LabelFeaturesArgs {
     #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
     #[arg(value_name = "detection,fuzzing", help_heading = "What is named")]
     pub(crate) score: Vec<Score>,
+    /// Give no names: judge, by --score, those that the features have; to compare them, or with another model as judge
+    #[arg(long, requires = "score", help_heading = "What is named")]
+    pub(crate) judge: bool,
     /// Seed of the choice and order of the texts that are judged
     #[arg(long, default_value_t = 1, help_heading = "What is named")]
     pub(crate) seed: u64,

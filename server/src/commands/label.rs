@@ -15,14 +15,14 @@ use crate::args::{Answer, LabelFeaturesArgs};
 use crate::context::Context;
 use crate::error::{Failure, Result, io_failure};
 use crate::label::cache::Cache;
-use crate::label::client::{Client, Endpoint, Key};
+use crate::label::client::{Client, Endpoint, Key, Message};
 use crate::label::cost::{Estimate, Meter, Prices, Thousands};
 use crate::label::limits::Limits;
 use crate::label::prompt;
 use crate::label::score::Measured;
 use crate::label::send::Sender;
 use crate::label::target::{Job, Target};
-use crate::label::work::{Labeller, Named, Outcome};
+use crate::label::work::{Labeller, Named, Outcome, Task};
 use crate::output::Format;
 use crate::say::{remark, say};
 
@@ -31,55 +31,62 @@ pub(super) async fn label(args: LabelFeaturesArgs, context: &Context) -> Result<
     let answer = Answer { output: args.output.clone(), ..Answer::default() };
     answer.format_or(Format::Jsonl)?; // before anything is paid for
     let target = Target::open(args.sae.as_deref(), args.output.is_some(), context).await?;
-    let jobs = target.select(evidence(&args)?, &args.feature, args.only)?;
-    let (mut jobs, without): (Vec<Job>, Vec<Job>) =
-        jobs.into_iter().partition(|job| prompt::label(&job.evidence).is_some());
-    if jobs.is_empty() {
-        return say!("nothing to name: {}", nothing(&args, without.len()));
-    }
+    let jobs = target.select(evidence(&args)?, &args.feature, args.only, !args.judge)?;
     let labeller = labeller(&args, endpoint, context)?;
-    let estimate = labeller.estimate(jobs.iter().map(|job| &job.evidence));
+    let (jobs, without): (Vec<Job>, Vec<Job>) =
+        jobs.into_iter().partition(|job| labeller.first_question(task(job, args.judge)).is_some());
+    if jobs.is_empty() {
+        return say!("nothing to do: {}", nothing(&args, without.len()));
+    }
+    let estimate = labeller.estimate(jobs.iter().map(|job| task(job, args.judge)));
+    let plan = plan(&args, &labeller, [jobs.len(), without.len()], estimate);
     if args.dry_run {
-        return rehearse(&args, &labeller, &jobs, estimate);
+        return rehearse(&plan, labeller.first_question(task(&jobs[0], args.judge)));
     }
     if estimate.n_requests > 0 {
-        agree(&args, &labeller, jobs.len(), estimate, context).await?;
+        agree(&plan, args.yes, context).await?;
     }
-    let outcomes = run(&labeller, &jobs, args.concurrency, context).await;
+    let outcomes = run(&labeller, &jobs, &args, context).await;
     let n_failed = outcomes.iter().filter(|outcome| matches!(outcome, Some(Outcome::Failed(_)))).count();
     let named: Vec<(Job, Named)> = jobs
-        .drain(..)
+        .into_iter()
         .zip(outcomes)
         .filter_map(|(job, outcome)| match outcome {
             Some(Outcome::Named(named)) => Some((job, named)),
             _ => None,
         })
         .collect();
-    let source = format!("llm:{}", args.model);
     let stopped = labeller.sender().stopped();
     if !named.is_empty() {
-        let place = match args.output {
-            Some(path) => {
-                let batch = batch(&named, &source)?;
+        let source = (!args.judge).then(|| format!("llm:{}", args.model));
+        let place = match (&args.output, &source) {
+            (Some(path), _) => {
                 let answer = Answer { format: Some(answer.format_or(Format::Jsonl)?), ..answer };
-                context.answer_batch(batch, &answer).await?;
-                path.display().to_string()
+                context.answer_batch(batch(&named, source.as_deref())?, &answer).await?;
+                Some(path.display().to_string())
             }
-            None => {
-                target.put(&named, &source).await?;
-                target.place()
+            (None, Some(source)) => {
+                target.put(&named, source).await?;
+                Some(target.place())
             }
+            (None, None) => None,
         };
-        report(&named, n_failed, &labeller, &place)?;
+        report(&named, n_failed, &labeller, args.judge, place.as_deref())?;
     }
     match stopped {
         Some(failure) => Err(failure),
-        None if named.is_empty() => {
-            Err(Failure::new(ErrorKind::Data, format!("none of {n_failed} features could be named"))
-                .hint("the warnings above say why; a larger model may do better"))
-        }
+        None if named.is_empty() => Err(Failure::new(
+            ErrorKind::Data,
+            format!("the model gave no usable answer for any of {n_failed} features"),
+        )
+        .hint("the warnings above say why; a larger model may do better")),
         None => Ok(()),
     }
+}
+
+/// What is to be done for a feature: to find it a name, or to judge the one it has.
+fn task(job: &Job, judge: bool) -> Task<'_> {
+    Task { evidence: &job.evidence, name: judge.then_some(job.label.as_str()) }
 }
 
 /// What is known of each feature, by dictionary and position; of a feature that comes twice, the last.
@@ -123,7 +130,7 @@ fn nothing(args: &LabelFeaturesArgs, n_without: usize) -> String {
         }
         0 => "every feature that is shown and in the evidence has a name already; --only shown names them anew"
             .to_owned(),
-        n => format!("{n} features are in the evidence without an example"),
+        n => format!("there are {n} features, with fewer than {} examples each", prompt::LEAST),
     }
 }
 
@@ -150,42 +157,41 @@ fn labeller(args: &LabelFeaturesArgs, endpoint: Endpoint, context: &Context) -> 
     Ok(Labeller::new(sender, Cache::open(&dir)?, scores, args.seed))
 }
 
-/// What a user reads before anything is sent.
-fn plan(args: &LabelFeaturesArgs, labeller: &Labeller, n_jobs: usize, estimate: Estimate) -> String {
+/// What a user reads before anything is sent: of the features to name, and of those that cannot be.
+fn plan(args: &LabelFeaturesArgs, labeller: &Labeller, [n, n_without]: [usize; 2], estimate: Estimate) -> String {
     let endpoint = labeller.sender().client().endpoint();
     let (shown, model) = (endpoint.shown(), endpoint.model());
     let leaves = if endpoint.is_loopback() { "on this machine" } else { "beyond this machine" };
+    let without = match n_without {
+        0 => String::new(),
+        n => format!("; {} with fewer than {} examples keep their names", Thousands(n as u64), prompt::LEAST),
+    };
     let lines = estimate.lines(prices(args), args.max_cost);
     let warning = endpoint.warning().map(|warning| format!("\nwarning: {warning}")).unwrap_or_default();
     format!(
-        "{n_jobs} features are to be named by model '{model}'\n{lines}\n  sent      pieces of your texts, to {shown}, {leaves}{warning}"
+        "features to be {} by model '{model}': {}{without}\n{lines}\n  sent      pieces of your texts, to {shown}, \
+         {leaves}{warning}",
+        if args.judge { "judged" } else { "named" },
+        Thousands(n as u64)
     )
 }
 
 /// Prints what would be done, and one request.
-fn rehearse(args: &LabelFeaturesArgs, labeller: &Labeller, jobs: &[Job], estimate: Estimate) -> Result<()> {
-    say!("{}", plan(args, labeller, jobs.len(), estimate))?;
-    let Some(messages) = jobs.first().and_then(|job| prompt::label(&job.evidence)) else { return Ok(()) };
-    say!("\nThe first of them, in full:")?;
-    for message in messages {
+fn rehearse(plan: &str, first: Option<Vec<Message>>) -> Result<()> {
+    say!("{plan}\n\nThe first request, in full:")?;
+    for message in first.unwrap_or_default() {
         say!("\n[{}]\n{}", message.role, message.content)?;
     }
     Ok(())
 }
 
-/// Shows what it will take, and asks.
+/// Shows what it will take, and asks, unless the user has agreed before.
 ///
 /// # Errors
 /// If the user says no, or is not there to say yes.
-async fn agree(
-    args: &LabelFeaturesArgs,
-    labeller: &Labeller,
-    n_jobs: usize,
-    estimate: Estimate,
-    context: &Context,
-) -> Result<()> {
-    remark!("{}", plan(args, labeller, n_jobs, estimate));
-    if args.yes {
+async fn agree(plan: &str, agreed: bool, context: &Context) -> Result<()> {
+    remark!("{plan}");
+    if agreed {
         return Ok(());
     }
     if !(stdin().is_terminal() && stderr().is_terminal()) {
@@ -204,16 +210,17 @@ async fn agree(
     }
 }
 
-/// Names all features, one outcome each; `None` for those that were not reached.
-async fn run(labeller: &Labeller, jobs: &[Job], concurrency: usize, context: &Context) -> Vec<Option<Outcome>> {
+/// Names or judges all features, one outcome each; `None` for those that were not reached.
+async fn run(labeller: &Labeller, jobs: &[Job], args: &LabelFeaturesArgs, context: &Context) -> Vec<Option<Outcome>> {
     let progress = context.progress();
-    progress.stage("naming", Some(jobs.len() as u64), "features");
+    progress.stage(if args.judge { "judging" } else { "naming" }, Some(jobs.len() as u64), "features");
     let mut outcomes: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
     let (mut n_done, mut n_failed) = (0, 0);
-    let mut named = std::pin::pin!(labeller.name(jobs.iter().map(|job| &job.evidence), concurrency));
-    while let Some((at, outcome)) = named.next().await {
+    let tasks = jobs.iter().map(|job| task(job, args.judge));
+    let mut done = std::pin::pin!(labeller.work(tasks, args.concurrency));
+    while let Some((at, outcome)) = done.next().await {
         if let Outcome::Failed(why) = &outcome {
-            let FeatureEvidence { dictionary, latent, label, .. } = &jobs[at].evidence;
+            let Job { label, evidence: FeatureEvidence { dictionary, latent, .. }, .. } = &jobs[at];
             progress.warn(&format!("feature {latent} of {dictionary} keeps its name '{label}': {why}"));
             n_failed += 1;
         }
@@ -225,13 +232,17 @@ async fn run(labeller: &Labeller, jobs: &[Job], concurrency: usize, context: &Co
     outcomes
 }
 
-fn report(named: &[(Job, Named)], n_failed: usize, labeller: &Labeller, place: &str) -> Result<()> {
-    let failed = if n_failed == 0 { String::new() } else { format!(", {n_failed} failed and keep theirs") };
-    let told = format!(
-        "{} features named{failed}; {}; names are in {place}",
-        Thousands(named.len() as u64),
-        labeller.sender().meter().line()
-    );
+fn report(
+    named: &[(Job, Named)],
+    n_failed: usize,
+    labeller: &Labeller,
+    judged: bool,
+    place: Option<&str>,
+) -> Result<()> {
+    let (n, verb) = (Thousands(named.len() as u64), if judged { "judged" } else { "named" });
+    let failed = if n_failed == 0 { String::new() } else { format!(", {n_failed} failed") };
+    let at = place.map(|place| format!("; see {place}")).unwrap_or_default();
+    let told = format!("{n} features {verb}{failed}; {}{at}", labeller.sender().meter().line());
     let mut scores = String::new();
     for (name, of) in [
         ("detection", (|named: &Named| named.detection) as fn(&Named) -> Option<Measured>),
@@ -245,14 +256,14 @@ fn report(named: &[(Job, Named)], n_failed: usize, labeller: &Labeller, place: &
     }
     // Where the names themselves go to standard output, this would be among them.
     match place {
-        "-" => remark!("{told}{scores}"),
+        Some("-") => remark!("{told}{scores}"),
         _ => say!("{told}{scores}")?,
     }
     Ok(())
 }
 
-/// Names, descriptions and scores as a table.
-fn batch(named: &[(Job, Named)], source: &str) -> Result<RecordBatch> {
+/// Names, descriptions and scores as a table; `source` is that of new names.
+fn batch(named: &[(Job, Named)], source: Option<&str>) -> Result<RecordBatch> {
     fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(texts))
     }
@@ -263,6 +274,7 @@ fn batch(named: &[(Job, Named)], source: &str) -> Result<RecordBatch> {
     };
     let (detection, detection_n) = score(|named| named.detection);
     let (fuzzing, fuzzing_n) = score(|named| named.fuzzing);
+    let descriptions = named.iter().map(|(_, named)| Some(&named.label.description).filter(|text| !text.is_empty()));
     let ids = UInt32Array::from_iter(named.iter().map(|(job, _)| job.feature_id));
     let latents = UInt32Array::from_iter_values(named.iter().map(|(job, _)| job.evidence.latent));
     Ok(RecordBatch::try_from_iter([
@@ -270,8 +282,8 @@ fn batch(named: &[(Job, Named)], source: &str) -> Result<RecordBatch> {
         ("dictionary", texts(named.iter().map(|(job, _)| job.evidence.dictionary.as_str()))),
         ("latent", Arc::new(latents)),
         ("label", texts(named.iter().map(|(_, named)| named.label.label.as_str()))),
-        ("description", texts(named.iter().map(|(_, named)| named.label.description.as_str()))),
-        ("label_source", texts(named.iter().map(|_| source))),
+        ("description", Arc::new(StringArray::from_iter(descriptions))),
+        ("label_source", texts(named.iter().map(|(job, _)| source.unwrap_or(&job.source)))),
         ("detection", detection),
         ("detection_n", detection_n),
         ("fuzzing", fuzzing),

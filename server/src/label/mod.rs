@@ -48,6 +48,8 @@ pub(crate) mod testing {
             words: vec![WordEvidence { word: word.to_owned(), share: 0.6, precision: 0.9 }],
             contexts: vec![
                 context(Band::Strongest, Split::Label, &format!("I am «{word}» for the delay")),
+                context(Band::Strongest, Split::Label, &format!("so «{word}» about that")),
+                context(Band::Middle, Split::Label, &format!("they were «{word}» to hear it")),
                 context(Band::Contrast, Split::Label, "Nothing of that kind here"),
             ],
         }

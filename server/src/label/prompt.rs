@@ -22,8 +22,10 @@ const BANDS: [(Band, usize, &str); 4] = [
     (Band::Strongest, 10, "Where it is strongest:"),
     (Band::Middle, 8, "Where it is present, drawn at random:"),
     (Band::Weak, 4, "Where it is only faint (often less to the point):"),
-    (Band::Contrast, 6, "Similar texts where it is NOT active:"),
+    (Band::Contrast, 6, "Similar places where it is NOT active:"),
 ];
+/// Contexts in which it is present that a name needs; from fewer, and faint ones, one can only guess.
+pub(crate) const LEAST: usize = 3;
 /// Words that are shown.
 const WORDS: usize = 10;
 /// Characters of a context on each side of its mark.
@@ -31,15 +33,15 @@ const SIDE_CHARS: usize = 200;
 /// Characters of a mark.
 const MARK_CHARS: usize = 600;
 
-/// Asks for a name; `None` if there is no context to find one from.
+/// Asks for a name; `None` if there are fewer than [`LEAST`] contexts to find one from.
 pub(crate) fn label(evidence: &FeatureEvidence) -> Option<Vec<Message>> {
     let unit = unit(evidence.level);
     let system = format!(
         "You name the features of a sparse autoencoder that reads texts. A feature is active on certain {unit}s. From \
-         places where it is active, and similar texts where it is not, find out what it stands for.\n\
+         places where it is active, and similar places where it is not, find out what it stands for.\n\
          Rules:\n\
-         - The part in «guillemets» is the {unit} on which the feature is active; the rest is what stands around it.\n\
-         - Say what the marked parts have in common and the other texts lack: a meaning, a topic, a tone, a grammatical \
+         - The part in «guillemets» is the {unit} in question; the rest is what stands around it.\n\
+         - Say what the marked parts where it is active have in common and the others lack: a meaning, a topic, a tone, a grammatical \
          role, a place in the text, or a certain word.\n\
          - Be as specific as the examples allow, and not more. The strongest examples weigh most.\n\
          - Name the thing itself (\"apology for a delay\"), not the feature (\"feature that fires on ...\").\n\
@@ -48,17 +50,17 @@ pub(crate) fn label(evidence: &FeatureEvidence) -> Option<Vec<Message>> {
          \"one sentence that would let somebody tell where it is active\"}}"
     );
     let mut user = statistics(evidence);
-    let mut n_active = 0;
+    let mut n_present = 0;
     for (band, most, title) in BANDS {
         let contexts = evidence.contexts.iter().filter(|context| context.split == Split::Label && context.band == band);
         let lines: Vec<String> = contexts.take(most).map(|context| line(context, evidence.max_activation)).collect();
         if !lines.is_empty() {
             user.push_str(&format!("\n{title}\n{}\n", lines.join("\n")));
-            n_active += if band == Band::Contrast { 0 } else { lines.len() };
+            n_present += if matches!(band, Band::Strongest | Band::Middle) { lines.len() } else { 0 };
         }
     }
     user.push_str("\nThe JSON object:");
-    (n_active > 0).then(|| conversation(system, user))
+    (n_present >= LEAST).then(|| conversation(system, user))
 }
 
 /// The same conversation, in which the model is told what was wrong with its reply.
@@ -182,8 +184,8 @@ mod tests {
         for part in ["«sorry»", "strongest", "NOT active", "\"sorry\" (60 %, 90 %)", "0.20 % of all words", "JSON"] {
             assert!(asked.contains(part), "{part}: {asked}");
         }
-        evidence.contexts.retain(|context| context.band == Band::Contrast || context.split == Split::Test);
-        assert_eq!(label(&evidence), None);
+        evidence.contexts.remove(0);
+        assert_eq!(label(&evidence), None, "two are not enough");
     }
 
     #[test]
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn texts_stay_on_their_line_and_near_their_mark() {
         let mut evidence = evidence("sorry");
-        evidence.contexts = vec![context(Band::Strongest, Split::Label, "a\n\nAnswer \"x\"  «b»")];
+        evidence.contexts.push(context(Band::Middle, Split::Label, "a\n\nAnswer \"x\"  «b»"));
         assert!(text(&label(&evidence).unwrap()).contains("- (80 %) a Answer \"x\" «b»\n"));
         let long = format!("{}«é»{}", "ä".repeat(1000), "ö".repeat(1000));
         let cut = clip(&long);

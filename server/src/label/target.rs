@@ -47,6 +47,10 @@ pub(crate) enum Target {
 pub(crate) struct Job {
     /// Its id in the database, if there is one.
     pub(crate) feature_id: Option<u32>,
+    /// The name that it has.
+    pub(crate) label: String,
+    /// Where that comes from.
+    pub(crate) source: String,
     /// What it does.
     pub(crate) evidence: FeatureEvidence,
 }
@@ -72,13 +76,19 @@ impl Target {
         }
     }
 
-    /// The features of `evidence` that are to be named: those called by `names`, else those that `only` says. Names that
-    /// a person gave stay, unless the feature is called by name.
+    /// The features of `evidence` that are meant: those called by `names`, else those that `only` says; of these, if they
+    /// are `renamed`, not those whose name a person gave.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a name that stands for nothing, or for nothing that there is evidence of;
     /// [`ErrorKind::Data`] if the evidence is of another database or dictionary.
-    pub(crate) fn select(&self, evidence: Vec<FeatureEvidence>, names: &[String], only: Only) -> Result<Vec<Job>> {
+    pub(crate) fn select(
+        &self,
+        evidence: Vec<FeatureEvidence>,
+        names: &[String],
+        only: Only,
+        renamed: bool,
+    ) -> Result<Vec<Job>> {
         let known: Vec<Known> = evidence.iter().map(|evidence| self.known(evidence)).collect::<Result<_>>()?;
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for name in names {
@@ -86,17 +96,18 @@ impl Target {
         }
         let wanted = |at: usize, known: &Known| {
             let by_words = known.source == FROM_WORDS || known.label.is_empty();
+            let may = !renamed || known.source != FROM_USER;
             match only {
                 _ if !names.is_empty() => chosen.contains(&at),
                 Only::Unlabelled => by_words && !known.hidden,
-                Only::Shown => known.source != FROM_USER && !known.hidden,
-                Only::All => known.source != FROM_USER,
+                Only::Shown => may && !known.hidden,
+                Only::All => may,
             }
         };
         let all = evidence.into_iter().zip(known).enumerate();
         Ok(all
             .filter(|(at, (_, known))| wanted(*at, known))
-            .map(|(_, (evidence, known))| Job { feature_id: known.feature_id, evidence })
+            .map(|(_, (evidence, Known { feature_id, label, source, .. }))| Job { feature_id, label, source, evidence })
             .collect())
     }
 
@@ -233,7 +244,7 @@ mod tests {
         }
         all[2].hidden = Some("dense".to_owned());
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let jobs = Target::Evidence.select(all, &names, only)?;
+        let jobs = Target::Evidence.select(all, &names, only, true)?;
         Ok(jobs.into_iter().map(|job| job.evidence.latent).collect())
     }
 

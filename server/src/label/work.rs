@@ -21,10 +21,19 @@ use crate::error::Failure;
 /// If so many features fail and none succeeds, the model cannot do it.
 const HOPELESS: usize = 8;
 
+/// What is to be done for a feature.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task<'a> {
+    /// What the feature does.
+    pub(crate) evidence: &'a FeatureEvidence,
+    /// The name that is to be judged; `None`: one is to be found.
+    pub(crate) name: Option<&'a str>,
+}
+
 /// A name and its scores.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Named {
-    /// The name.
+    /// The name; without a description if it was only to be judged.
     pub(crate) label: Label,
     /// How well a model finds the texts by the name; `None` if that was not asked for or cannot be measured.
     pub(crate) detection: Option<Measured>,
@@ -71,20 +80,36 @@ impl Labeller {
         &self.sender
     }
 
-    /// What it will take to name these features.
-    pub(crate) fn estimate<'a>(&self, features: impl Iterator<Item = &'a FeatureEvidence>) -> Estimate {
+    /// The first question that a task takes; `None` if there are too few contexts to ask any.
+    pub(crate) fn first_question(&self, Task { evidence, name }: Task<'_>) -> Option<Vec<Message>> {
+        match name {
+            None => prompt::label(evidence),
+            Some(name) => self.scores.iter().find_map(|score| {
+                let sheet = score.sheet(evidence, self.seed)?;
+                Some(score.request(name, &sheet))
+            }),
+        }
+    }
+
+    /// What these tasks will take.
+    pub(crate) fn estimate<'a>(&self, tasks: impl Iterator<Item = Task<'a>>) -> Estimate {
         let mut estimate = Estimate::default();
-        for evidence in features {
-            let Some(question) = prompt::label(evidence) else { continue };
-            let known: Option<Label> = self.known(&self.key(&question));
-            match known {
-                Some(_) => estimate.n_cached += 1,
-                None => estimate.request(&question, LABEL_TOKENS),
+        for Task { evidence, name } in tasks {
+            let mut label = name.map(str::to_owned);
+            if name.is_none() {
+                let Some(question) = prompt::label(evidence) else { continue };
+                match self.known::<Label>(&self.key(&question)) {
+                    Some(known) => {
+                        estimate.n_cached += 1;
+                        label = Some(known.label);
+                    }
+                    None => estimate.request(&question, LABEL_TOKENS),
+                }
             }
             for score in &self.scores {
                 let Some(sheet) = score.sheet(evidence, self.seed) else { continue };
-                // The name is not known yet; it will be about as long as this.
-                let label = known.as_ref().map_or("a name of about eight words, so to say", |known| &known.label);
+                // A name that is not known yet will be about as long as this.
+                let label = label.as_deref().unwrap_or("a name of about eight words, so to say");
                 let question = score.request(label, &sheet);
                 match self.known::<Vec<usize>>(&self.key(&question)) {
                     Some(_) => estimate.n_cached += 1,
@@ -95,19 +120,19 @@ impl Labeller {
         estimate
     }
 
-    /// Names features, at most `concurrency` at the same time, each with one request at a time; the results come as they
-    /// are ready, with the feature's position.
-    pub(crate) fn name<'a>(
+    /// Does tasks, at most `concurrency` at the same time, each with one request at a time; the results come as they are
+    /// ready, with the task's position.
+    pub(crate) fn work<'a>(
         &'a self,
-        features: impl Iterator<Item = &'a FeatureEvidence> + 'a,
+        tasks: impl Iterator<Item = Task<'a>> + 'a,
         concurrency: usize,
     ) -> impl Stream<Item = (usize, Outcome)> + 'a {
-        let named = move |(at, evidence)| async move { (at, self.feature(evidence).await) };
-        stream::iter(features.enumerate()).map(named).buffer_unordered(concurrency)
+        let done = move |(at, task)| async move { (at, self.outcome(task).await) };
+        stream::iter(tasks.enumerate()).map(done).buffer_unordered(concurrency)
     }
 
-    async fn feature(&self, evidence: &FeatureEvidence) -> Outcome {
-        match self.named(evidence).await {
+    async fn outcome(&self, task: Task<'_>) -> Outcome {
+        match self.named(task).await {
             Ok(named) => {
                 self.n_named.fetch_add(1, Ordering::Relaxed);
                 Outcome::Named(named)
@@ -126,9 +151,12 @@ impl Labeller {
         }
     }
 
-    async fn named(&self, evidence: &FeatureEvidence) -> Result<Named, NoReply> {
-        let question = prompt::label(evidence).ok_or_else(|| NoReply::Refused("it has no examples".to_owned()))?;
-        let label: Label = self.answer(question, LABEL_TOKENS, answer::label).await?;
+    async fn named(&self, Task { evidence, name }: Task<'_>) -> Result<Named, NoReply> {
+        let label = match (name, prompt::label(evidence)) {
+            (Some(name), _) => Label { label: name.to_owned(), description: String::new() },
+            (None, Some(question)) => self.answer(question, LABEL_TOKENS, answer::label).await?,
+            (None, None) => return Err(NoReply::Refused("it has too few examples".to_owned())),
+        };
         let mut named = Named { label, detection: None, fuzzing: None };
         for score in &self.scores {
             let Some(sheet) = score.sheet(evidence, self.seed) else { continue };
@@ -136,8 +164,8 @@ impl Labeller {
             let read = |text: &str| answer::numbers(text, sheet.texts.len());
             let measured = match self.answer(question, NUMBERS_TOKENS, read).await {
                 Ok(chosen) => Some(sheet.score(&chosen)),
-                Err(NoReply::Refused(_)) => None, // a name without a score is still a name
-                Err(NoReply::Stopped) => return Err(NoReply::Stopped),
+                Err(NoReply::Refused(_)) if name.is_none() => None, // a name without a score is still a name
+                Err(none) => return Err(none),
             };
             match score {
                 Score::Detection => named.detection = measured,
