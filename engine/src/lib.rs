@@ -31,7 +31,7 @@ mod system_tables;
 mod table_provider;
 mod words;
 
-pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, ReaderInfo};
+pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
 pub use engine::{Engine, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
 pub use options::EngineOptions;

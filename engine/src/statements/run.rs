@@ -253,6 +253,9 @@ impl Engine {
         let mut row = |property: &str, value: String| rows.push((property.to_owned(), value));
         row("feature_id", id.to_string());
         row("label", label.clone());
+        if !feature.description.is_empty() {
+            row("description", feature.description.clone());
+        }
         row("label_source", label_source.clone());
         if let Some(score) = label_score {
             row("label_score", format!("{score:.3}"));
@@ -268,6 +271,9 @@ impl Engine {
         row("q50", format!("{q50:.3}"));
         row("q90", format!("{q90:.3}"));
         let detail = picture.catalog.feature_detail(id);
+        if let Some(detection) = detail.and_then(|detail| detail.detection) {
+            row("detection", format!("{detection:.3}"));
+        }
         if let Some(detail) = detail {
             row("presence_threshold", format!("{:.3}", detail.presence_threshold));
         }

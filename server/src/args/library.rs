@@ -93,12 +93,13 @@ pub(crate) enum FeaturesCommand {
     /// Show what features do: contexts in which they fire, and others, to find labels and to test them
     #[command(after_help = EVIDENCE_EXAMPLES)]
     Evidence(EvidenceArgs),
-    /// Write all labels: feature_id, label and what they rest on
+    /// Write all labels: feature_id, label, description, detection and what they rest on
     ExportLabels {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Take labels from a CSV, TSV or JSONL file with columns feature_id and label
+    /// Take labels from a CSV, TSV or JSONL file with columns feature_id and label, and description and detection if there
+    /// are any
     ImportLabels {
         /// The file
         file: PathBuf,
