@@ -69,36 +69,6 @@ impl Histogram {
     }
 }
 
-impl Histogram {
-    /// The value that splits the values into a faint and a strong group with the least variance within the groups (Otsu
-    /// 1979); 0 if there is none. With two modes it is the valley between them, with one long tail it cuts off the tail.
-    pub(crate) fn valley(&self) -> f32 {
-        let center = |bin: usize| f64::from(((bin as f32 + 0.5) / Self::PER_OCTAVE + Self::LOWEST_OCTAVE).exp2());
-        let weighted = |range: Range<usize>| {
-            range.fold((0.0, 0.0), |(n, sum), bin| {
-                let count = f64::from(self.bins[bin]);
-                (n + count, sum + count * center(bin))
-            })
-        };
-        let (n, sum) = weighted(0..Self::BINS);
-        let (mut best, mut at) = (-1.0, 0);
-        let (mut below, mut below_sum) = (0.0, 0.0);
-        for bin in 0..Self::BINS {
-            let between = if below > 0.0 && below < n {
-                below * (n - below) * (below_sum / below - (sum - below_sum) / (n - below)).powi(2)
-            } else {
-                0.0
-            };
-            if self.bins[bin] > 0 && between > best {
-                (best, at) = (between, bin);
-            }
-            let (count, of_bin) = weighted(bin..bin + 1);
-            (below, below_sum) = (below + count, below_sum + of_bin);
-        }
-        if n == 0.0 { 0.0 } else { (at as f32 / Self::PER_OCTAVE + Self::LOWEST_OCTAVE).exp2() }
-    }
-}
-
 /// A place where a latent fires strongly.
 #[derive(Debug, Clone)]
 pub(crate) struct Example {
@@ -490,7 +460,7 @@ impl Survey {
                 survey.examples.truncate(EXAMPLES);
             }
         }
-        self.present.push(present.min(crate::encode::MAX_FEATURES as u32));
+        self.present.push(present.min(crate::encode::max_features(sae.level()) as u32));
     }
 }
 
@@ -574,14 +544,6 @@ mod tests {
             let got = histogram.quantile(q);
             assert!((got / want - 1.0).abs() < 0.07, "quantile {q}: {got}");
         }
-        assert_eq!(Histogram::default().valley(), 0.0);
-        let mut modes = Histogram::default();
-        (0..100).for_each(|i| modes.add(0.1 + f32::from(i as u8) * 0.001));
-        (0..30).for_each(|i| modes.add(0.6 + f32::from(i as u8) * 0.005));
-        assert!((0.2..=0.6).contains(&modes.valley()), "{}", modes.valley());
-        let mut one = Histogram::default();
-        one.add(0.3);
-        assert!(one.valley() <= 0.3 && one.valley() > 0.28);
         histogram.add(1e-9);
         histogram.add(1e9);
         assert_eq!(histogram.n(), 1002);
