@@ -36,5 +36,5 @@ pub use engine::{Engine, ImportOptions, ImportReport, ImportSource, OnBadRow, On
 pub use error::{Error, ErrorKind, Result};
 pub use options::EngineOptions;
 pub use saequel_encoder::{Encoder, Error as EncoderError, Progress, Reader, ReaderOptions, Sae, Silent};
-pub use saequel_encoder::{encode as encoder, labels, progress, reader, sae};
+pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progress, reader, sae};
 pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};

@@ -35,6 +35,7 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             engine.rename_feature(id, &label).await?;
             say!("{id}: '{before}' is now '{label}'")
         }
+        FeaturesCommand::Evidence(args) => super::evidence::evidence(args, context).await,
         FeaturesCommand::ExportLabels { answer } => {
             let answer = answer.lossless()?;
             let engine = context.open().await?;
@@ -52,7 +53,7 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
 }
 
 /// The id that a number or a label stands for.
-fn feature_id(engine: &Engine, name: &str) -> Result<u32> {
+pub(super) fn feature_id(engine: &Engine, name: &str) -> Result<u32> {
     let found = engine.catalog().features.resolve("features", name).map_err(|error| {
         Failure::new(ErrorKind::NotFound, Failure::from(error).line())
             .hint("`saequel features search WORDS` finds features by what they mean")
@@ -113,11 +114,7 @@ async fn show(
 
 /// Documents in which a feature is strongest, its tokens marked; only these are read again for that.
 fn examples_statement(corpus: &CorpusInfo, id: u32, n: u64) -> String {
-    let texts: Vec<String> = corpus.text_columns.iter().map(|column| identifier(column)).collect();
-    let text = match texts.as_slice() {
-        [one] => one.clone(),
-        several => format!("concat_ws(' ', {})", several.join(", ")),
-    };
+    let text = text_of(corpus);
     let strongest = format!(
         "SELECT doc_id, activation(features, {id}) AS activation, {text} AS text FROM {} \
          WHERE has_feature(features, {id}) ORDER BY activation DESC, doc_id LIMIT {n}",
@@ -126,6 +123,15 @@ fn examples_statement(corpus: &CorpusInfo, id: u32, n: u64) -> String {
     format!(
         "SELECT doc_id, activation, highlight(text, {id}) AS text FROM ({strongest}) ORDER BY activation DESC, doc_id"
     )
+}
+
+/// The text of a document, in SQL: the columns that are read.
+pub(super) fn text_of(corpus: &CorpusInfo) -> String {
+    let texts: Vec<String> = corpus.text_columns.iter().map(|column| identifier(column)).collect();
+    match texts.as_slice() {
+        [one] => one.clone(),
+        several => format!("concat_ws(' ', {})", several.join(", ")),
+    }
 }
 
 /// Column names and values of the first row.
