@@ -112,8 +112,8 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 max_activation: round(latent.max),
                 presence_threshold: match sae.level() {
                     Level::Token => round(latent.documents.valley().max(PRESENCE_FLOOR)),
-                    // Few fire on a sentence, and each says something of it.
-                    Level::Span | Level::Document => 0.0,
+                    // Few fire on a sentence, and nearly each says something of it.
+                    Level::Span | Level::Document => round(latent.documents.valley() / 2.0),
                 },
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),
