@@ -177,10 +177,7 @@ const NEIGHBOURS: usize = 8;
 /// # Errors
 /// As [`Sae::load`], and [`collect_of`].
 pub fn collect(options: &EvidenceOptions, progress: &dyn Progress) -> Result<Vec<FeatureEvidence>> {
-    let sae = match &options.dictionary {
-        Some(dir) => Sae::load(dir)?,
-        None => Sae::embedded_default()?,
-    };
+    let sae = Sae::open(options.dictionary.as_deref().unwrap_or(Path::new(crate::sae::DEFAULT)))?;
     collect_of(&sae, options, progress)
 }
 

@@ -5,7 +5,7 @@
 //! kept beside it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::level::Level;
 
@@ -41,7 +41,7 @@ pub struct LabelOptions {
 pub(crate) const DENSE: f64 = 0.05;
 /// Documents in which a latent must fire to be worth a name; with fewer it is hidden as `rare`.
 const MIN_DOCUMENTS: u64 = 8;
-/// A feature is present in a document only where it contributes this much to a token (span), whose length is 1 on average.
+/// A token feature is present in a document only where it contributes this much to a token, whose length is 1 on average.
 const PRESENCE_FLOOR: f32 = 0.15;
 /// Words in more than this share of the samples say nothing about where a latent fires.
 const COMMON: f64 = 0.004;
@@ -57,10 +57,7 @@ const KEPT_EXAMPLES: usize = 3;
 /// # Errors
 /// As [`crate::sae::Sae::load`], [`crate::Reader::load`]; [`crate::ErrorKind::Data`] for an input without text.
 pub fn label(options: &LabelOptions, progress: &dyn Progress) -> Result<Vec<LatentInfo>> {
-    let sae = match &options.dictionary {
-        Some(dir) => Sae::load(dir)?,
-        None => Sae::embedded_default()?,
-    };
+    let sae = Sae::open(options.dictionary.as_deref().unwrap_or(Path::new(crate::sae::DEFAULT)))?;
     let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
     let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
     let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;
@@ -113,7 +110,11 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 evidence_version: None,
                 density: density as f32,
                 max_activation: round(latent.max),
-                presence_threshold: round(latent.documents.valley().max(PRESENCE_FLOOR)),
+                presence_threshold: match sae.level() {
+                    Level::Token => round(latent.documents.valley().max(PRESENCE_FLOOR)),
+                    // Few fire on a sentence, and nearly each says something of it.
+                    Level::Span | Level::Document => round(latent.documents.valley() / 2.0),
+                },
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),
                 hidden: hidden.map(str::to_owned),

@@ -47,6 +47,7 @@ impl Encode for WordLengths {
                 latents: lengths.keys().copied().collect(),
                 activations: lengths.values().copied().collect(),
                 fvu: if lengths.is_empty() { f32::NAN } else { 0.25 },
+                explained: if lengths.is_empty() { f32::NAN } else { 0.75 },
             };
             EncodedDocument {
                 embedding: vec![f16::ONE; testing::WIDTH],

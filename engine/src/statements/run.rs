@@ -201,10 +201,12 @@ impl Engine {
                 }
             } else if info.key.as_deref() == Some(column) {
                 "key".to_owned()
-            } else if let Some(found) = dictionary(sql::FEATURES) {
-                format!("features of {found}")
+            } else if column == sql::FEATURES {
+                format!("features of {}", info.dictionaries.join(", "))
             } else if let Some(found) = dictionary(sql::FVU) {
                 format!("share of variance that {found} leaves unexplained")
+            } else if let Some(found) = dictionary(sql::EXPLAINED) {
+                format!("share of the text that features of {found} name")
             } else if column == sql::N_TOKENS {
                 "tokens read".to_owned()
             } else if column == sql::N_SPANS {

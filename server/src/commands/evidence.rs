@@ -85,14 +85,15 @@ impl Subject {
             return alone(Sae::load(dir)?);
         }
         if args.corpus.is_none() && !context.db_dir().exists() {
-            let shipped = Sae::embedded_default()?;
-            return match &args.dictionary {
-                Some(name) if name != shipped.name() => {
+            let shipped = Sae::shipped()?;
+            let name = args.dictionary.as_deref().unwrap_or(saequel_engine::sae::DEFAULT);
+            return match shipped.into_iter().find(|sae| sae.name() == name) {
+                Some(sae) => alone(sae),
+                None => {
                     let message =
                         format!("'{name}' is no folder of a dictionary (with sae.json), and there is no database");
                     Err(Failure::new(ErrorKind::NotFound, message).hint("name the database with --db DIR"))
                 }
-                _ => alone(shipped),
             };
         }
         let engine = context.open().await?;

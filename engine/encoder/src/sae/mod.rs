@@ -21,6 +21,7 @@ mod trainer;
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
+pub use artifact::DEFAULT;
 pub(crate) use artifact::{Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
