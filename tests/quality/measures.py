@@ -74,7 +74,7 @@ def interval(figure, level=0.95):
     if len(figure) == 1:
         return float(figure[0]), np.nan, np.nan
     low, high = np.quantile(figure[1:], [(1 - level) / 2, (1 + level) / 2]) - figure[1:].mean() + figure[0]
-    return float(figure[0]), float(low), float(high)
+    return float(figure[0]), max(float(low), figure.min()), min(float(high), figure.max())
 
 
 def share_interval(hits, n):

@@ -193,7 +193,7 @@ def main():
     parser.add_argument("--properties", nargs="+", default=[str(HERE / "properties.json")])
     parser.add_argument("--docs", type=int, default=1500, help="documents on each side")
     parser.add_argument("--seeds", type=int, default=1)
-    add_arguments(parser, data=False)
+    add_arguments(parser, data=None)
     args = parser.parse_args()
     properties = read_properties(args.properties)
     pool = read_pool(args.answers, args.text, args.where)

@@ -23,10 +23,6 @@ TASKS = [("tweets_irony", "irony", "irony"), ("tweets_emotion", "emotion", "ange
 N_FOLDS = 5
 
 
-def read_tweets(bench, data, name, column, limit=None):
-    return bench.corpus(name, read_set(data, f"{name}.parquet", "text", [column], limit))
-
-
 def with_dense(rows, dense):
     """Features beside the embedding, whose columns are brought to the features' size."""
     return sparse.hstack([rows, sparse.csr_matrix(dense / np.maximum(np.abs(dense).max(0), 1e-6))]).tocsr()
@@ -50,7 +46,7 @@ def probe(view, texts, target, weights):
 def measure(bench, data, n_resamples=1000, limit=None):
     figures = Figures("probes")
     for name, column, value in TASKS:
-        corpus = read_tweets(bench, data, name, column, limit)
+        corpus = bench.corpus(name, read_set(data / f"{name}.parquet", limit=limit))
         target = np.array(corpus.table[column].to_pylist()) == value
         weights = draws(n_resamples, np.arange(len(corpus)), target)
         views = feature_views(corpus)

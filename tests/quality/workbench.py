@@ -24,10 +24,11 @@ CONTROLS = {WORDS: "presence of words and of pairs of words",
             DENSE: "the embedding of the document that saequel stores: mean of the last layer's states, length 1"}
 
 
-def add_arguments(parser, data=True):
+def add_arguments(parser, data="required"):
     """Options that every test has."""
     if data:
-        parser.add_argument("--data", type=Path, required=True, help="folder with the evaluation sets, as Parquet files")
+        parser.add_argument("--data", type=Path, required=data == "required",
+                            help="folder with the evaluation sets, as Parquet files")
     parser.add_argument("--sae", nargs="*", default=[], help="folders of dictionaries beside the shipped ones")
     parser.add_argument("--saequel", default="saequel")
     parser.add_argument("--db", help="database to keep between runs, so that texts are read once [default: a new one]")
@@ -56,7 +57,7 @@ class Workbench:
             self.db.parent.mkdir(parents=True, exist_ok=True)
             self.run("import", "-", "--corpus", "start", "--file-format", "text", given="A first document.")
             known = {row["name"]: "shipped" for row in self.listed()}
-        given = []
+        self.folders = {}
         for folder in map(Path, args.sae):
             name, print_ = json.loads((folder / "sae.json").read_text())["name"], fingerprint(folder)
             if name not in known:
@@ -64,18 +65,17 @@ class Workbench:
                 known[name] = print_
             elif known[name] != print_:
                 sys.exit(f"{self.db} holds another dictionary '{name}' than {folder}: use another --db")
-            given.append(name)
+            self.folders[name] = str(folder)
         self.notes.write_text(json.dumps(known, indent=1))
-        names = [name for name, print_ in known.items() if print_ == "shipped"] + given
+        names = [name for name, print_ in known.items() if print_ == "shipped"] + list(self.folders)
         self.dictionaries = [Dictionary(row["name"], row["first_feature_id"], row["n_features"])
                              for name in names for row in self.listed() if row["name"] == name]
         self.n_in_database = len(self.listed())
         self.prints = [(name, known[name]) for name in names]
 
-    def run(self, *command, given=None, quiet=True):
+    def run(self, *command, given=None):
         threads = ["--threads", str(self.threads)] if self.threads else []
-        quiet = ["--quiet"] if quiet else []
-        done = subprocess.run([self.program, "--db", str(self.db), *threads, *quiet, *command], input=given,
+        done = subprocess.run([self.program, "--db", str(self.db), *threads, "--quiet", *command], input=given,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"{' '.join(command)[:300]}\n{done.stderr}")
@@ -86,8 +86,10 @@ class Workbench:
 
     def sql(self, *statements):
         """Rows of all statements, which run in one process."""
-        out = self.run("sql", "--format", "jsonl", given=";\n".join(statements) + ";")
-        return [json.loads(line) for line in out.splitlines()]
+        return self.rows("sql", "--format", "jsonl", given=";\n".join(statements) + ";")
+
+    def rows(self, *command, given=None):
+        return [json.loads(line) for line in self.run(*command, given=given).splitlines()]
 
     def corpus(self, name, table):
         """Imports a table with the columns `doc_id` and `text`; what has been read before is not read again."""
@@ -170,13 +172,12 @@ def feature_views(corpus):
     return views
 
 
-def read_set(data, file, text, columns=(), limit=None, seed=0):
-    """A file of the evaluation folder as a table with `doc_id`, `text` and other columns; a random part of it if limited."""
-    table = pq.read_table(data / file)
+def read_set(file, text="text", limit=None):
+    """An evaluation set as a table with `doc_id`, `text` and its other columns; a random part of it if limited."""
+    table = pq.read_table(file)
     kept = np.flatnonzero([bool(value and value.strip()) for value in table[text].to_pylist()])
     if limit and limit < len(kept):
-        kept = np.sort(np.random.default_rng(seed).permutation(kept)[:limit])
+        kept = np.sort(np.random.default_rng(0).permutation(kept)[:limit])
     table = table.take(pa.array(kept))
-    doc_ids = table["doc_id"].cast(pa.string()) if "doc_id" in table.column_names else \
-        pa.array([str(row) for row in kept])
-    return pa.table({"doc_id": doc_ids, "text": table[text], **{name: table[name] for name in columns}})
+    columns = {name: table[name] for name in table.column_names if name not in ("doc_id", "text", text)}
+    return pa.table({"doc_id": table["doc_id"].cast(pa.string()), "text": table[text], **columns})
