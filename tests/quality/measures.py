@@ -5,6 +5,7 @@ for every view of the documents, so that differences between views can be taken 
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def interval(figure, level=0.95):
     if len(figure) == 1:
         return float(figure[0]), np.nan, np.nan
     low, high = np.quantile(figure[1:], [(1 - level) / 2, (1 + level) / 2]) - figure[1:].mean() + figure[0]
-    return float(figure[0]), max(float(low), figure.min()), min(float(high), figure.max())
+    return float(figure[0]), float(max(low, figure.min())), float(min(high, figure.max()))
 
 
 def share_interval(hits, n):
@@ -82,14 +83,14 @@ def share_interval(hits, n):
     z = 1.96
     centre = (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
-    return hits / n, centre - half, centre + half
+    return hits / n, float(max(centre - half, 0)), float(min(centre + half, 1))
 
 
 def shown(figure):
     """`.512 [.471, .553]`."""
     value, low, high = figure if len(figure) == 3 else interval(figure)
-    number = lambda x: f"{x:.3f}".replace("0.", ".", 1)
-    return number(value) if np.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+    value, low, high = (re.sub(r"^(-?)0\.", r"\1.", f"{number:.3f}") for number in (value, low, high))
+    return value if low == "nan" else f"{value} [{low}, {high}]"
 
 
 def best_thresholds(matrix, target):

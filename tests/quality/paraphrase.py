@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from measures import (Figures, average_precision, best_thresholds, draws, f1, f1_at, largest_z, over_groups, print_table,
                       regression, shown)
-from workbench import DENSE, WORDS, Workbench, add_arguments, count_words, feature_views
+from workbench import ALL, DENSE, WORDS, Workbench, add_arguments, count_words, feature_views
 
 HERE = Path(__file__).parent
 BASE_RATE = 0.2
@@ -125,6 +125,15 @@ def measure_property(train, train_target, train_groups, test, test_target, weigh
     return result
 
 
+def column_labels(bench, vocabulary):
+    """Names of the columns of each view that has any."""
+    own = {dictionary.name: [""] * dictionary.width for dictionary in bench.dictionaries}
+    first_ids = {dictionary.name: dictionary.first_id for dictionary in bench.dictionaries}
+    for row in bench.catalog():
+        own[row["dictionary"]][row["feature_id"] - first_ids[row["dictionary"]]] = f"{row['feature_id']}: {row['label']}"
+    return {**own, ALL: [label for labels in own.values() for label in labels], WORDS: sorted(vocabulary, key=vocabulary.get)}
+
+
 def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
     """All views; returns figures, and beside them the results of {view: {property: [one a seed]}}."""
     names = sorted(properties)
@@ -135,6 +144,7 @@ def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
         word_rows, vocabulary = count_words(train.texts)
         views[WORDS] = (word_rows, count_words(test.texts, vocabulary)[0])
         views[DENSE] = (train.dense, test.dense)
+        labels_of = column_labels(bench, vocabulary)
         labels = [np.array(side.table["property"]) for side in (train, test)]
         sentences = [np.array(side.table["sentence"]) + 1000 * own for side, own in zip((train, test), labels)]
         for k, name in enumerate(names):
@@ -143,6 +153,8 @@ def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
             for view, (train_matrix, test_matrix) in views.items():
                 result = measure_property(train_matrix[rows], target, sentences[0][rows], test_matrix[test_rows],
                                           test_target, weights)
+                if "column" in result:
+                    result["label"] = labels_of[view][result["column"]]
                 results.setdefault(view, {}).setdefault(name, []).append(result)
     figures = Figures("paraphrase")
     for view, by_name in results.items():
@@ -153,9 +165,11 @@ def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
                 figures.add("other properties", view, title, over_groups(each))
         if "rank" in by_name[names[0]][0]:
             ranks = [[result["rank"] for result in by_name[name]] for name in names]
+            figures.rows[-1]["best_features"] = {name: [result["label"] for result in by_name[name]] for name in names}
             for title, most in (("found", MOST_RANKED), ("found in first 5", 5)):
                 found = np.mean([[rank is not None and rank <= most for rank in own] for own in ranks]) * len(names)
-                figures.add("specific", view, title, found, of=len(names), ranks=dict(zip(names, ranks)))
+                figures.add("specific", view, title, found, of=len(names), ranks=dict(zip(names, ranks)),
+                            best_features={name: [result["label"] for result in by_name[name]] for name in names})
     for view in results:
         for data in ("specific", "other properties"):
             for title in ("best feature F1", "regression AP"):
@@ -193,6 +207,7 @@ def main():
     parser.add_argument("--properties", nargs="+", default=[str(HERE / "properties.json")])
     parser.add_argument("--docs", type=int, default=1500, help="documents on each side")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--features", action="store_true", help="name the best features")
     add_arguments(parser, data=None)
     args = parser.parse_args()
     properties = read_properties(args.properties)
@@ -201,6 +216,11 @@ def main():
     print(f"{len(properties)} properties, {args.docs} documents a side, {args.seeds} seed(s); always saying yes: F1 .33, "
           f"AP .20; of '{DENSE}' the last columns show AP")
     report(figures, sorted(properties))
+    if args.features:
+        print()
+        best = {row["view"]: row["best_features"] for row in figures.rows if "best_features" in row}
+        print_table(["best features", *best], [[name, *("; ".join(own[name]) for own in best.values())]
+                                               for name in sorted(properties)])
     figures.write(args.json)
 
 
