@@ -6,12 +6,12 @@
 FOLDER holds tweets_emotion.parquet (doc_id, emotion, text) and news.parquet (doc_id, topic, text). Normalised mutual
 information of groups and classes, four groups each.
 
-Emotion is *targeted*: the axis is named ("emotions and feelings"), the classes are not; mean over three wordings of the axis,
-with 200 and 600 features. News are grouped by everything. Each way of grouping stands there twice: `cluster`, the SQL function
-(mean over three seeds; documents in no group are a group), and `k-means`: the features' saturated activations times idf,
-length 1, brought to 20 dimensions if targeted and else 50, k-means of ten starts. Features of an axis are in either case
-those whose labels are most like its wording. Controls: as many random features, the words, and the embedding that saequel
-stores.
+Emotion is *targeted*: the axis is named ("emotions and feelings"), the classes are not; mean over three wordings of
+the axis, with 200 and 600 features. News are grouped by everything. Each way of grouping stands there twice:
+`cluster`, the SQL function (mean over three seeds; documents in no group are a group), and `k-means`: the features'
+saturated activations times idf, length 1, brought to 20 dimensions if targeted and else 50, k-means of ten starts.
+Features of an axis are in either case those whose labels are most like its wording. Controls: as many random
+features, the words, and the embedding that saequel stores.
 
 Intervals are 95 %, documents drawn anew with the groups as they are (the groups are not found anew).
 """

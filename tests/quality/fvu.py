@@ -3,14 +3,15 @@
     pip install numpy scipy pyarrow
     python tests/quality/fvu.py --data FOLDER --saequel PATH/TO/saequel [--sae DIR ...] [--heldout heldout.parquet]
 
-FOLDER holds model_answers.parquet (model, output), news.parquet, math_problems.parquet (question, answer), tweets_emotion.parquet
-and tweets_irony.parquet. Of each a random part of about --tokens tokens goes through `saequel sae eval`; --heldout names a file
-with a column `text` that belongs to the dictionary's own corpus, read as a whole. --models should name models whose answers were
-not trained on.
+FOLDER holds model_answers.parquet (model, output), news.parquet, math_problems.parquet (question, answer),
+tweets_emotion.parquet and tweets_irony.parquet. Of each a random part of about --tokens tokens goes through `saequel
+sae eval`; --heldout names a file with a column `text` that belongs to the dictionary's own corpus, read as a whole.
+--models should name models whose answers were not trained on.
 
-FVU is the fraction of variance unexplained, L0 the latents that fire on a sample (a token or a sentence), "never fire" the share
-of latents that fire nowhere in the part (on few tokens most of them are alive and only rare), "present" the features that a
-document holds as stored. No intervals: a part has thousands of samples and the differences between sets are far larger.
+FVU is the fraction of variance unexplained, L0 the latents that fire on a sample (a token or a sentence), "never
+fire" the share of latents that fire nowhere in the part (on few tokens most of them are alive and only rare),
+"present" the features that a document holds as stored. No intervals: a part has thousands of samples and the
+differences between sets are far larger.
 """
 
 import argparse

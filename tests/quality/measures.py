@@ -1,7 +1,7 @@
 """Figures with confidence intervals.
 
-A figure is an array: first what was measured, then the same on each resample. Resamples of documents are weights, the same
-for every view of the documents, so that differences between views can be taken resample by resample.
+A figure is an array: first what was measured, then the same on each resample. Resamples of documents are weights, the
+same for every view of the documents, so that differences between views can be taken resample by resample.
 """
 
 import json

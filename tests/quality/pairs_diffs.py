@@ -3,20 +3,23 @@
     pip install numpy scipy pyarrow scikit-learn
     python tests/quality/pairs_diffs.py ANSWERS.parquet --text output --saequel PATH/TO/saequel [--sae DIR ...]
 
-The documents and sentences are those of paraphrase.py. A feature *works* for a property if its presence alone has an F1 of .4
-on the test side (unseen sentences, base rate 20 %; saying yes always gives .33), and *tells* it if half of the documents that
-have it are the property's, by no chance (p < 0.00001). Both are judged on documents that `diff` and `correlate` do not see.
+The documents and sentences are those of paraphrase.py. A feature *works* for a property if its presence alone has an
+F1 of .4 on the test side (unseen sentences, base rate 20 %; saying yes always gives .33), and *tells* it if half of
+the documents that have it are the property's, by no chance (p < 0.00001). Both are judged on documents that `diff`
+and `correlate` do not see.
 
-Differences: of the training side, set B holds all documents of property k and of the others so many that k is a fifth; set A
-holds the other documents of the others. Every document has a planted sentence, so that only what is said tells B from A.
-The rank is the row of `diff(B, A)` in which the first feature that works (tells) stands. A/A: `diff` of random halves of the
-training side; what it finds (q < 0.05) is wrong.
+Differences: of the training side, set B holds all documents of property k and of the others so many that k is a
+fifth; set A holds the other documents of the others. Every document has a planted sentence, so that only what is said
+tells B from A. The rank is the row of `diff(B, A)` in which the first feature that works (tells) stands. A/A: `diff`
+of random halves of the training side; what it finds (q < 0.05) is wrong.
 
-Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are. The rank
-is the row of `correlate(..., unexpected => 0.3)` in which the first pair of a feature of X and one of Y stands.
+Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are.
+The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of a feature of X and one of Y
+stands.
 
-Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a pair of
-words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits or pairs.
+Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a
+pair of words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits
+or pairs.
 """
 
 import argparse

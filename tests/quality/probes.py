@@ -3,10 +3,10 @@
     pip install numpy scipy pyarrow scikit-learn
     python tests/quality/probes.py --data FOLDER --saequel PATH/TO/saequel [--sae DIR ...]
 
-FOLDER holds tweets_irony.parquet (doc_id, irony, text) and tweets_emotion.parquet (doc_id, emotion, text). Average precision
-of a logistic regression, mean of five folds; its penalty is chosen inside each fold. The rows are what each dictionary
-stores of the tweets, all dictionaries together, and as controls the words and pairs of words, the embedding that saequel
-stores, and the embedding beside each dictionary: what a dictionary adds to it.
+FOLDER holds tweets_irony.parquet (doc_id, irony, text) and tweets_emotion.parquet (doc_id, emotion, text). Average
+precision of a logistic regression, mean of five folds; its penalty is chosen inside each fold. The rows are what each
+dictionary stores of the tweets, all dictionaries together, and as controls the words and pairs of words, the
+embedding that saequel stores, and the embedding beside each dictionary: what a dictionary adds to it.
 
 Intervals are 95 %, tweets drawn anew for the tests of the five regressions (not for their training).
 """

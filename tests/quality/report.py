@@ -4,13 +4,13 @@
     python tests/quality/report.py --data FOLDER --work FOLDER --output report.md --saequel PATH/TO/saequel [--sae DIR ...] \
         [--properties FILE ...] [--heldout heldout.parquet]
 
---data is the folder of evaluation sets that the other tests name. --work keeps the database and the figures of each test, so
-that a run that was stopped goes on behind the last test, and a test with other options is run again. --quick takes little of
-everything: to see that it runs, not to quote.
+--data is the folder of evaluation sets that the other tests name. --work keeps the database and the figures of each
+test, so that a run that was stopped goes on behind the last test, and a test with other options is run again. --quick
+takes little of everything: to see that it runs, not to quote.
 
-A cell is value [95 % interval] and a verdict: *met*, *missed*, or *open* where the interval holds the target; "above", "below"
-or "tie" tell how the value stands to a control, by the interval of the difference. What each measure means and what its
-interval is drawn over is said at the top of its test.
+A cell is value [95 % interval] and a verdict: *met*, *missed*, or *open* where the interval holds the target;
+"above", "below" or "tie" tell how the value stands to a control, by the interval of the difference. What each measure
+means and what its interval is drawn over is said at the top of its test.
 """
 
 import argparse
@@ -145,7 +145,7 @@ class Report:
             cells = [self.cell(line, view) for view in self.views]
             if any(cells):
                 target = "" if line.target is None else f"{'≥' if line.above else '≤'} {line.target:g}".replace(" 0.", " .")
-                compared = f" ({line.control.split(' - ')[1]} to be above)" if line.control else ""
+                compared = f" (against {line.control.split(' - ')[1]})" if line.control else ""
                 lines.append("| " + " | ".join([line.title + compared, target, self.control(line, DENSE),
                                                 self.control(line, WORDS), *cells]) + " |")
         return "\n".join([*lines, "", "Not measured here: " + "; ".join(NOT_MEASURED) + "."]) + "\n"

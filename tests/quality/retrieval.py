@@ -3,21 +3,22 @@
     pip install numpy scipy pyarrow scikit-learn
     python tests/quality/retrieval.py --data FOLDER --saequel PATH/TO/saequel [--sae DIR ...] [--db quality.db]
 
-FOLDER holds property_queries.json, a list of {set, query, text}, property_relevance.parquet (set, query, doc_id) and for each
-set a Parquet file of its name with doc_id and the text; --queries, --relevance and --corpus SET=FILE:TEXT name others.
+FOLDER holds property_queries.json, a list of {set, query, text}, property_relevance.parquet (set, query, doc_id) and
+for each set a Parquet file of its name with doc_id and the text; --queries, --relevance and --corpus SET=FILE:TEXT
+name others.
 
-Ranked are all documents of a query's set; average precision over all of them, those that no signal ranks count as not found.
-The variants are what `retrieve` does with its own weights: nothing is tuned here. For the features of one dictionary its
-columns alone are handed over as `features`; since `labels` matches the labels of all dictionaries of the database, it may
-take as many times more of them as there are dictionaries.
+Ranked are all documents of a query's set; average precision over all of them, those that no signal ranks count as not
+found. The variants are what `retrieve` does with its own weights: nothing is tuned here. For the features of one
+dictionary its columns alone are handed over as `features`; since `labels` matches the labels of all dictionaries of
+the database, it may take as many times more of them as there are dictionaries.
 
-Feedback: the first K documents of the dense ranking are marked as right or wrong by the known answers, once. `rocchio` moves
-the embedding alone (the control), `dense + feedback` adds the features learned from the same marks, `default + feedback` all
-signals. "AP" counts the marked documents, which every variant ranks with what it was told; "unseen" leaves them out
-(and queries of which nothing is left to find).
+Feedback: the first K documents of the dense ranking are marked as right or wrong by the known answers, once.
+`rocchio` moves the embedding alone (the control), `dense + feedback` adds the features learned from the same marks,
+`default + feedback` all signals. "AP" counts the marked documents, which every variant ranks with what it was told;
+"unseen" leaves them out (and queries of which nothing is left to find).
 
-"all" weighs tweets, news and intents as 9 : 4 : 8, the numbers of queries that the targets were set with; model answers are
-in no mean. Intervals are 95 %, queries drawn anew within each set.
+"all" weighs tweets, news and intents as 9 : 4 : 8, the numbers of queries that the targets were set with; model
+answers are in no mean. Intervals are 95 %, queries drawn anew within each set.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What the quality tests share: a database that holds dictionaries and texts, and what it stores of them as matrices.
 
-All that is measured went through the program itself: texts are imported, features and embeddings are read back as they
-are stored. A corpus is named after its content and its dictionaries, so that with `--db` nothing is read twice.
+All that is measured went through the program itself: texts are imported, features and embeddings are read back as
+they are stored. A corpus is named after its content and its dictionaries, so that with `--db` nothing is read twice.
 """
 
 import hashlib
