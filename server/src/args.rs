@@ -1,5 +1,6 @@
 //! The command line: what can be said, and the help that teaches it.
 
+mod label;
 mod library;
 
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use label::LabelFeaturesArgs;
 pub(crate) use library::{
     DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs,
 };
@@ -134,6 +136,9 @@ pub(crate) enum Command {
     /// Search, show and name features
     #[command(subcommand, after_help = library::FEATURES_EXAMPLES)]
     Features(FeaturesCommand),
+    /// Name features with a language model that you run or pay for
+    #[command(after_help = label::LABEL_EXAMPLES)]
+    Label(LabelFeaturesArgs),
     /// Train, evaluate and add sparse autoencoders
     #[command(subcommand, after_help = library::SAE_EXAMPLES)]
     Sae(SaeCommand),

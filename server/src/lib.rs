@@ -9,6 +9,7 @@ mod context;
 pub mod error;
 pub mod http;
 mod interrupt;
+mod label;
 mod options;
 pub mod output;
 mod progress;
@@ -60,9 +61,14 @@ pub fn main() -> u8 {
 
 /// Logs go to standard error, if `SAEQUEL_LOG` asks for them (`SAEQUEL_LOG=info`, `SAEQUEL_LOG=saequel=debug`).
 fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SAEQUEL_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    use tracing::Level;
+    use tracing_subscriber::filter::{EnvFilter, filter_fn};
+    use tracing_subscriber::fmt::layer;
+    use tracing_subscriber::prelude::*;
+    let asked = EnvFilter::try_from_env("SAEQUEL_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    // At its finest level the HTTP client tells every byte on the wire, keys among them.
+    let no_secret = filter_fn(|event| *event.level() < Level::TRACE || !event.target().starts_with("ureq"));
+    tracing_subscriber::registry().with(asked).with(no_secret).with(layer().with_writer(std::io::stderr)).init();
 }
 
 /// A panic is our mistake and reads like every other error.

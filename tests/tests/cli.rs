@@ -62,6 +62,7 @@ fn every_command_has_help() {
         "cluster",
         "retrieve",
         "features",
+        "label",
         "sae",
         "model",
         "export",

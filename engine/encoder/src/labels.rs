@@ -43,6 +43,9 @@ pub(crate) const DENSE: f64 = 0.05;
 const MIN_DOCUMENTS: u64 = 8;
 /// A token feature is present in a document only where it contributes this much to a token, whose length is 1 on average.
 const PRESENCE_FLOOR: f32 = 0.15;
+/// A span feature is present where it contributes this much to a sentence, whose length is 1. Few fire on a sentence, and
+/// their valley would leave less than one.
+const SPAN_PRESENCE: f32 = 0.1;
 /// Words in more than this share of the samples say nothing about where a latent fires.
 const COMMON: f64 = 0.004;
 /// Longest name, in characters.
@@ -112,8 +115,7 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 max_activation: round(latent.max),
                 presence_threshold: match sae.level() {
                     Level::Token => round(latent.documents.valley().max(PRESENCE_FLOOR)),
-                    // Few fire on a sentence, and nearly each says something of it.
-                    Level::Span | Level::Document => round(latent.documents.valley() / 2.0),
+                    Level::Span | Level::Document => SPAN_PRESENCE,
                 },
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),

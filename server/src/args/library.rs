@@ -10,9 +10,9 @@ use super::{Answer, Rows};
 pub(super) const FEATURES_EXAMPLES: &str = "\
 Examples:
   saequel features search sorry
-  saequel features show 1208 --corpus answers
-  saequel features rename 1208 \"says sorry\"
-  saequel features evidence 1208 --corpus answers --format table
+  saequel features show 3691 --corpus answers
+  saequel features rename 3691 \"says sorry\"
+  saequel features evidence 3691 --corpus answers --format table
   saequel features export-labels --output labels.csv
   saequel features import-labels labels.csv";
 
@@ -40,7 +40,7 @@ Contexts come from one of three places: files (--input), a corpus (--corpus), or
 Contexts for finding a label (split label) and for testing it (split test) are kept apart.
 
 Examples:
-  saequel features evidence 1208 --corpus answers --format table
+  saequel features evidence 3691 --corpus answers --format table
   saequel features evidence --input texts.parquet --tokens 2000000 --output evidence.jsonl
   saequel features evidence 17 --dictionary my-sae --work my-sae.work";
 

@@ -5,6 +5,7 @@ mod demo;
 mod evidence;
 mod features;
 mod import;
+mod label;
 mod model;
 mod sae;
 mod serve;
@@ -28,6 +29,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
         Command::Cluster(args) => analyses::cluster(args, context).await,
         Command::Retrieve(args) => analyses::retrieve(args, context).await,
         Command::Features(command) => features::features(command, context).await,
+        Command::Label(args) => label::label(args, context).await,
         Command::Sae(command) => sae::sae(command, context).await,
         Command::Model(command) => model::model(command, context).await,
         Command::Export(args) => analyses::export(args, context).await,

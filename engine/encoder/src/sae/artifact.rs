@@ -35,7 +35,7 @@ macro_rules! shipped {
 }
 
 /// See [`Sae::shipped`].
-const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096"];
+const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096", "minilm-l4-span-2048"];
 
 /// The dictionary that commands take if none is named.
 pub const DEFAULT: &str = SHIPPED[0].0;
