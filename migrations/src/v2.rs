@@ -1,4 +1,7 @@
 //! Layout version 2, frozen: version 1 with three more columns of `features`.
+//!
+//! Datasets of corpora that were made with it also have `_explained_<dictionary>` (Float32) for each dictionary; those of
+//! version 1 are left as they are, and lack it.
 
 use std::sync::Arc;
 

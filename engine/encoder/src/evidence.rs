@@ -420,3 +420,92 @@ pub fn read(path: &Path) -> Result<Vec<FeatureEvidence>> {
     };
     lines.map(feature).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// Texts of which every other one has an apology.
+    fn texts() -> Vec<String> {
+        let places = ["the kitchen", "a small garden", "our school", "the old harbour", "her office", "that museum"];
+        let things = ["a green lamp", "two letters", "his coat", "many apples", "the wooden boat", "some music"];
+        let mut texts = Vec::new();
+        for (i, place) in places.into_iter().enumerate() {
+            for (j, thing) in things.into_iter().enumerate() {
+                let (apology, other) = match (i + j) % 6 {
+                    0 => (
+                        format!("I am so sorry that {thing} got lost on the way to {place}."),
+                        format!("Yesterday we found {thing} near {place}, and nobody knew why."),
+                    ),
+                    1 => (
+                        format!("We're sorry, but {place} has no room for {thing} today."),
+                        format!("Is {thing} what you want to see when you walk through {place}?"),
+                    ),
+                    2 => (
+                        format!("She was sorry to hear how {thing} fell into the water behind {place}."),
+                        format!("Buy {thing} at half the price: visit {place} on Sunday!"),
+                    ),
+                    3 => (
+                        format!("They are very sorry because {thing} broke during their visit of {place}."),
+                        format!("A man from {place} wrote about {thing} in 1974."),
+                    ),
+                    4 => (
+                        format!("Really sorry for being late, {thing} kept me busy in {place} all morning!"),
+                        format!("Paint {place} first, then add {thing} with a thin brush."),
+                    ),
+                    _ => (
+                        format!("Please tell him I'm sorry: nobody should have sold {thing} without asking {place}."),
+                        format!("Between {place} and the river stands a shop which repairs {thing}."),
+                    ),
+                };
+                texts.extend([apology, other]);
+            }
+        }
+        texts
+    }
+
+    #[test]
+    fn evidence_of_an_apology() {
+        let sae = Sae::open(Path::new(crate::sae::DEFAULT)).unwrap();
+        let apology = sae.latents().iter().find(|info| info.hidden.is_none() && info.label.contains("sorry")).unwrap();
+        let options = EvidenceOptions {
+            latents: vec![apology.latent],
+            reader_options: ReaderOptions { threads: 2, ..ReaderOptions::default() },
+            ..EvidenceOptions::new(EvidenceTexts::Memory(texts()))
+        };
+        let found = collect_of(&sae, &options, &Silent).unwrap();
+        let [feature] = found.as_slice() else { panic!("{} features", found.len()) };
+        assert_eq!((feature.latent, &feature.label), (apology.latent, &apology.label));
+        assert!((30..=40).contains(&feature.n_documents), "{}", feature.n_documents);
+        assert_eq!(feature.words[0].word, "sorry");
+        let of = |band: Band| feature.contexts.iter().filter(move |context| context.band == band);
+        assert!(of(Band::Strongest).count() >= 5);
+        for context in of(Band::Strongest).chain(of(Band::Middle)) {
+            assert!(context.text.contains("«sorry»") && context.activation > 0.0, "{context:?}");
+        }
+        for context in of(Band::Other).chain(of(Band::Contrast)) {
+            assert!(!context.text.contains("sorry") && context.text.contains('«'), "{context:?}");
+            assert_eq!(context.activation, 0.0);
+        }
+        assert!(of(Band::Other).count() >= 5 && of(Band::Other).all(|context| context.split == Split::Test));
+        for split in [Split::Label, Split::Test] {
+            assert!(feature.contexts.iter().any(|context| context.split == split && context.activation > 0.0));
+        }
+        // Each text holds its own thing and place, so no text comes twice.
+        let texts: HashSet<String> =
+            feature.contexts.iter().map(|context| context.text.replace(['«', '»'], "")).collect();
+        assert_eq!(texts.len(), feature.contexts.len());
+        assert_eq!(collect_of(&sae, &options, &Silent).unwrap(), found, "the same seed gives the same");
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("evidence.jsonl");
+        write(&path, &found).unwrap();
+        assert_eq!(read(&path).unwrap(), found);
+        std::fs::write(&path, "{}\n").unwrap();
+        assert!(read(&path).unwrap_err().message().ends_with("evidence.jsonl line 1 is no evidence"));
+        let beyond = EvidenceOptions { latents: vec![4096], ..options };
+        let error = collect_of(&sae, &beyond, &Silent).unwrap_err();
+        assert!(error.message().contains("has features 0 to 4095, but not 4096"), "{error}");
+    }
+}
