@@ -472,9 +472,11 @@ fn evidence_keeps_test_and_label_apart_and_tells_right_from_wrong_labels() {
     };
     let (ids, mut latents) = detect();
     let right = mean(&ids, &latents);
-    let labels: Vec<Value> = ids.iter().map(|id| latents[*id]["label"].clone()).collect();
-    for (id, label) in ids.iter().zip(labels.iter().cycle().skip(1)) {
-        latents[*id]["label"] = label.clone();
+    let names: Vec<Value> = ids.iter().map(|id| latents[*id].clone()).collect();
+    for (id, other) in ids.iter().zip(names.iter().cycle().skip(1)) {
+        for field in ["label", "description"] {
+            latents[*id][field] = other[field].clone();
+        }
     }
     let text: String = latents.iter().map(|latent| format!("{latent}\n")).collect();
     std::fs::write(dir.join("features.jsonl"), text).expect("write wrong labels");
