@@ -468,7 +468,8 @@ mod tests {
     #[test]
     fn evidence_of_an_apology() {
         let sae = Sae::open(Path::new(crate::sae::DEFAULT)).unwrap();
-        let apology = sae.latents().iter().find(|info| info.hidden.is_none() && info.label.contains("sorry")).unwrap();
+        let strongest = |info: &&LatentInfo| info.top_tokens.first().is_some_and(|token| token == "sorry");
+        let apology = sae.latents().iter().find(strongest).unwrap();
         let options = EvidenceOptions {
             latents: vec![apology.latent],
             reader_options: ReaderOptions { threads: 2, ..ReaderOptions::default() },
