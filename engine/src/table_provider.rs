@@ -9,8 +9,8 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, StructArray};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::datatypes::{DataType, Fields, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{Session, TableProvider};
@@ -18,6 +18,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue, exec_err, plan_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
+use datafusion::functions_nested::expr_fn::array_has;
 use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
@@ -370,31 +371,39 @@ fn field_of_features(expr: &Expr) -> Option<Expr> {
                 _ => None,
             }
         }
-        // Among the joined ids is among those of one dictionary, each of which has an index.
-        Expr::ScalarFunction(ScalarFunction { func, args })
-            if matches!(func.name(), "array_has" | "array_has_any")
-                && matches!(args.get(1), Some(Expr::Literal(..))) =>
-        {
-            let (joined, cast_to) = match &args[0] {
-                Expr::Cast(Cast { expr, field }) => (expr.as_ref(), Some(field)),
-                joined => (joined, None),
-            };
-            let Expr::ScalarFunction(ScalarFunction { func: join, args: lists }) = joined else { return None };
-            if join.name() != JOIN_IDS.name() {
-                return None;
-            }
-            let has = lists.iter().map(|list| {
-                let list = match cast_to {
-                    Some(field) => Expr::Cast(Cast { expr: Box::new(list.clone()), field: field.clone() }),
-                    None => list.clone(),
-                };
-                Expr::ScalarFunction(ScalarFunction { func: Arc::clone(func), args: vec![list, args[1].clone()] })
-            });
-            has.reduce(Expr::or)
+        Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            let [list, Expr::Literal(value, _)] = args.as_slice() else { return None };
+            among_joined(func, list, value)
         }
         Expr::IsNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_null).reduce(Expr::and),
         Expr::IsNotNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_not_null).reduce(Expr::or),
         _ => None,
+    }
+}
+
+/// Whether ids are among the joined ids of several dictionaries: among those of one of them, each of which has an index.
+fn among_joined(func: &Arc<ScalarUDF>, list: &Expr, value: &ScalarValue) -> Option<Expr> {
+    let joined = match list {
+        Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
+        joined => joined,
+    };
+    let Expr::ScalarFunction(ScalarFunction { func: join, args: lists }) = joined else { return None };
+    if join.name() != JOIN_IDS.name() {
+        return None;
+    }
+    let own = in_own_type(func.name(), value)?;
+    let in_one_of = |call: &dyn Fn(Expr) -> Expr| lists.iter().cloned().map(call).reduce(Expr::or);
+    match (func.name(), own) {
+        ("array_has_all", ScalarValue::List(ids)) => {
+            let ids = ids.values().as_primitive_opt::<UInt32Type>()?;
+            ids.values()
+                .iter()
+                .map(|id| in_one_of(&|list| array_has(list, lit(*id))))
+                .collect::<Option<Vec<_>>>()?
+                .into_iter()
+                .reduce(Expr::and)
+        }
+        (_, own) => in_one_of(&|list| func.call(vec![list, Expr::Literal(own.clone(), None)])),
     }
 }
 
