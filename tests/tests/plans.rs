@@ -50,7 +50,7 @@ async fn features_are_found_by_the_index() {
         "label = 'perhaps so'",
         "label LIKE 'perhaps s%'",
         "feature_id IN (3691, 3459)",
-        "feature_id BETWEEN 1000 AND 3691 AND level = 'token'",
+        "feature_id BETWEEN 3500 AND 3691 AND level = 'token'",
     ] {
         let plan = plan(&engine, &format!("SELECT doc_id FROM answers_activations WHERE {condition}")).await;
         assert!(plan.contains("ScalarIndexQuery"), "{condition}:\n{plan}");
