@@ -40,10 +40,10 @@ NO_FEATURE = 2 ** 32 - 1
 KINDS = ("works", "tells")
 
 
-def judge(present, target):
-    """Columns that work, and columns that tell, of a matrix of presence."""
-    hits = np.asarray(present.T @ target.astype(np.float64)).ravel()
-    said = present.getnnz(0)
+def judge(rows, target):
+    """Columns whose presence works, and columns whose presence tells."""
+    said = rows.getnnz(0)
+    hits = rows[np.flatnonzero(target)].getnnz(0)
     works = 2 * hits / np.maximum(said + target.sum(), 1) >= FOUND_F1
     chance = stats.hypergeom.sf(hits - 1, len(target), target.sum(), said)
     return np.flatnonzero(works), np.flatnonzero((hits >= said / 2) & (said > 0) & (chance < 1e-5))
