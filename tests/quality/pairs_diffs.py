@@ -13,9 +13,9 @@ fifth; set A holds the other documents of the others. Every document has a plant
 tells B from A. The rank is the row of `diff(B, A)` in which the first feature that works (tells) stands. A/A: `diff`
 of random halves of the training side; what it finds (q < 0.05) is wrong.
 
-Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are.
-The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of a feature of X and one of Y
-stands.
+Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are;
+every property is in two pairs. The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of
+a feature of X and one of Y stands.
 
 Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a
 pair of words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits
@@ -207,7 +207,7 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
     rng = random.Random(1000 + seed)
     names = sorted(properties)
     shuffled = rng.sample(range(len(names)), len(names))
-    pairs = list(zip(shuffled[::2], shuffled[1::2]))
+    pairs = list(zip(shuffled, shuffled[1:] + shuffled[:1])) if len(names) > 2 else [tuple(shuffled)]
     texts = rng.sample(pool, min(len(pool), docs))
     corpus = bench.corpus("pairs", pair_table(texts, [(names[x], names[y]) for x, y in pairs], properties, rng))
     plants = np.array(corpus.table["plant"])
