@@ -122,7 +122,8 @@ class Report:
 
     def number(self, row):
         if "hits" in row:
-            return f"{row['hits']}/{row['of']} {shown(bounds(row))[len(shown(bounds(row)).split()[0]):].strip()}"
+            possible = f" ({row['possible']} possible)" if "possible" in row else ""
+            return f"{row['hits']}/{row['of']}{possible} {shown(bounds(row)).partition(' ')[2]}"
         return shown(bounds(row)) if abs(row["value"]) < 10 else f"{row['value']:.0f}"
 
     def cell(self, line, view):
