@@ -13,9 +13,11 @@ fifth; set A holds the other documents of the others. Every document has a plant
 tells B from A. The rank is the row of `diff(B, A)` in which the first feature that works (tells) stands. A/A: `diff`
 of random halves of the training side; what it finds (q < 0.05) is wrong.
 
-Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are.
-The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of a feature of X and one of Y
-stands.
+Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are;
+every property is in two pairs. The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of
+a feature of X and one of Y stands.
+
+"Possible" are the properties and pairs for which there are such features at all.
 
 Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a
 pair of words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits
@@ -38,12 +40,13 @@ UNEXPECTED = 0.3
 N_SPLITS = 20
 NO_FEATURE = 2 ** 32 - 1
 KINDS = ("works", "tells")
+NONE = "none"  # in the place of a rank: the dictionary has no such feature, so that nothing could be found
 
 
-def judge(present, target):
-    """Columns that work, and columns that tell, of a matrix of presence."""
-    hits = np.asarray(present.T @ target.astype(np.float64)).ravel()
-    said = present.getnnz(0)
+def judge(rows, target):
+    """Columns whose presence works, and columns whose presence tells."""
+    said = rows.getnnz(0)
+    hits = rows[np.flatnonzero(target)].getnnz(0)
     works = 2 * hits / np.maximum(said + target.sum(), 1) >= FOUND_F1
     chance = stats.hypergeom.sf(hits - 1, len(target), target.sum(), said)
     return np.flatnonzero(works), np.flatnonzero((hits >= said / 2) & (said > 0) & (chance < 1e-5))
@@ -108,7 +111,7 @@ class Judged:
 
 
 def measure_differences(bench, train, judged, names, views, words):
-    """{view: {kind: {property: rank}}}"""
+    """{view: {kind: {property: rank}}}; None where it is not listed."""
     labels, draw = (np.array(train.table[name]) for name in ("property", "draw"))
     share = min(1 / BASE_RATE - 1, (len(names) - 1) * 2 / 3) / (len(names) - 1)
     ranks = {view: {kind: {} for kind in KINDS} for view in [*views, WORDS]}
@@ -125,7 +128,7 @@ def measure_differences(bench, train, judged, names, views, words):
         orders[WORDS] = diff_words(words[in_b], words[~in_b])[0].tolist()
         for view, order in orders.items():
             for kind, wanted in zip(KINDS, judged.of[view, k]):
-                ranks[view][kind][name] = first(order, wanted)
+                ranks[view][kind][name] = first(order, wanted) if len(wanted) else NONE
     return ranks
 
 
@@ -207,7 +210,7 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
     rng = random.Random(1000 + seed)
     names = sorted(properties)
     shuffled = rng.sample(range(len(names)), len(names))
-    pairs = list(zip(shuffled[::2], shuffled[1::2]))
+    pairs = list(zip(shuffled, shuffled[1:] + shuffled[:1])) if len(names) > 2 else [tuple(shuffled)]
     texts = rng.sample(pool, min(len(pool), docs))
     corpus = bench.corpus("pairs", pair_table(texts, [(names[x], names[y]) for x, y in pairs], properties, rng))
     plants = np.array(corpus.table["plant"])
@@ -231,6 +234,10 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
         kept = [corpus.texts[i] for i in np.flatnonzero((plants == -1) | (plants == pair))]
         for kind, rank in zip(KINDS, correlate_words(kept, vocabulary, judged.of[WORDS, x], judged.of[WORDS, y])):
             ranks[WORDS][kind][name] = rank
+        for view, kinds in ranks.items():
+            for i, kind in enumerate(KINDS):
+                if not all(len(judged.of[view, k][i]) for k in (x, y)):
+                    kinds[kind][name] = NONE
     return ranks
 
 
@@ -255,8 +262,9 @@ def measure(bench, pool, properties, docs=1500, pair_docs=1500, n_seeds=1, n_spl
             chance[view][1].extend(shares)
     for (data, view, kind), by_name in ranks.items():
         every = [rank for own in by_name.values() for rank in own]
-        hits = sum(rank is not None and rank <= 5 for rank in every)
-        figures.add(data, view, f"{kind}, first 5", share_interval(hits, len(every)), hits=hits, of=len(every), ranks=by_name)
+        hits = sum(rank not in (None, NONE) and rank <= 5 for rank in every)
+        figures.add(data, view, f"{kind}, first 5", share_interval(hits, len(every)), hits=hits, of=len(every),
+                    possible=len(every) - every.count(NONE), ranks=by_name)
     for view, (found, shares) in chance.items():
         wrong = sum(count > 0 for count in found)
         figures.add("A/A", view, "splits with a discovery", share_interval(wrong, len(found)), hits=wrong, of=len(found))
@@ -275,10 +283,11 @@ def report(figures):
             for view in views:
                 row = rows[data, view, f"{kind}, first 5"]
                 ranks = [",".join("-" if rank is None else str(rank) for rank in row["ranks"][name]) for name in names]
-                lines.append([view, f"{row['hits']}/{row['of']}", shown((row["value"], row["low"], row["high"])), *ranks])
+                lines.append([view, f"{row['hits']}/{row['of']}", row["possible"],
+                              shown((row["value"], row["low"], row["high"])), *ranks])
             titles = [name[:9] if data == "differences" else " + ".join(part[:7] for part in name.split(" + "))
                       for name in names]
-            print_table([f"{data}: first feature that {kind}", "first 5", "share", *titles], lines)
+            print_table([f"{data}: first feature that {kind}", "first 5", "possible", "share", *titles], lines)
             print()
     print_table(["A/A", "splits with a discovery", "discoveries a split", "share of p < 0.05"], [
         [view, f"{rows['A/A', view, 'splits with a discovery']['hits']}/{rows['A/A', view, 'splits with a discovery']['of']}",

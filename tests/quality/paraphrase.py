@@ -7,10 +7,10 @@ Every property comes as training and test sentences that share no two words in a
 characters, gets one sentence of some property behind one of its first sentences: side B training sentences, side A
 test sentences, all properties equally often, so that a feature which only notices an out-of-place sentence gains
 nothing. For property k its documents stand against four times as many of the others, drawn evenly: a base rate of a
-fifth, at which saying "k" always gives an F1 of .33. The feature and the threshold that separate k best on B are chosen,
-and its F1 is measured on A. "Found": of the features in the order of their largest z on B, how many properties have
-one with F1 .4 on A among the first 50, and among the first 5. Beside it stands a logistic regression on all features
-(average precision on A).
+fifth, at which saying "k" always gives an F1 of .33. The feature and the threshold that separate k best on B are
+chosen, and its F1 is measured on A. "Found": of the features in the order of their largest z on B, how many
+properties have one with F1 .4 on A among the first 50, and among the first 5. Beside it stands a logistic regression
+on all features (average precision on A).
 
 Views: what each dictionary stores of the documents, all dictionaries together, and as controls the words and pairs of
 words and the embedding of the whole document that saequel stores (mean of the last layer, as sentence-transformers

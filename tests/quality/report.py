@@ -68,7 +68,7 @@ LINES = [
     Line("paraphrases: all features, AP", "paraphrase", "specific", "regression AP", control=f"regression AP - {WORDS}"),
     Line("planted differences: right feature in first 5", "pairs and differences", "differences", "works, first 5", 0.75),
     Line("the same, a feature that tells", "pairs and differences", "differences", "tells, first 5"),
-    Line("A/A: discoveries a split", "pairs and differences", "A/A", "discoveries a split", 0, False),
+    Line("A/A: halves with a discovery, q < .05", "pairs and differences", "A/A", "splits with a discovery", 0.05, False),
     Line("planted pairs: right pair in first 5", "pairs and differences", "pairs", "works, first 5", 1),
     Line("the same, features that tell", "pairs and differences", "pairs", "tells, first 5"),
     *(Line(f"probe, {task}, AP", "probes", task, "AP", control=f"AP - {DENSE}") for _, _, task in probes.TASKS),
@@ -122,7 +122,8 @@ class Report:
 
     def number(self, row):
         if "hits" in row:
-            return f"{row['hits']}/{row['of']} {shown(bounds(row))[len(shown(bounds(row)).split()[0]):].strip()}"
+            possible = f" ({row['possible']} possible)" if "possible" in row else ""
+            return f"{row['hits']}/{row['of']}{possible} {shown(bounds(row)).partition(' ')[2]}"
         return shown(bounds(row)) if abs(row["value"]) < 10 else f"{row['value']:.0f}"
 
     def cell(self, line, view):
@@ -210,7 +211,7 @@ def main():
         rows += known["rows"]
     version = subprocess.run([args.saequel, "--version"], capture_output=True, text=True).stdout.strip()
     head = [f"# Quality of {', '.join(name for name, _ in bench.prints)}", "",
-            f"{version}; {args.docs} documents a side and {args.seeds} seed(s) of planted sentences of "
+            f"{version}; {200 if args.quick else args.docs} documents a side and {args.seeds} seed(s) of planted sentences of "
             f"{len(paraphrase.read_properties(args.properties))} properties"
             + (f"; {args.limit} documents of each other set" if args.limit else "")
             + ("; quick, not to be quoted" if args.quick else "") + "."]

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from measures import Figures, draws, print_table, shown
-from workbench import ALL, DENSE, Workbench, add_arguments, read_set
+from workbench import ALL, DENSE, WORDS, Workbench, add_arguments, read_set
 
 SIGNALS = {"default": "", "labels": ", signals => 'labels'", "latents": ", signals => 'latents'"}
 WITHOUT_FEATURES = {"dense": ", signals => 'dense'", "words": ", signals => 'words'"}
@@ -80,21 +80,18 @@ class Retrieval:
 
     def rank(self, view, options, marks=None):
         """Hits of every query. `marks`: for each query the documents that are right and wrong."""
+        statements = []
+        for at, query in enumerate(self.queries):
+            corpus = self.corpora[query["set"]]
+            documents = quoted(corpus.name) if view in (ALL, None) else corpus.set_of(view)
+            marked = "".join(f", {name} => {quoted(','.join(docs))}"
+                             for name, docs in zip(("like", "unlike"), marks[at] if marks else ()) if docs)
+            n_labels = 100 if view in (ALL, None) else 100 * self.bench.n_in_database
+            statements.append(f"SELECT {at} AS query, doc_id FROM retrieve({documents}, {quoted(query['text'])}, "
+                              f"k => {self.depth or len(corpus)}, n_labels => {n_labels}{options}{marked})")
         rankings = [[] for _ in self.queries]
-        for dictionary_set in sorted({query["set"] for query in self.queries}):
-            statements = []
-            for at, query in enumerate(self.queries):
-                if query["set"] != dictionary_set:
-                    continue
-                corpus = self.corpora[query["set"]]
-                documents = quoted(corpus.name) if view in (ALL, None) else corpus.set_of(view)
-                marked = "".join(f", {name} => {quoted(','.join(docs))}"
-                                 for name, docs in zip(("like", "unlike"), marks[at] if marks else ()) if docs)
-                n_labels = 100 if view in (ALL, None) else 100 * self.bench.n_in_database
-                statements.append(f"SELECT {at} AS query, doc_id FROM retrieve({documents}, {quoted(query['text'])}, "
-                                  f"k => {self.depth or len(corpus)}, n_labels => {n_labels}{options}{marked})")
-            for row in self.bench.sql(*statements):
-                rankings[row["query"]].append(row["doc_id"])
+        for row in self.bench.sql(*statements):
+            rankings[row["query"]].append(row["doc_id"])
         return rankings
 
     def marks(self, rankings, k):
@@ -124,7 +121,7 @@ def in_groups(values, sets, weights):
 
 
 def measure(bench, corpora, queries, relevant, n_resamples=1000, depth=0, more=None, only=None):
-    """Figures; views are `dense`, `words` and dictionaries, measures are "GROUP: VARIANT"."""
+    """Figures; views are dictionaries, the embedding alone and the words alone (BM25), measures are "GROUP: VARIANT"."""
     runs = Retrieval(bench, corpora, queries, relevant, depth)
     sets = np.array([query["set"] for query in runs.queries])
     weights = draws(n_resamples, np.arange(len(sets)), sets)
@@ -142,7 +139,7 @@ def measure(bench, corpora, queries, relevant, n_resamples=1000, depth=0, more=N
     dense = runs.rank(None, WITHOUT_FEATURES["dense"])
     add(DENSE, "AP", runs.average_precisions(dense))
     if wanted("words"):
-        add("words", "AP", runs.average_precisions(runs.rank(None, WITHOUT_FEATURES["words"])))
+        add(WORDS, "AP", runs.average_precisions(runs.rank(None, WITHOUT_FEATURES["words"])))
     views = [dictionary.name for dictionary in bench.dictionaries] + ([ALL] if len(bench.dictionaries) > 1 else [])
     for view in views:
         for variant, options in signals.items():
