@@ -12,7 +12,7 @@ use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
-use crate::store::NewDictionary;
+use crate::store::{FeatureRow, NewDictionary};
 
 /// A corpus as the catalog knows it.
 #[derive(Debug, Clone)]
@@ -68,12 +68,38 @@ pub struct JobInfo {
 /// What only a detailed view of a feature shows.
 #[derive(Debug, Clone, Default)]
 pub struct FeatureDetail {
+    /// How well label and description tell its contexts from others (AUROC, 0.5 is chance), if measured.
+    pub detection: Option<f32>,
+    /// Version of the contexts that the label or its detection rests on, if any.
+    pub evidence_version: Option<u32>,
     /// Activation from which it counts as present in a document.
     pub presence_threshold: f32,
-    /// Why it is hidden from users unless they ask (`dense`, `sub-word`, `dead`, ...).
+    /// Why it is hidden from users unless they ask (`dense`, `sub-word`, `template`, `dead`, ...).
     pub hidden_because: Option<String>,
     /// Short text windows around its strongest tokens, the token in «guillemets».
     pub examples: Vec<String>,
+}
+
+/// A label for a feature, to be taken over.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NewLabel {
+    /// Feature.
+    pub feature_id: FeatureId,
+    /// Short readable name, not empty.
+    pub label: String,
+    /// One sentence that says more; `None` keeps the one that is there.
+    pub description: Option<String>,
+    /// How well both tell the feature's contexts from others, if measured. What was measured for another label goes.
+    pub detection: Option<f32>,
+    /// Version of the contexts that it rests on, if any.
+    pub evidence_version: Option<u32>,
+}
+
+impl NewLabel {
+    /// A label alone.
+    pub fn new(feature_id: FeatureId, label: impl Into<String>) -> Self {
+        Self { feature_id, label: label.into(), ..Self::default() }
+    }
 }
 
 /// Immutable picture of the catalog.
@@ -121,20 +147,27 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`].
     pub fn rename_feature<'a>(&'a self, id: u32, label: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.import_labels(&[(id, label.to_owned())], "user").await.map(drop) })
+        Box::pin(async move { self.import_labels(&[NewLabel::new(id, label)], "user").await.map(drop) })
     }
 
     /// Takes labels for many features at once; returns how many changed.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] if an id does not exist; then nothing is changed.
-    pub fn import_labels<'a>(&'a self, labels: &'a [(u32, String)], source: &'a str) -> BoxFuture<'a, Result<u64>> {
+    /// [`crate::ErrorKind::NotFound`] if an id does not exist, [`crate::ErrorKind::Query`] for an empty label or a score
+    /// that is not between 0 and 1; then nothing is changed.
+    pub fn import_labels<'a>(&'a self, labels: &'a [NewLabel], source: &'a str) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             let store = &self.inner.store;
             let guard = store.write("changing labels").await?;
-            let wanted: BTreeMap<u32, &str> = labels.iter().map(|(id, label)| (*id, label.trim())).collect();
-            if let Some((id, _)) = wanted.iter().find(|(_, label)| label.is_empty()) {
-                return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
+            let wanted: BTreeMap<u32, &NewLabel> = labels.iter().map(|label| (label.feature_id, label)).collect();
+            for (id, new) in &wanted {
+                if new.label.trim().is_empty() {
+                    return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
+                }
+                if let Some(score) = new.detection.filter(|score| !(0.0..=1.0).contains(score)) {
+                    let message = format!("the detection of feature {id} is {score}, expected a number from 0 to 1");
+                    return Err(Error::new(ErrorKind::Query, message));
+                }
             }
             let catalog = store.catalog();
             require_features(&catalog, wanted.keys().copied())?;
@@ -142,12 +175,8 @@ impl Engine {
                 .change(&guard, &["features"], |state| {
                     let mut changed = 0;
                     for row in &mut state.features {
-                        let Some(label) = wanted.get(&row.feature.id) else { continue };
-                        if row.feature.label != *label || row.feature.label_source != source {
-                            row.feature.label = (*label).to_owned();
-                            row.feature.label_source = source.to_owned();
-                            row.feature.label_score = None;
-                            changed += 1;
+                        if let Some(new) = wanted.get(&row.feature.id) {
+                            changed += u64::from(take_label(row, new, source));
                         }
                     }
                     Ok(changed)
@@ -221,6 +250,26 @@ impl Engine {
             store.add_dictionary(&guard, &NewDictionary::of(sae)).await
         })
     }
+}
+
+/// Gives a feature a label; whether anything changed.
+fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
+    let (feature, detail) = (&mut row.feature, &mut row.detail);
+    let label = new.label.trim();
+    let description = new.description.as_deref().map_or(feature.description.as_str(), str::trim);
+    let same_name = feature.label == label && feature.label_source == source && feature.description == description;
+    let measured = (new.detection, new.evidence_version);
+    if same_name && (measured == (None, None) || measured == (detail.detection, detail.evidence_version)) {
+        return false;
+    }
+    if !same_name {
+        feature.description = description.to_owned();
+        feature.label = label.to_owned();
+        feature.label_source = source.to_owned();
+        feature.label_score = None;
+    }
+    (detail.detection, detail.evidence_version) = measured;
+    true
 }
 
 fn require_features(catalog: &Catalog, ids: impl Iterator<Item = FeatureId>) -> Result<()> {

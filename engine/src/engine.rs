@@ -62,7 +62,7 @@ impl Engine {
 
     fn open_folder(dir: PathBuf, options: EngineOptions) -> BoxFuture<'static, Result<Self>> {
         Box::pin(async move {
-            let store = Store::open(&dir, &options, || Ok(vec![Sae::embedded_default()?])).await?;
+            let store = Store::open(&dir, &options, || Ok(Sae::shipped()?)).await?;
             Ok(Self::over(store, options))
         })
     }

@@ -121,6 +121,10 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
                 names.push(field.name());
             }
         }
+        // A corpus's own column holds all its dictionaries; a query may have made others.
+        if names.contains(&sql::FEATURES) {
+            names = vec![sql::FEATURES];
+        }
         if names.is_empty() {
             needed(&[sql::FEATURES], "tells which features each document has")?;
         }

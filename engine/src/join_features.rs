@@ -102,7 +102,8 @@ fn join_ids(lists: &[&ListArray]) -> Result<ListArray> {
     Ok(ListArray::try_new(item, offsets, Arc::new(UInt32Array::from(joined)), Some(NullBuffer::from(valid)))?)
 }
 
-fn join_features(arrays: &[ArrayRef]) -> Result<ArrayRef> {
+/// `features` values of several dictionaries as one each.
+pub(crate) fn join_features(arrays: &[ArrayRef]) -> Result<ArrayRef> {
     let views = arrays.iter().map(|array| FeaturesView::try_new("join_features", array)).collect::<Result<Vec<_>>>()?;
     let n_rows = views.first().map_or(0, FeaturesView::len);
     let (mut ids, mut activations) = (Vec::new(), Vec::new());

@@ -78,9 +78,17 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
     Ok(embeddings)
 }
 
+/// A label and its description as they are read.
+fn spoken(feature: &Feature) -> String {
+    match feature.description.trim() {
+        "" => spoken_label(feature),
+        description => format!("{}. {description}", spoken_label(feature)),
+    }
+}
+
 /// A label as it is read. Marks and numbers by themselves mean next to nothing to the reader, so they are spelt out where
 /// the feature fires on one.
-fn spoken(feature: &Feature) -> String {
+fn spoken_label(feature: &Feature) -> String {
     const LINE_START: &str = "(line start)";
     let on_mark = feature.top_tokens.first().is_some_and(|token| !token.chars().any(char::is_alphabetic));
     let at_line_start = feature.label.contains(LINE_START);
@@ -162,11 +170,12 @@ mod tests {
 
     #[test]
     fn marks_and_numbers_are_spelt_out() {
-        let spoken = |label: &str, token: &str| {
+        let described = |label: &str, token: &str, description: &str| {
             spoken(&Feature {
                 id: 0,
                 dictionary: 0,
                 label: label.to_owned(),
+                description: description.to_owned(),
                 label_source: "words".to_owned(),
                 label_score: None,
                 density: 0.0,
@@ -178,6 +187,9 @@ mod tests {
                 top_words: vec![],
             })
         };
+        let spoken = |label: &str, token: &str| described(label, token, "");
+        assert_eq!(described("thanks", "thanks", " Says thank you. "), "thanks. Says thank you.");
+        assert_eq!(described("!", "!", "Marks a cheer."), "exclamation mark. Marks a cheer.");
         assert_eq!(spoken("- (line start)", "-"), "list item at the start of a line: bullet point");
         assert_eq!(spoken("* (•)", "*"), "bullet point");
         assert_eq!(spoken("2, 3, 1 (4)", "2"), "number");

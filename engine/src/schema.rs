@@ -39,9 +39,14 @@ pub fn fvu_column(dictionary: &str) -> String {
     format!("_fvu_{dictionary}")
 }
 
+/// Column of the share of tokens (spans) that a dictionary's stored features name, `Float32`.
+pub fn explained_column(dictionary: &str) -> String {
+    format!("_explained_{dictionary}")
+}
+
 /// What SQL calls the added columns.
 pub mod sql {
-    /// `features` of the corpus's first dictionary; further ones are `features_<dictionary>` with `-` as `_`.
+    /// Features of all the corpus's dictionaries; an id tells its dictionary.
     pub const FEATURES: &str = "features";
     /// Tokens of the document.
     pub const N_TOKENS: &str = "n_tokens";
@@ -49,6 +54,9 @@ pub mod sql {
     pub const N_SPANS: &str = "n_spans";
     /// Unexplained variance of the first dictionary; further ones are `fvu_<dictionary>`.
     pub const FVU: &str = "fvu";
+    /// Share of the tokens (spans) that the features of the first dictionary name; of further ones
+    /// `explained_<dictionary>`.
+    pub const EXPLAINED: &str = "explained";
 }
 
 /// Stored fields that saequel adds for the given reader width and dictionaries.
@@ -64,6 +72,7 @@ pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
         fields.push(Field::new(ids_column(dictionary), IDS_TYPE.clone(), true));
         fields.push(Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true));
         fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
+        fields.push(Field::new(explained_column(dictionary), DataType::Float32, true));
     }
     fields
 }
@@ -75,6 +84,7 @@ pub fn is_added(column: &str, dictionaries: &[String]) -> bool {
             column == ids_column(dictionary)
                 || column == activations_column(dictionary)
                 || column == fvu_column(dictionary)
+                || column == explained_column(dictionary)
         })
 }
 
@@ -84,8 +94,19 @@ pub fn reserved(column: &str) -> Option<&'static str> {
     if lower == DOC_ID {
         return Some("it is the name of the identity that every document gets");
     }
-    let added = [EMBEDDING, N_TOKENS, N_SPANS, ERROR, TEXT, sql::FEATURES, sql::N_TOKENS, sql::N_SPANS, sql::FVU];
-    let prefixes = ["_ids_", "_activations_", "_fvu_", "features_", "fvu_", "_row"];
+    let added = [
+        EMBEDDING,
+        N_TOKENS,
+        N_SPANS,
+        ERROR,
+        TEXT,
+        sql::FEATURES,
+        sql::N_TOKENS,
+        sql::N_SPANS,
+        sql::FVU,
+        sql::EXPLAINED,
+    ];
+    let prefixes = ["_ids_", "_activations_", "_fvu_", "_explained_", "features_", "fvu_", "explained_", "_row"];
     (added.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)))
         .then_some("saequel adds a column of that name")
 }

@@ -9,8 +9,8 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, StructArray};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::datatypes::{DataType, Fields, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{Session, TableProvider};
@@ -18,6 +18,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue, exec_err, plan_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
+use datafusion::functions_nested::expr_fn::array_has;
 use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
@@ -30,9 +31,11 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::sql::TableReference;
 use saequel_udfs::features::{ACTIVATIONS_TYPE, FEATURES_TYPE, IDS_TYPE};
 
+use crate::join_features::{JOIN_IDS, join_features};
+
 use crate::namespace::{STORED, Viewer};
 use crate::schema::{DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, TEXT};
-use crate::schema::{activations_column, fvu_column, ids_column, is_added, sql};
+use crate::schema::{activations_column, explained_column, fvu_column, ids_column, is_added, sql};
 use crate::store::Snapshot;
 
 /// One version of a corpus as it is stored.
@@ -111,11 +114,11 @@ fn stored_form(filter: Expr) -> Result<Expr> {
             Expr::Column(column) => Transformed::yes(Expr::Column(Column::new_unqualified(column.name))),
             other => match field_of_features(&other) {
                 Some(part) => Transformed::yes(part),
-                None => own_type(other)?,
+                None => Transformed::no(other),
             },
         })
     };
-    Ok(filter.transform_up(bare)?.data)
+    Ok(filter.transform_up(bare)?.data.transform_up(own_type)?.data)
 }
 
 /// `expr` with bare column names.
@@ -220,16 +223,21 @@ impl CorpusView {
         for (column, shown) in [(N_TOKENS, sql::N_TOKENS), (N_SPANS, sql::N_SPANS)] {
             exprs.extend(stored(column).map(|column| column.alias(shown)));
         }
+        let mut pairs = Vec::new();
         for (i, dictionary) in info.dictionaries.iter().enumerate() {
-            let fvu = stored(&fvu_column(dictionary));
-            exprs.extend(fvu.map(|fvu| fvu.alias(shown_column(sql::FVU, i, dictionary))));
+            for (column, shown) in [(fvu_column(dictionary), sql::FVU), (explained_column(dictionary), sql::EXPLAINED)]
+            {
+                exprs.extend(stored(&column).map(|column| column.alias(shown_column(shown, i, dictionary))));
+            }
             // An older version may lack a dictionary that was added later.
             if let (Some(ids), Some(activations)) =
                 (stored(&ids_column(dictionary)), stored(&activations_column(dictionary)))
             {
-                let features = FEATURES_OF.call(vec![ids, activations]);
-                exprs.push(features.alias(shown_column(sql::FEATURES, i, dictionary)));
+                pairs.extend([ids, activations]);
             }
+        }
+        if !pairs.is_empty() {
+            exprs.push(FEATURES_OF.call(pairs).alias(sql::FEATURES));
         }
         if viewer == Viewer::Function {
             exprs.extend(stored(EMBEDDING));
@@ -240,7 +248,7 @@ impl CorpusView {
     }
 }
 
-/// `features`, `features_<dictionary>`.
+/// `fvu`, `fvu_<dictionary>`; likewise `explained`.
 pub(crate) fn shown_column(what: &str, position: usize, dictionary: &str) -> String {
     if position == 0 { what.to_owned() } else { format!("{what}_{}", dictionary.replace('-', "_")) }
 }
@@ -312,7 +320,7 @@ struct FeaturesOf(Signature);
 
 impl FeaturesOf {
     fn new() -> Self {
-        Self(Signature::any(2, Volatility::Immutable))
+        Self(Signature::variadic_any(Volatility::Immutable))
     }
 }
 
@@ -326,45 +334,83 @@ impl ScalarUDFImpl for FeaturesOf {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [ids, activations] if *ids == *IDS_TYPE && *activations == *ACTIVATIONS_TYPE => Ok(FEATURES_TYPE.clone()),
-            _ => plan_err!("features_of: expected lists of ids and activations, got {types:?}"),
+        let is_pair = |pair: &[DataType]| pair[0] == *IDS_TYPE && pair[1] == *ACTIVATIONS_TYPE;
+        match types.as_chunks::<2>() {
+            ([_, ..], []) if types.chunks(2).all(is_pair) => Ok(FEATURES_TYPE.clone()),
+            _ => plan_err!("features_of: expected lists of ids and activations in turn, got {types:?}"),
         }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let [ids, activations] = arrays.as_slice() else { return exec_err!("features_of: expected two columns") };
         let DataType::Struct(fields) = &*FEATURES_TYPE else { return exec_err!("features_of: no struct") };
-        let features = StructArray::try_new(
-            Fields::clone(fields),
-            vec![Arc::clone(ids), Arc::clone(activations)],
-            ids.nulls().cloned(),
-        )?;
-        Ok(ColumnarValue::Array(Arc::new(features)))
+        let dictionaries = arrays.chunks_exact(2).map(|pair| {
+            let features = StructArray::try_new(Fields::clone(fields), pair.to_vec(), pair[0].nulls().cloned())?;
+            Ok(Arc::new(features) as ArrayRef)
+        });
+        let dictionaries = dictionaries.collect::<Result<Vec<_>>>()?;
+        Ok(ColumnarValue::Array(match dictionaries.as_slice() {
+            [only] => Arc::clone(only),
+            several => join_features(several)?,
+        }))
     }
 }
 
-/// `get_field(features_of(ids, activations), 'ids')` is `ids`; `features_of(ids, activations) IS NULL` is `ids IS NULL`.
+/// What reads only a part of a `features` value, as an expression over the stored columns: its ids, its activations where
+/// there is one dictionary, whether it is null, and whether ids are among them.
 fn field_of_features(expr: &Expr) -> Option<Expr> {
-    let parts = |expr: &Expr| match expr {
-        Expr::ScalarFunction(ScalarFunction { func, args }) if func.inner().is::<FeaturesOf>() => {
-            <[Expr; 2]>::try_from(args.clone()).ok()
-        }
-        _ => None,
-    };
+    let ids = |columns: &[Expr]| columns.iter().step_by(2).cloned().collect::<Vec<_>>();
     match expr {
         Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "get_field" => {
             let [value, Expr::Literal(field, _)] = args.as_slice() else { return None };
-            let [ids, activations] = parts(value)?;
-            match field.try_as_str().flatten()? {
-                "ids" => Some(ids),
-                "activations" => Some(activations),
+            let columns = columns_of_features(value)?;
+            match (field.try_as_str().flatten()?, columns) {
+                ("ids", [ids, _]) => Some(ids.clone()),
+                ("ids", several) => Some(JOIN_IDS.call(ids(several))),
+                ("activations", [_, activations]) => Some(activations.clone()),
                 _ => None,
             }
         }
-        Expr::IsNull(value) => parts(value).map(|[ids, _]| ids.is_null()),
-        Expr::IsNotNull(value) => parts(value).map(|[ids, _]| ids.is_not_null()),
+        Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            let [list, Expr::Literal(value, _)] = args.as_slice() else { return None };
+            among_joined(func, list, value)
+        }
+        Expr::IsNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_null).reduce(Expr::and),
+        Expr::IsNotNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_not_null).reduce(Expr::or),
+        _ => None,
+    }
+}
+
+/// Whether ids are among the joined ids of several dictionaries: among those of one of them, each of which has an index.
+fn among_joined(func: &Arc<ScalarUDF>, list: &Expr, value: &ScalarValue) -> Option<Expr> {
+    let joined = match list {
+        Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
+        joined => joined,
+    };
+    let Expr::ScalarFunction(ScalarFunction { func: join, args: lists }) = joined else { return None };
+    if join.name() != JOIN_IDS.name() {
+        return None;
+    }
+    let own = in_own_type(func.name(), value)?;
+    let in_one_of = |call: &dyn Fn(Expr) -> Expr| lists.iter().cloned().map(call).reduce(Expr::or);
+    match (func.name(), own) {
+        ("array_has_all", ScalarValue::List(ids)) => {
+            let ids = ids.values().as_primitive_opt::<UInt32Type>()?;
+            ids.values()
+                .iter()
+                .map(|id| in_one_of(&|list| array_has(list, lit(*id))))
+                .collect::<Option<Vec<_>>>()?
+                .into_iter()
+                .reduce(Expr::and)
+        }
+        (_, own) => in_one_of(&|list| func.call(vec![list, Expr::Literal(own.clone(), None)])),
+    }
+}
+
+/// The arguments of a call of `features_of`.
+fn columns_of_features(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.inner().is::<FeaturesOf>() => Some(args),
         _ => None,
     }
 }

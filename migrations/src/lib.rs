@@ -11,12 +11,14 @@
 //! `fixtures/` made by the last release that wrote the old layout.
 
 pub mod v1;
+mod v1_to_v2;
+pub mod v2;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
 /// The layout that the engine writes.
-pub const CURRENT_VERSION: u32 = 1;
+pub const CURRENT_VERSION: u32 = 2;
 /// The oldest layout that can still be brought up to date.
 pub const OLDEST_VERSION: u32 = 1;
 
@@ -101,9 +103,10 @@ pub enum Judgement {
 /// As [`judge`], and [`MigrationError::Table`]; the caller then commits nothing and the database stays as it was.
 pub async fn upgrade(found: u32, written_by: &str, tables: &mut dyn CatalogTables) -> Result<u32, MigrationError> {
     judge(found, written_by)?;
-    // One arm a step, each leaving one version for the next: `1 => v1_to_v2::run(tables).await?`. Version 1 is the
-    // first, so there is none yet.
-    let _ = tables;
+    // One step a version, each leaving one for the next.
+    if found < 2 {
+        v1_to_v2::run(tables).await?;
+    }
     Ok(CURRENT_VERSION)
 }
 

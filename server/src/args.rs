@@ -10,7 +10,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use label::LabelFeaturesArgs;
-pub(crate) use library::{EvalArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs};
+pub(crate) use library::{
+    DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs,
+};
 
 use crate::error::{EXIT_CODES_HELP, Failure};
 use crate::output::Format;

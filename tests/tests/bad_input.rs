@@ -206,11 +206,7 @@ fn a_damaged_dictionary_is_named() {
     let file = scratch.write("docs.jsonl", lines(0..2).as_bytes());
     let db = scratch.path("x.db");
     import(&db, &file, "docs");
-    let mut weights = Vec::new();
-    for entry in std::fs::read_dir(db.join("saes")).expect("the dictionaries of the database").flatten() {
-        weights.push(entry.path().join("sae.safetensors"));
-    }
-    let path = weights.first().expect("a dictionary");
+    let path = &db.join("saes").join("minilm-l4-token-4096").join("sae.safetensors");
     let mut bytes = std::fs::read(path).expect("read the weights");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x55;

@@ -380,12 +380,132 @@ fn features_are_found_shown_and_named() {
     assert!(renamed.contains("my own label"), "{renamed}");
     let labels = succeed(saequel(&db).args(["features", "export-labels"]));
     assert!(labels.contains("my own label"), "{labels}");
-    let file = scratch.write("labels.csv", format!("feature_id,label\n{},\"other, label\"\n", ids[1]).as_bytes());
+    let new = format!("feature_id,label,description,detection\n{},\"other, label\",Says other things.,0.875\n", ids[1]);
+    let file = scratch.write("labels.csv", new.as_bytes());
     assert!(succeed(saequel(&db).args(["features", "import-labels"]).arg(&file)).contains("1 of 1"));
+    assert!(succeed(saequel(&db).args(["features", "import-labels"]).arg(&file)).contains("0 of 1"));
+    let shown = succeed(saequel(&db).args(["features", "show", ids[1]]));
+    assert!(shown.contains("Says other things.") && shown.contains("0.875"), "{shown}");
+    let labels = succeed(saequel(&db).args(["features", "export-labels"]));
+    assert!(labels.contains("\"other, label\",Says other things.,"), "{labels}");
+    let found = succeed(saequel(&db).args(["features", "search", "things", "--words-only", "--format", "csv"]));
+    assert!(found.contains("other, label"), "{found}");
     let query =
         format!("SELECT label FROM saequel.features WHERE feature_id IN ({}, {}) ORDER BY feature_id", ids[0], ids[1]);
     let found = succeed(saequel(&db).args(["sql", &query, "--format", "csv"]));
     assert_eq!(found, "label\nmy own label\n\"other, label\"\n");
+}
+
+/// Contexts of a feature that are for finding a label, or for testing one.
+fn contexts<'a>(feature: &'a Value, split: &'a str) -> impl Iterator<Item = &'a Value> {
+    let all = feature["contexts"].as_array().expect("contexts");
+    all.iter().filter(move |context| context["split"] == split)
+}
+
+#[test]
+fn evidence_keeps_test_and_label_apart_and_tells_right_from_wrong_labels() {
+    let scratch = Scratch::new();
+    let file = scratch.path("evidence.jsonl");
+    succeed(saequel(shared()).args(["features", "evidence", "--corpus", "answers", "--output"]).arg(&file));
+    let lines = std::fs::read_to_string(&file).expect("the evidence");
+    let features: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let on_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let documents: Vec<String> = sql("SELECT answer FROM answers", &["--format", "jsonl"])
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .map(|row| on_one_line(row["answer"].as_str().expect("text")))
+        .collect();
+    assert!(features.len() > 500, "{} features", features.len());
+    let mut n_found = 0;
+    for feature in &features {
+        let documents_of = |split: &str| -> BTreeSet<usize> {
+            let texts = contexts(feature, split).map(|context| context["text"].as_str().expect("text"));
+            let places = texts.filter_map(|text| {
+                assert!(text.contains('«') && text.contains('»') && !text.contains("«»"), "{text}");
+                let plain = text.replace(['«', '»'], "");
+                let mut places = (0..documents.len()).filter(|i| documents[*i].contains(&plain));
+                let first = places.next().unwrap_or_else(|| panic!("'{plain}' is in no document"));
+                // Short contexts may be in several documents: they tell nothing.
+                places.next().is_none().then_some(first)
+            });
+            places.collect()
+        };
+        let (label, test) = (documents_of("label"), documents_of("test"));
+        assert!(label.is_disjoint(&test), "{feature}");
+        n_found += label.len().min(test.len());
+        let strongest: Vec<f64> = contexts(feature, "label")
+            .filter(|context| context["band"] == "strongest")
+            .map(|context| context["activation"].as_f64().expect("number"))
+            .collect();
+        assert!(strongest.is_sorted_by(|a, b| a >= b), "{feature}");
+    }
+    assert!(n_found > 1000, "{n_found} contexts were placed");
+
+    // Features of one frequent word, and what their labels score: right ones, and each with the next one's label.
+    let is_clear = |feature: &&Value| {
+        let word = &feature["words"][0];
+        let lexical = word["word"].as_str().is_some_and(|word| word.len() > 3 && word.chars().all(char::is_alphabetic));
+        let present = contexts(feature, "test").filter(|context| context["activation"] != 0.0).count();
+        lexical && word["share"].as_f64() > Some(0.5) && present > 4
+    };
+    let clear: Vec<&Value> = features.iter().filter(is_clear).take(6).collect();
+    assert!(clear.len() > 3, "{} features are clear", clear.len());
+    let few: String = clear.iter().map(|feature| format!("{feature}\n")).collect();
+    let few = scratch.write("few.jsonl", few.as_bytes());
+    let dir = scratch.path("dictionary");
+    std::fs::create_dir(&dir).expect("a folder");
+    let dictionary = clear[0]["dictionary"].as_str().expect("a name");
+    for name in ["sae.json", "sae.safetensors", "features.jsonl"] {
+        std::fs::copy(shared().join("saes").join(dictionary).join(name), dir.join(name)).expect("a copy");
+    }
+    let detect = || {
+        let mut command = Command::new(program());
+        succeed(command.args(["sae", "detect", "--write", "--evidence"]).arg(&few).arg(&dir));
+        let lines = std::fs::read_to_string(dir.join("features.jsonl")).expect("features");
+        let latents: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let ids = clear.iter().map(|feature| feature["latent"].as_u64().expect("latent") as usize);
+        (ids.collect::<Vec<_>>(), latents)
+    };
+    let mean = |ids: &[usize], latents: &[Value]| {
+        let scores = ids.iter().map(|id| latents[*id]["detection"].as_f64().expect("a score"));
+        scores.sum::<f64>() / ids.len() as f64
+    };
+    let (ids, mut latents) = detect();
+    let right = mean(&ids, &latents);
+    let names: Vec<Value> = ids.iter().map(|id| latents[*id].clone()).collect();
+    for (id, other) in ids.iter().zip(names.iter().cycle().skip(1)) {
+        for field in ["label", "description"] {
+            latents[*id][field] = other[field].clone();
+        }
+    }
+    let text: String = latents.iter().map(|latent| format!("{latent}\n")).collect();
+    std::fs::write(dir.join("features.jsonl"), text).expect("write wrong labels");
+    let (ids, latents) = detect();
+    let wrong = mean(&ids, &latents);
+    assert!(right > 0.7 && right > wrong + 0.15, "right {right}, wrong {wrong}");
+
+    let table = succeed(saequel(shared()).args([
+        "features",
+        "evidence",
+        &ids[0].to_string(),
+        "--corpus",
+        "answers",
+        "--format",
+        "table",
+    ]));
+    assert!(table.contains("Strongest:") && table.contains("Others, at random:"), "{table}");
+    for (code, arguments, part) in [
+        (2, vec!["features", "evidence"], "--corpus"),
+        (4, vec!["features", "evidence", "--work", "nowhere"], "there is no harvest.json"),
+        (4, vec!["features", "evidence", "no such feature", "--corpus", "answers"], "'no such feature'"),
+        (4, vec!["features", "evidence", "--corpus", "anwsers"], "corpus 'anwsers' not found"),
+    ] {
+        let (found, said) = fail(saequel(shared()).args(&arguments));
+        assert!(found == code && said.contains(part), "{arguments:?}: {found} {said}");
+    }
+    let other = scratch.write("other.jsonl", clear[0].to_string().replace(dictionary, "other").as_bytes());
+    let (code, said) = fail(Command::new(program()).args(["sae", "detect", "--evidence"]).arg(other).arg(&dir));
+    assert!(code == 3 && said.contains("of dictionary 'other'"), "{code} {said}");
 }
 
 #[test]

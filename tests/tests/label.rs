@@ -211,7 +211,7 @@ fn evidence(latent: u32, word: &str, with_id: bool) -> Value {
     evidence
 }
 
-/// A new database with the shipped dictionary, evidence of some of its features, and a cache.
+/// A new database with the shipped dictionaries, evidence of some features with names made of words, and a cache.
 struct Setting {
     scratch: Scratch,
     /// Latents, which in a new database are ids, and the words that they are made to stand for.
@@ -229,6 +229,11 @@ impl Setting {
         let words: BTreeMap<u32, String> = ids.map(|id| (id, format!("kind{id}"))).collect();
         let lines = words.iter().map(|(id, word)| evidence(*id, word, id % 2 == 0).to_string() + "\n");
         scratch.write("evidence.jsonl", lines.collect::<String>().as_bytes());
+        // The shipped names were written by reading; these have the ones that a new dictionary begins with.
+        let names = words.iter().map(|(id, word)| format!("{id},made of {word}\n"));
+        let names = format!("feature_id,label\n{}", names.collect::<String>());
+        let file = scratch.write("names.csv", names.as_bytes());
+        succeed(saequel(&db).args(["features", "import-labels", "--source", "words"]).arg(file));
         Self { scratch, words }
     }
 

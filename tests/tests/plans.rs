@@ -25,32 +25,32 @@ fn scan(plan: &str) -> &str {
 #[tokio::test(flavor = "multi_thread")]
 async fn features_are_found_by_the_index() {
     let (_folder, engine) = common::database().await;
-    engine.sql_collect("ALTER FEATURE 1208 RENAME TO 'perhaps so'").await.unwrap();
-    engine.sql_collect("CREATE CONCEPT several AS (1208, 1162, 5)").await.unwrap();
+    engine.sql_collect("ALTER FEATURE 3691 RENAME TO 'perhaps so'").await.unwrap();
+    engine.sql_collect("CREATE CONCEPT several AS (3691, 3459, 5)").await.unwrap();
     // The index covers what was there when it was made.
     engine.sql_collect("COMPACT answers").await.unwrap();
     for condition in [
-        "has_feature(features, 1208)",
+        "has_feature(features, 3691)",
         "has_feature(features, 'perhaps so')",
         "has_feature(features, 'several')",
-        "array_has(features['ids'], 1208)",
-        "has_feature(features, 1208) AND model = 'a'",
-        "has_feature(features, 1208) AND activation(features, 1208) > 0.1",
-        "activation(features, 1208) > 0.1",
+        "array_has(features['ids'], 3691)",
+        "has_feature(features, 3691) AND model = 'a'",
+        "has_feature(features, 3691) AND activation(features, 3691) > 0.1",
+        "activation(features, 3691) > 0.1",
         "activation(features, 'several') >= 0.5",
-        "array_has_any(features['ids'], [1208, 1162])",
-        "array_has_all(features['ids'], [1208, 1162])",
-        "features['ids'] @> [1208, 1162]",
+        "array_has_any(features['ids'], [3691, 3459])",
+        "array_has_all(features['ids'], [3691, 3459])",
+        "features['ids'] @> [3691, 3459]",
     ] {
         let plan = plan(&engine, &format!("SELECT doc_id FROM answers WHERE {condition}")).await;
         assert!(plan.contains("ScalarIndexQuery"), "{condition}:\n{plan}");
     }
     for condition in [
-        "feature_id = 1208",
+        "feature_id = 3691",
         "label = 'perhaps so'",
         "label LIKE 'perhaps s%'",
-        "feature_id IN (1208, 1162)",
-        "feature_id BETWEEN 1000 AND 1208 AND level = 'token'",
+        "feature_id IN (3691, 3459)",
+        "feature_id BETWEEN 3500 AND 3691 AND level = 'token'",
     ] {
         let plan = plan(&engine, &format!("SELECT doc_id FROM answers_activations WHERE {condition}")).await;
         assert!(plan.contains("ScalarIndexQuery"), "{condition}:\n{plan}");
@@ -88,7 +88,7 @@ async fn only_what_is_needed_is_read() {
     assert!(!metadata.contains("_ids_") && !metadata.contains("FilterExec"), "{metadata}");
 
     // What the store cannot evaluate stays above the scan.
-    let expensive = plan(&engine, "SELECT doc_id FROM answers WHERE activation(features, 1208) > 0.1").await;
+    let expensive = plan(&engine, "SELECT doc_id FROM answers WHERE activation(features, 3691) > 0.1").await;
     assert!(expensive.contains("FilterExec"), "{expensive}");
 
     let long = plan(&engine, "SELECT activation FROM answers_activations WHERE doc_id = 'tea-a'").await;

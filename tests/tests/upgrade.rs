@@ -29,9 +29,9 @@ async fn lines(engine: &Engine, statement: &str) -> Vec<String> {
     texts.flat_map(|column| column.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// What version 1's fixture holds, asked in SQL. The input is `letters.jsonl` beside it; a feature is the length of a word
+/// What the fixtures of all versions hold, asked in SQL. The input is `letters.jsonl` beside it; a feature is the length of a word
 /// in bytes (at most 7), its activation the number of such words; the document `gone` was deleted.
-async fn says_what_v1_said(engine: &Engine) {
+async fn says_what_it_said(engine: &Engine) {
     let ask = async |statement: &str| lines(engine, statement).await;
     assert_eq!(ask("SELECT doc_id FROM letters ORDER BY n").await, ["ant", "猫", "empty", "long"]);
     assert_eq!(ask("SELECT text FROM letters WHERE doc_id = '猫'").await, ["猫が好きです and more words"]);
@@ -56,16 +56,14 @@ async fn says_what_v1_said(engine: &Engine) {
     assert_eq!(ask("SELECT kind FROM saequel.jobs WHERE state = 'done' ORDER BY job_id").await, ["import", "compact"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn version_1_opens_for_reading_and_for_writing() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let database = folder.path().join("v1");
-    copy(&fixture("v1"), &database);
-    let read_only = EngineOptions { read_only: true, ..EngineOptions::default() };
-    says_what_v1_said(&Engine::open(&database, read_only).await.expect("it opens for reading")).await;
+/// Opens a copy of a version's fixture for writing, asks it, and changes it like any other.
+async fn opens_and_can_be_changed(version: &str, folder: &Path) -> Engine {
+    let database = folder.join(version);
+    if !database.exists() {
+        copy(&fixture(version), &database);
+    }
     let engine = Engine::open(&database, EngineOptions::default()).await.expect("it opens for writing");
-    says_what_v1_said(&engine).await;
-    // It can be changed like any other.
+    says_what_it_said(&engine).await;
     assert_eq!(engine.delete("letters", "n = 4").await.expect("deleted"), 1);
     engine.rename_feature(2, "two letters").await.expect("renamed");
     let error = engine.rename_feature(8, "none").await.expect_err("the last of eight features is 7");
@@ -74,4 +72,41 @@ async fn version_1_opens_for_reading_and_for_writing() {
     let bad: Vec<String> =
         engine.doctor().await.expect("examined").into_iter().filter(|c| !c.ok).map(|c| c.detail).collect();
     assert_eq!(bad, Vec::<String>::new());
+    engine
+}
+
+fn read_only() -> EngineOptions {
+    EngineOptions { read_only: true, ..EngineOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_1_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let database = folder.path().join("v1");
+    copy(&fixture("v1"), &database);
+    let error = Engine::open(&database, read_only()).await.map(drop).expect_err("reading alone changes nothing");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("open it once for writing"), "{error}");
+    let engine = opens_and_can_be_changed("v1", folder.path()).await;
+    assert_eq!(lines(&engine, "SELECT count(*) FROM saequel.features WHERE description = ''").await, ["8"]);
+    assert_eq!(lines(&engine, "SELECT detection FROM saequel.features").await, [""; 0]);
+    drop(engine);
+    let engine = Engine::open(&database, read_only()).await.expect("it now opens for reading");
+    assert_eq!(lines(&engine, "SELECT doc_id FROM letters ORDER BY n").await, ["ant", "猫", "long"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_2_opens_for_reading_and_for_writing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let database = folder.path().join("v2");
+    copy(&fixture("v2"), &database);
+    says_what_it_said(&Engine::open(&database, read_only()).await.expect("it opens for reading")).await;
+    let engine = opens_and_can_be_changed("v2", folder.path()).await;
+    let described = "SELECT concat(label, ': ', description, ' ', CAST(detection AS VARCHAR)) FROM saequel.features \
+                     ORDER BY feature_id LIMIT 3";
+    // What was measured for a label goes with it.
+    assert_eq!(
+        lines(&engine, described).await,
+        ["none: fires on none 0.75", "one letter: fires on one ", "two letters: fires on two "]
+    );
 }

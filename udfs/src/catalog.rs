@@ -56,6 +56,8 @@ pub struct Feature {
     pub dictionary: usize,
     /// Short readable name.
     pub label: String,
+    /// One sentence that says more; empty if there is none.
+    pub description: String,
     /// Where the label comes from: `words`, `user`, `imported`, ...
     pub label_source: String,
     /// How well the label predicts the feature, 0 to 1, if measured.
@@ -230,12 +232,15 @@ impl FeatureCatalog {
             let hint = did_you_mean(name, self.dictionaries.iter().map(|dictionary| dictionary.name.as_str()));
             return plan_err!("{function}: dictionary '{name}' not found{hint}");
         }
+        let preferred = selection.preferred.filter(|_| selection.dictionary.is_none());
+        let preferred = preferred.filter(|level| self.dictionaries.iter().any(|known| known.level == *level));
+        let level = selection.level.or(preferred);
         let mut selected = vec![false; self.id_bound()];
         for feature in &self.features {
             let dictionary = &self.dictionaries[feature.dictionary];
             let keep = (selection.include_hidden || !feature.hidden)
                 && selection.dictionary.as_ref().is_none_or(|name| dictionary.name == *name)
-                && selection.level.is_none_or(|level| dictionary.level == level);
+                && level.is_none_or(|level| dictionary.level == level);
             if let Some(slot) = selected.get_mut(feature.id as usize) {
                 *slot = keep;
             }
@@ -253,6 +258,8 @@ pub struct FeatureSelection {
     pub dictionary: Option<String>,
     /// Only those of dictionaries of this level.
     pub level: Option<Level>,
+    /// The level that is taken where neither dictionary nor level is given and there is a dictionary of it.
+    pub preferred: Option<Level>,
 }
 
 impl FeatureSelection {
@@ -261,15 +268,28 @@ impl FeatureSelection {
     /// # Errors
     /// If one is of the wrong type.
     pub fn from_args(args: &mut Arguments) -> Result<Self> {
+        Self::read(args, None)
+    }
+
+    /// As [`Self::from_args`] for a function that looks at one level unless told otherwise (`level => 'all'`).
+    ///
+    /// # Errors
+    /// If an option is of the wrong type.
+    pub fn from_args_preferring(args: &mut Arguments, preferred: Level) -> Result<Self> {
+        Self::read(args, Some(preferred))
+    }
+
+    fn read(args: &mut Arguments, preferred: Option<Level>) -> Result<Self> {
         let include_hidden = args.named("include_hidden").flag_or(false)?;
         let dictionary = args.named("dictionary").text()?;
-        let level = match args.named("level").choice_or(&["token", "span", "document", "all"], "all")? {
-            "token" => Some(Level::Token),
-            "span" => Some(Level::Span),
-            "document" => Some(Level::Document),
-            _ => None,
+        let (level, preferred) = match args.named("level").choice_or(&["token", "span", "document", "all"], "")? {
+            "token" => (Some(Level::Token), None),
+            "span" => (Some(Level::Span), None),
+            "document" => (Some(Level::Document), None),
+            "all" => (None, None),
+            _ => (None, preferred),
         };
-        Ok(Self { include_hidden, dictionary, level })
+        Ok(Self { include_hidden, dictionary, level, preferred })
     }
 }
 

@@ -78,6 +78,7 @@ impl MemorySource {
                 id,
                 dictionary: 0,
                 label: (*label).to_string(),
+                description: String::new(),
                 label_source: "words".to_string(),
                 label_score: None,
                 density: 0.01,

@@ -5,7 +5,7 @@
 //! kept beside it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::level::Level;
 
@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
-use crate::sae::survey::{Example, LatentSurvey, OnWord, Survey};
+use crate::sae::context::{Example, WordSet};
+use crate::sae::survey::{LatentSurvey, OnWord, Survey};
 use crate::sae::texts::TextSource;
 use crate::sae::{LatentInfo, Sae};
 
@@ -40,8 +41,11 @@ pub struct LabelOptions {
 pub(crate) const DENSE: f64 = 0.05;
 /// Documents in which a latent must fire to be worth a name; with fewer it is hidden as `rare`.
 const MIN_DOCUMENTS: u64 = 8;
-/// A feature is present in a document only where it contributes this much to a token (span), whose length is 1 on average.
+/// A token feature is present in a document only where it contributes this much to a token, whose length is 1 on average.
 const PRESENCE_FLOOR: f32 = 0.15;
+/// A span feature is present where it contributes this much to a sentence, whose length is 1. Few fire on a sentence, and
+/// their valley would leave less than one.
+const SPAN_PRESENCE: f32 = 0.1;
 /// Words in more than this share of the samples say nothing about where a latent fires.
 const COMMON: f64 = 0.004;
 /// Longest name, in characters.
@@ -56,10 +60,7 @@ const KEPT_EXAMPLES: usize = 3;
 /// # Errors
 /// As [`crate::sae::Sae::load`], [`crate::Reader::load`]; [`crate::ErrorKind::Data`] for an input without text.
 pub fn label(options: &LabelOptions, progress: &dyn Progress) -> Result<Vec<LatentInfo>> {
-    let sae = match &options.dictionary {
-        Some(dir) => Sae::load(dir)?,
-        None => Sae::embedded_default()?,
-    };
+    let sae = Sae::open(options.dictionary.as_deref().unwrap_or(Path::new(crate::sae::DEFAULT)))?;
     let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
     let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
     let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;
@@ -87,7 +88,7 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
         .zip(&words)
         .zip(0..)
         .map(|((latent, words), i)| {
-            let namer = Namer { survey, latent, words, level: sae.level() };
+            let namer = Namer::new(survey, latent, words, sae.level());
             let density = latent.fires as f64 / survey.n_samples.max(1) as f64;
             let name = namer.name();
             let hidden = if latent.fires == 0 {
@@ -96,6 +97,8 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
                 Some("dense")
             } else if latent.documents.n() < MIN_DOCUMENTS {
                 Some("rare")
+            } else if is_template(&latent.examples) {
+                Some("template")
             } else {
                 name.hidden
             };
@@ -103,22 +106,45 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
             LatentInfo {
                 latent: i,
                 label: name.label,
+                description: String::new(),
                 label_source: "words".to_owned(),
                 label_score: name.score.map(|score| (score * 100.0).round() / 100.0),
+                detection: None,
+                evidence_version: None,
                 density: density as f32,
                 max_activation: round(latent.max),
-                presence_threshold: round(latent.documents.valley().max(PRESENCE_FLOOR)),
+                presence_threshold: match sae.level() {
+                    Level::Token => round(latent.documents.valley().max(PRESENCE_FLOOR)),
+                    Level::Span | Level::Document => SPAN_PRESENCE,
+                },
                 q50: round(latent.documents.quantile(0.5)),
                 q90: round(latent.documents.quantile(0.9)),
                 hidden: hidden.map(str::to_owned),
-                top_tokens: namer.top_words().take(8).map(str::to_owned).collect(),
+                top_tokens: namer.top_words().into_iter().take(8).map(|top| top.word.to_owned()).collect(),
                 top_words: namer.context_words().into_iter().take(8).map(|(word, _)| word).collect(),
-                examples: if keep_examples { namer.examples() } else { Vec::new() },
+                examples: latent
+                    .examples
+                    .iter()
+                    .take(if keep_examples { KEPT_EXAMPLES } else { 0 })
+                    .map(Example::marked)
+                    .collect(),
             }
         })
         .collect();
     distinguish(&mut latents);
     latents
+}
+
+/// Whether most of the strongest documents are nearly the same: the feature knows one text by heart (a template, a
+/// licence, a signature), and no property of texts.
+pub(crate) fn is_template(examples: &[Example]) -> bool {
+    let mut different: Vec<WordSet> = Vec::new();
+    for words in examples.iter().map(Example::word_set) {
+        if !different.iter().any(|other| other.is_nearly(&words)) {
+            different.push(words);
+        }
+    }
+    examples.len() as u64 >= MIN_DOCUMENTS && 2 * different.len() < examples.len()
 }
 
 /// Makes equal names differ, as far as the evidence goes: by the words around, then by number.
@@ -183,24 +209,38 @@ struct Name {
 }
 
 /// Names one latent.
-struct Namer<'a> {
+pub(crate) struct Namer<'a> {
     survey: &'a Survey,
     latent: &'a LatentSurvey,
     /// Words on which it is strong, by sum of activations.
     words: &'a [(&'a str, OnWord)],
     level: Level,
+    /// Words of each of its examples.
+    examples: Vec<Vec<String>>,
 }
 
 /// A word that may stand in a name.
-struct Candidate<'a> {
-    word: &'a str,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) word: &'a str,
     /// Share of the strong activations that are on it.
-    share: f64,
-    n: u32,
+    pub(crate) share: f64,
+    /// Strong activations on it.
+    pub(crate) n: u32,
 }
 
-impl Namer<'_> {
-    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
+impl<'a> Namer<'a> {
+    /// `words` are those of [`Survey::words_by_latent`].
+    pub(crate) fn new(
+        survey: &'a Survey,
+        latent: &'a LatentSurvey,
+        words: &'a [(&'a str, OnWord)],
+        level: Level,
+    ) -> Self {
+        Self { survey, latent, words, level, examples: latent.examples.iter().map(Example::words).collect() }
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'a>> {
         let total = self.latent.strong_sum.max(1e-9);
         self.words.iter().take(200).filter(|(word, _)| !word.is_empty()).map(move |&(word, on)| Candidate {
             word,
@@ -220,21 +260,21 @@ impl Namer<'_> {
         }
     }
 
-    /// Words of the latent, best first, one of each stem.
-    fn top_words(&self) -> impl Iterator<Item = &str> {
+    /// At most 16 words of the latent, best first, one of each stem.
+    pub(crate) fn top_words(&self) -> Vec<Candidate<'a>> {
         let mut candidates: Vec<Candidate<'_>> =
             self.candidates().filter(|c| c.n >= 2 || self.latent.places.n < 8).collect();
         candidates.sort_by(|a, b| self.weight(b).total_cmp(&self.weight(a)).then(a.word.cmp(b.word)));
-        let mut chosen: Vec<&str> = Vec::new();
+        let mut chosen: Vec<Candidate<'_>> = Vec::new();
         for candidate in candidates {
-            if !chosen.iter().any(|word| same_stem(word, candidate.word)) {
-                chosen.push(candidate.word);
+            if !chosen.iter().any(|other| same_stem(other.word, candidate.word)) {
+                chosen.push(candidate);
             }
             if chosen.len() == 16 {
                 break;
             }
         }
-        chosen.into_iter()
+        chosen
     }
 
     fn name(&self) -> Name {
@@ -323,13 +363,13 @@ impl Namer<'_> {
             return None;
         }
         let mut counts: HashMap<&[String], u32> = HashMap::new();
-        for example in examples {
+        for (example, words) in examples.iter().zip(&self.examples) {
             let mut seen: HashSet<&[String]> = HashSet::new();
             for n in 2..=4 {
                 let from = example.peak.start.saturating_sub(n);
-                let to = (example.peak.end + 1).min(example.words.len().saturating_sub(n - 1));
+                let to = (example.peak.end + 1).min(words.len().saturating_sub(n - 1));
                 for start in from..to {
-                    seen.insert(&example.words[start..start + n]);
+                    seen.insert(&words[start..start + n]);
                 }
             }
             seen.into_iter().for_each(|gram| *counts.entry(gram).or_default() += 1);
@@ -371,12 +411,12 @@ impl Namer<'_> {
         let examples = &self.latent.examples;
         let mut counts: HashMap<&str, u32> = HashMap::new();
         let mut length = 0;
-        for example in examples {
-            let around = example.words.iter().enumerate();
+        for (example, words) in examples.iter().zip(&self.examples) {
+            let around = words.iter().enumerate();
             let outside = |i: usize| self.level != Level::Token || !example.peak.contains(&i);
             let around: HashSet<&str> =
                 around.filter(|&(i, word)| outside(i) && is_word(word)).map(|(_, word)| word.as_str()).collect();
-            length += example.words.len();
+            length += words.len();
             around.into_iter().for_each(|word| *counts.entry(word).or_default() += 1);
         }
         let n = examples.len().max(1) as f64;
@@ -424,19 +464,6 @@ impl Namer<'_> {
         pieces.sort_by(|a, b| b.1.0.total_cmp(&a.1.0).then(a.0.cmp(&b.0)));
         let pieces: Vec<&str> = pieces.iter().take(LABEL_WORDS).map(|(piece, _)| piece.as_str()).collect();
         clip(&pieces.join(", "))
-    }
-
-    /// The strongest examples, the token in guillemets.
-    fn examples(&self) -> Vec<String> {
-        let mark = |example: &Example| {
-            let Example { text, token, .. } = example;
-            let marked = format!("{}«{}»{}", &text[..token.start], &text[token.clone()], &text[token.end..]);
-            marked.split_whitespace().collect::<Vec<_>>().join(" ")
-        };
-        let valid = |example: &&Example| {
-            example.text.is_char_boundary(example.token.start) && example.text.is_char_boundary(example.token.end)
-        };
-        self.latent.examples.iter().filter(valid).take(KEPT_EXAMPLES).map(mark).collect()
     }
 }
 

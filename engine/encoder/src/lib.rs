@@ -5,6 +5,7 @@
 //! embedding and its features, in one pass. The crate is apart from the engine because its loops are compiled at full
 //! optimisation in every profile, and because it compiles in seconds where a database takes minutes.
 
+pub mod detection;
 pub mod encode;
 pub mod error;
 pub mod evidence;

@@ -87,12 +87,13 @@ pub(super) fn stored_batch(
     for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
         let mut ids = ListBuilder::new(UInt32Builder::new());
         let mut activations = ListBuilder::new(Float16Builder::new());
-        let mut fvus = Float32Builder::new();
+        let (mut fvus, mut explained) = (Float32Builder::new(), Float32Builder::new());
         for document in encoded {
             let Ok(document) = document else {
                 ids.append_null();
                 activations.append_null();
                 fvus.append_null();
+                explained.append_null();
                 continue;
             };
             let features = document.features.get(at).ok_or_else(|| wrong("a dictionary is missing"))?;
@@ -103,11 +104,14 @@ pub(super) fn stored_batch(
             activations.values().append_slice(&features.activations);
             activations.append(true);
             // Without a token nothing is left unexplained or explained.
-            if features.fvu.is_nan() { fvus.append_null() } else { fvus.append_value(features.fvu) }
+            let number = |x: f32| (!x.is_nan()).then_some(x);
+            fvus.append_option(number(features.fvu));
+            explained.append_option(number(features.explained));
         }
         made.insert(schema::ids_column(dictionary), Arc::new(ids.finish()));
         made.insert(schema::activations_column(dictionary), Arc::new(activations.finish()));
         made.insert(schema::fvu_column(dictionary), Arc::new(fvus.finish()));
+        made.insert(schema::explained_column(dictionary), Arc::new(explained.finish()));
     }
     let column = |field: &Arc<arrow::datatypes::Field>| {
         made.get(field.name())

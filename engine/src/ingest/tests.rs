@@ -47,6 +47,7 @@ impl Encode for WordLengths {
                 latents: lengths.keys().copied().collect(),
                 activations: lengths.values().copied().collect(),
                 fvu: if lengths.is_empty() { f32::NAN } else { 0.25 },
+                explained: if lengths.is_empty() { f32::NAN } else { 0.75 },
             };
             EncodedDocument {
                 embedding: vec![f16::ONE; testing::WIDTH],
@@ -737,8 +738,8 @@ async fn many_small_commits_end_as_one_fragment() {
     assert_eq!(word_hits(&store, "number4000"), ["4000"]);
 }
 
-/// Writes the database of `migrations/fixtures/v1`, which `tests/tests/upgrade.rs` opens. Run once per layout version, by
-/// the program that introduces it: `cargo test -p saequel-engine --lib write_fixture -- --ignored`.
+/// Writes the database of `migrations/fixtures/v<current>` from `letters.jsonl` there; `tests/tests/upgrade.rs` opens it.
+/// Run once per layout version, by the program that introduces it: `cargo test -p saequel-engine --lib write_fixture -- --ignored`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes into the source tree; run when the layout version changes"]
 async fn write_fixture() {

@@ -201,10 +201,12 @@ impl Engine {
                 }
             } else if info.key.as_deref() == Some(column) {
                 "key".to_owned()
-            } else if let Some(found) = dictionary(sql::FEATURES) {
-                format!("features of {found}")
+            } else if column == sql::FEATURES {
+                format!("features of {}", info.dictionaries.join(", "))
             } else if let Some(found) = dictionary(sql::FVU) {
                 format!("share of variance that {found} leaves unexplained")
+            } else if let Some(found) = dictionary(sql::EXPLAINED) {
+                format!("share of the text that features of {found} name")
             } else if column == sql::N_TOKENS {
                 "tokens read".to_owned()
             } else if column == sql::N_SPANS {
@@ -253,6 +255,9 @@ impl Engine {
         let mut row = |property: &str, value: String| rows.push((property.to_owned(), value));
         row("feature_id", id.to_string());
         row("label", label.clone());
+        if !feature.description.is_empty() {
+            row("description", feature.description.clone());
+        }
         row("label_source", label_source.clone());
         if let Some(score) = label_score {
             row("label_score", format!("{score:.3}"));
@@ -268,6 +273,9 @@ impl Engine {
         row("q50", format!("{q50:.3}"));
         row("q90", format!("{q90:.3}"));
         let detail = picture.catalog.feature_detail(id);
+        if let Some(detection) = detail.and_then(|detail| detail.detection) {
+            row("detection", format!("{detection:.3}"));
+        }
         if let Some(detail) = detail {
             row("presence_threshold", format!("{:.3}", detail.presence_threshold));
         }

@@ -104,6 +104,7 @@ fn feature_row(first_id: u32, latent: &LatentInfo) -> FeatureRow {
         id: first_id + latent.latent,
         dictionary: 0,
         label: latent.label.clone(),
+        description: latent.description.clone(),
         label_source: latent.label_source.clone(),
         label_score: latent.label_score,
         density: latent.density,
@@ -115,6 +116,8 @@ fn feature_row(first_id: u32, latent: &LatentInfo) -> FeatureRow {
         top_words: latent.top_words.clone(),
     };
     let detail = FeatureDetail {
+        detection: latent.detection,
+        evidence_version: latent.evidence_version,
         presence_threshold: latent.presence_threshold,
         hidden_because: latent.hidden.clone(),
         examples: latent.examples.clone(),

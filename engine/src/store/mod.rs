@@ -40,7 +40,7 @@ pub(crate) use corpus::NewCorpus;
 pub(crate) use errors::from_lance;
 pub(crate) use lock::WriteGuard;
 pub(crate) use snapshot::{AsOf, Snapshot};
-pub(crate) use state::CorpusRow;
+pub(crate) use state::{CorpusRow, FeatureRow};
 
 use crate::catalog::{Catalog, CorpusInfo};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};

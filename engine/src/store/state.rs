@@ -1,4 +1,4 @@
-//! The catalog's content as one value, and its way to and from the tables of layout version 1.
+//! The catalog's content as one value, and its way to and from the tables of layout version 2.
 //!
 //! | table | rows | columns |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | `corpora` | one per corpus | `name`, `text_columns`, `key`, `dictionaries`, `created_micros` |
 //! | `readers` | one per reader | `name`, `n_layers`, `width`, `context`, `sha256` |
 //! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros` |
-//! | `features` | one per feature | `id`, `label`, `label_source`, `label_score`, `density`, `max_activation`, `presence_threshold`, `q50`, `q90`, `hidden`, `top_tokens`, `top_words`, `examples` |
+//! | `features` | one per feature | `id`, `label`, `label_source`, `label_score`, `description`, `detection`, `evidence_version`, `density`, `max_activation`, `presence_threshold`, `q50`, `q90`, `hidden`, `top_tokens`, `top_words`, `examples` |
 //! | `concepts` | one per member | `name`, `feature_id`, `weight` |
 //! | `jobs` | one per job | `id`, `kind`, `subject`, `state`, `detail`, `started_micros`, `finished_micros` |
 //!
@@ -127,6 +127,9 @@ impl State {
             ("label", strings(rows().map(|f| f.label.as_str()))),
             ("label_source", strings(rows().map(|f| f.label_source.as_str()))),
             ("label_score", float32s(rows().map(|f| f.label_score))),
+            ("description", strings(rows().map(|f| f.description.as_str()))),
+            ("detection", float32s(details().map(|d| d.detection))),
+            ("evidence_version", Arc::new(details().map(|d| d.evidence_version).collect::<UInt32Array>())),
             ("density", float32s(rows().map(|f| Some(f.density)))),
             ("max_activation", float32s(rows().map(|f| Some(f.max_activation)))),
             ("presence_threshold", float32s(details().map(|d| Some(d.presence_threshold)))),
@@ -240,6 +243,8 @@ fn features(table: &Table) -> Result<Vec<FeatureRow>> {
     let id = table.numbers::<UInt32Type>("id")?;
     let (label, source, hidden) = (table.strings("label")?, table.strings("label_source")?, table.strings("hidden")?);
     let score = table.numbers::<Float32Type>("label_score")?;
+    let (description, detection) = (table.strings("description")?, table.numbers::<Float32Type>("detection")?);
+    let evidence_version = table.numbers::<UInt32Type>("evidence_version")?;
     let density = table.numbers::<Float32Type>("density")?;
     let max_activation = table.numbers::<Float32Type>("max_activation")?;
     let threshold = table.numbers::<Float32Type>("presence_threshold")?;
@@ -250,6 +255,7 @@ fn features(table: &Table) -> Result<Vec<FeatureRow>> {
             dictionary: 0,
             label: label.value(row).to_owned(),
             label_source: source.value(row).to_owned(),
+            description: description.value(row).to_owned(),
             label_score: score.is_valid(row).then(|| score.value(row)),
             density: density.value(row),
             max_activation: max_activation.value(row),
@@ -260,6 +266,8 @@ fn features(table: &Table) -> Result<Vec<FeatureRow>> {
             top_words: table.string_list("top_words", row)?,
         };
         let detail = FeatureDetail {
+            detection: detection.is_valid(row).then(|| detection.value(row)),
+            evidence_version: evidence_version.is_valid(row).then(|| evidence_version.value(row)),
             presence_threshold: threshold.value(row),
             hidden_because: optional(hidden, row),
             examples: table.string_list("examples", row)?,

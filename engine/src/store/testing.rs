@@ -48,6 +48,9 @@ pub(crate) fn dictionary(name: &str, labels: &[&str]) -> NewDictionary<'static> 
         label: (*label).to_owned(),
         label_source: "words".to_owned(),
         label_score: Some(0.5),
+        description: format!("fires on {label}"),
+        detection: Some(0.75),
+        evidence_version: Some(1),
         density: 0.01,
         max_activation: 8.0,
         presence_threshold: 0.5,
@@ -111,6 +114,7 @@ pub(crate) fn batch(schema: &SchemaRef, dictionary: &str, docs: &[Doc]) -> Recor
     columns.insert(schema::ids_column(dictionary), Arc::new(ids.finish()));
     columns.insert(schema::activations_column(dictionary), Arc::new(activations.finish()));
     columns.insert(schema::fvu_column(dictionary), Arc::new(Float32Array::from(vec![0.2; docs.len()])));
+    columns.insert(schema::explained_column(dictionary), Arc::new(Float32Array::from(vec![0.7; docs.len()])));
     let mut column = |field: &Arc<Field>| {
         columns.remove(field.name()).unwrap_or_else(|| new_null_array(field.data_type(), docs.len()))
     };

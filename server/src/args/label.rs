@@ -15,7 +15,7 @@ on where it was, and the same question is never paid for twice. docs/labels.md h
 
 Examples:
   saequel label --evidence evidence.jsonl --endpoint http://localhost:11434/v1 --model qwen3:8b --dry-run
-  saequel label 1208 659 --evidence evidence.jsonl --endpoint http://localhost:8080/v1 --model local --yes
+  saequel label 3691 2033 --evidence evidence.jsonl --endpoint http://localhost:8080/v1 --model local --yes
   saequel label --evidence evidence.jsonl --endpoint https://api.openai.com/v1 --api-key-env OPENAI_API_KEY \\
       --model gpt-4.1-mini --price-in 0.40 --price-out 1.60 --max-cost 2
   saequel label --only shown --evidence evidence.jsonl --endpoint http://localhost:8080/v1 --model local \\

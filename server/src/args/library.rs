@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use saequel_engine::sae::Level;
 
 use super::{Answer, Rows};
@@ -10,8 +10,9 @@ use super::{Answer, Rows};
 pub(super) const FEATURES_EXAMPLES: &str = "\
 Examples:
   saequel features search sorry
-  saequel features show 1208 --corpus answers
-  saequel features rename 1208 \"says sorry\"
+  saequel features show 3691 --corpus answers
+  saequel features rename 3691 \"says sorry\"
+  saequel features evidence 3691 --corpus answers --format table
   saequel features export-labels --output labels.csv
   saequel features import-labels labels.csv";
 
@@ -19,6 +20,8 @@ pub(super) const SAE_EXAMPLES: &str = "\
 Examples:
   saequel sae train --input texts.parquet --layer 4 --level span --output my-sae
   saequel sae eval my-sae --input other-texts.parquet
+  saequel features evidence --dictionary my-sae --work my-sae.work --output evidence.jsonl
+  saequel sae detect my-sae --evidence evidence.jsonl --write
   saequel sae import my-sae --db saequel.db
   saequel sae list";
 
@@ -27,6 +30,27 @@ Examples:
   saequel model list
   saequel model fetch                                      while there is a network
   saequel model verify";
+
+const EVIDENCE_EXAMPLES: &str = "\
+Contexts come from one of three places: files (--input), a corpus (--corpus), or the hidden states that a training left
+(--work), which need no reading. A feature's contexts are of different documents, its token (or sentence) in «guillemets»:
+  strongest  among the strongest that were seen        contrast  it does not fire, though the text is similar
+  middle     present, drawn at random                  other     it does not fire; random, only for testing
+  weak       it fires, but too faintly to be present
+Contexts for finding a label (split label) and for testing it (split test) are kept apart.
+
+Examples:
+  saequel features evidence 3691 --corpus answers --format table
+  saequel features evidence --input texts.parquet --tokens 2000000 --output evidence.jsonl
+  saequel features evidence 17 --dictionary my-sae --work my-sae.work";
+
+const DETECT_HELP: &str = "\
+Label and description are compared with test contexts by the reader's embedding. The score (AUROC) is the probability that
+a context in which the feature is present is nearer to the label than a random other one: 0.5 is chance, 1 is perfect.
+
+Examples:
+  saequel sae detect my-sae --evidence evidence.jsonl
+  saequel sae detect my-sae --evidence evidence.jsonl --write     keep the scores in features.jsonl";
 
 /// `features`
 #[derive(Debug, Subcommand)]
@@ -66,12 +90,16 @@ pub(crate) enum FeaturesCommand {
         /// The new label
         label: String,
     },
-    /// Write all labels: feature_id, label and what they rest on
+    /// Show what features do: contexts in which they fire, and others, to find labels and to test them
+    #[command(after_help = EVIDENCE_EXAMPLES)]
+    Evidence(EvidenceArgs),
+    /// Write all labels: feature_id, label, description, detection and what they rest on
     ExportLabels {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Take labels from a CSV, TSV or JSONL file with columns feature_id and label
+    /// Take labels from a CSV, TSV or JSONL file with columns feature_id and label, and description and detection if there
+    /// are any
     ImportLabels {
         /// The file
         file: PathBuf,
@@ -79,6 +107,45 @@ pub(crate) enum FeaturesCommand {
         #[arg(long, default_value = "imported")]
         source: String,
     },
+}
+
+/// `features evidence`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["input", "corpus", "work"]))]
+pub(crate) struct EvidenceArgs {
+    /// Numbers or labels [default: all that are not hidden]
+    #[arg(value_name = "FEATURE")]
+    pub(crate) features: Vec<String>,
+    /// Name of a dictionary of the database, or a folder [default: the features', else the corpus's, else the shipped one]
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) dictionary: Option<String>,
+    /// Read files: Parquet, JSONL, or plain text (one document each)
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub(crate) input: Vec<PathBuf>,
+    /// Column of the files with the text
+    #[arg(long, default_value = "text", value_name = "COLUMN")]
+    pub(crate) text: String,
+    /// Read the stored texts of a corpus, the first ones first
+    #[arg(long, value_name = "NAME")]
+    pub(crate) corpus: Option<String>,
+    /// Use the hidden states in this folder, the --work of `sae train`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work: Option<PathBuf>,
+    /// Tokens to read; 0: all
+    #[arg(long, default_value_t = 4_000_000)]
+    pub(crate) tokens: u64,
+    /// Also features that are hidden as uninformative
+    #[arg(long)]
+    pub(crate) hidden: bool,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// jsonl: one feature a line, for programs; table: for people
+    #[arg(long, default_value = "jsonl", value_parser = ["jsonl", "table"])]
+    pub(crate) format: String,
+    /// Write to this file, which appears when it is complete [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// `sae`
@@ -100,6 +167,9 @@ pub(crate) enum SaeCommand {
     },
     /// Make new labels for a dictionary from texts
     Label(LabelArgs),
+    /// Measure how well a dictionary's labels tell where its features fire
+    #[command(after_help = DETECT_HELP)]
+    Detect(DetectArgs),
 }
 
 /// Texts to read.
@@ -212,6 +282,21 @@ pub(crate) struct LabelArgs {
     /// Keep no pieces of the texts as examples
     #[arg(long)]
     pub(crate) no_examples: bool,
+}
+
+/// `sae detect`
+#[derive(Debug, Args)]
+pub(crate) struct DetectArgs {
+    /// Folder of the dictionary
+    pub(crate) dir: PathBuf,
+    /// Contexts to test on, from `saequel features evidence`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) evidence: PathBuf,
+    /// Keep the scores in the dictionary's features.jsonl
+    #[arg(long)]
+    pub(crate) write: bool,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
 }
 
 /// `model`

@@ -2,6 +2,7 @@
 
 mod analyses;
 mod demo;
+mod evidence;
 mod features;
 mod import;
 mod label;

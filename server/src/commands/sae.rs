@@ -44,6 +44,7 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
             say!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name())
         }
         SaeCommand::Label(args) => relabel(args, context).await,
+        SaeCommand::Detect(args) => super::evidence::detect(args, context).await,
     }
 }
 

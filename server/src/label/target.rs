@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use saequel_engine::evidence::FeatureEvidence;
 use saequel_engine::sae::LatentInfo;
-use saequel_engine::{Engine, ErrorKind, FeatureRef, Sae};
+use saequel_engine::{Engine, ErrorKind, FeatureRef, NewLabel, Sae};
 
 use super::work::Named;
 use crate::context::Context;
@@ -197,22 +197,28 @@ impl Target {
         match self {
             Self::Evidence => Ok(0),
             Self::Database(engine) => {
-                // Descriptions and the version of the evidence go in here as soon as `import_labels` takes them.
-                let label = |(job, named): &(Job, Named)| Some((job.feature_id?, named.label.label.clone()));
-                let labels: Vec<(u32, String)> = named.iter().filter_map(label).collect();
+                let label = |(job, named): &(Job, Named)| {
+                    Some(NewLabel {
+                        description: Some(named.label.description.clone()),
+                        evidence_version: Some(job.evidence.version),
+                        ..NewLabel::new(job.feature_id?, named.label.label.clone())
+                    })
+                };
+                let labels: Vec<NewLabel> = named.iter().filter_map(label).collect();
                 Ok(engine.import_labels(&labels, source).await?)
             }
             Self::Folder { dir, .. } => {
                 let sae = Sae::load(dir)?;
-                let by_latent: BTreeMap<u32, &Named> =
-                    named.iter().map(|(job, named)| (job.evidence.latent, named)).collect();
+                let by_latent: BTreeMap<u32, &(Job, Named)> =
+                    named.iter().map(|named| (named.0.evidence.latent, named)).collect();
                 let mut latents = sae.latents().to_vec();
                 let mut n_changed = 0;
                 for latent in &mut latents {
-                    let Some(named) = by_latent.get(&latent.latent) else { continue };
+                    let Some((job, named)) = by_latent.get(&latent.latent) else { continue };
                     n_changed += u64::from(latent.label != named.label.label || latent.label_source != source);
-                    // The description goes in here as soon as `LatentInfo` has a place for it.
                     latent.label.clone_from(&named.label.label);
+                    latent.description.clone_from(&named.label.description);
+                    (latent.detection, latent.evidence_version) = (None, Some(job.evidence.version));
                     source.clone_into(&mut latent.label_source);
                     latent.label_score = named.detection.map(|detection| detection.balanced_accuracy);
                 }

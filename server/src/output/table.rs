@@ -20,7 +20,7 @@ const NARROWEST_TEXT: usize = 16;
 /// A text column in a result without a total width.
 const WIDEST_TEXT: usize = 60;
 /// Columns that are left out first, in this order.
-const LESSER_COLUMNS: [&str; 16] = [
+const LESSER_COLUMNS: [&str; 17] = [
     "odds_ratio",
     "log_odds",
     "ci_low",
@@ -35,6 +35,7 @@ const LESSER_COLUMNS: [&str; 16] = [
     "docs_b",
     "n_spans",
     "fvu",
+    "explained",
     "n_tokens",
     "also_in_words",
 ];

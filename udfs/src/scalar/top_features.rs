@@ -157,6 +157,7 @@ mod tests {
             id,
             dictionary,
             label: format!("f{id}"),
+            description: String::new(),
             label_source: String::new(),
             label_score: None,
             density: 0.0,

@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use super::echoes::Echoes;
 use crate::SharedSource;
 use crate::args::Arguments;
-use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::catalog::{FeatureCatalog, FeatureSelection, Level};
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, LabelEmbeddings};
 use crate::features::{FeatureId, IdsView};
@@ -63,7 +63,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
                         compared",
         ),
         ("echoes", "keep pairs that the same token fires; default false"),
-        ("include_hidden, dictionary, level", "which features; see `diff`"),
+        (
+            "include_hidden, dictionary, level",
+            "which features; see `diff`. By default those of sentences (span), if the database has any, since the \
+                    pairs of words that stand together are known; `level => 'all'` takes all",
+        ),
         ("limit", "rows at most; default 1000"),
     ],
     example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
@@ -115,7 +119,7 @@ impl TableFunctionImpl for Correlate {
                 unexpected if unexpected.is_given() => Some(unexpected.number_between(-1.0, 1.0, 1.0)?),
                 _ => None,
             },
-            selection: FeatureSelection::from_args(&mut args)?,
+            selection: FeatureSelection::from_args_preferring(&mut args, Level::Span)?,
             limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
             block_bytes: BLOCK_BYTES,
         };

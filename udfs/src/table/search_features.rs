@@ -1,8 +1,8 @@
 //! `search_features(query, k)`: features by what they mean and by the words they fire on.
 //!
-//! Two likenesses, both 0 to 1: *meaning*, the cosine of the embeddings of query and label, and *words*, the share of
-//! the query's words that are in the label or (counting less the further down the list) among the feature's strongest
-//! tokens and words. `score = 1 - (1 - meaning) (1 - words)`: either is enough.
+//! Two likenesses, both 0 to 1: *meaning*, the cosine of the embeddings of query and label (with its description), and
+//! *words*, the share of the query's words that are in the label or (counting less, the further down the list the less)
+//! in the description or among the feature's strongest tokens and words. `score = 1 - (1 - meaning) (1 - words)`: either is enough.
 //!
 //! ```sql
 //! SELECT feature_id, label, score FROM search_features('apology', 5);
@@ -56,9 +56,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
     name: "search_features",
     kind: Kind::Table,
     syntax: "search_features(query [, k])",
-    text: "Features found by what they mean (`meaning`: cosine of the embeddings of query and label) and by words \
-           (`words`: share of the query's words that are in the label, or, counting less, among the tokens and words on \
-           which the feature is strongest); `score` is high if either is. Best first.",
+    text: "Features found by what they mean (`meaning`: cosine of the embeddings of query and label, with its \
+           description) and by words (`words`: share of the query's words that are in the label, or, counting less, in \
+           the description or among the tokens and words on which the feature is strongest); `score` is high if either is. Best first.",
     arguments: &[
         ("query", "what to look for"),
         ("k", "how many; default 20"),
@@ -179,20 +179,23 @@ impl Computation for Search {
     }
 }
 
-/// Share of the query's words, 0 to 1, that the label has (counting 1 each), or that are among the strongest tokens or
-/// words (0.8 for the first, falling to 0.4 for the tenth and further ones).
+/// Share of the query's words, 0 to 1, that the label has (counting 1 each), that the description has (0.9), or that are
+/// among the strongest tokens or words (0.8 for the first, falling to 0.4 for the tenth and further ones).
 fn word_likeness(query: &[String], feature: &Feature) -> f32 {
     if query.is_empty() {
         return 0.0;
     }
-    let in_label = |word: &String| words(&feature.label).any(|other| other == *word);
+    let has = |text: &str, word: &String| words(text).any(|other| other == *word);
     let in_list = |word: &String, list: &[String]| {
         let rank = list.iter().position(|entry| words(entry).any(|other| other == *word))?;
         Some(0.8 - 0.4 * rank.min(10) as f32 / 10.0)
     };
     let one = |word: &String| {
-        if in_label(word) {
+        if has(&feature.label, word) {
             return 1.0;
+        }
+        if has(&feature.description, word) {
+            return 0.9;
         }
         let lists = [&feature.top_tokens, &feature.top_words];
         lists.into_iter().filter_map(|list| in_list(word, list)).fold(0.0, f32::max)

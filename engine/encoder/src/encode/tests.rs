@@ -10,7 +10,9 @@ use crate::progress::Silent;
 static ENCODER: LazyLock<Mutex<Encoder>> = LazyLock::new(|| {
     let options = ReaderOptions { threads: 2, ..ReaderOptions::default() };
     let reader = Reader::load(crate::reader::DEFAULT_READER, &options, &Silent).unwrap();
-    Mutex::new(Encoder::new(Arc::new(reader), vec![Arc::new(Sae::embedded_default().unwrap())]).unwrap())
+    Mutex::new(
+        Encoder::new(Arc::new(reader), vec![Arc::new(Sae::open(crate::sae::DEFAULT.as_ref()).unwrap())]).unwrap(),
+    )
 });
 
 fn encoder() -> Encoder {
@@ -65,6 +67,7 @@ fn features_say_what_texts_are_about() {
         let labels = labels(&encoder, document);
         assert!(labels.iter().take(10).any(|label| label.contains(word)), "{word} is not in {labels:?}");
         assert!(document.features[0].fvu < 0.5);
+        assert!((0.3..=1.0).contains(&document.features[0].explained), "{}", document.features[0].explained);
     }
 }
 
@@ -79,13 +82,13 @@ fn a_text_gives_the_same_alone_and_in_any_batch() {
         let alone = encoder.encode(&[text]).unwrap().remove(0);
         let ids = |document: &EncodedDocument| document.features[0].latents.clone();
         assert_eq!(ids(&alone), ids(document), "{:?}", &text[..text.len().min(20)]);
-        assert!(ids(document).len() <= MAX_FEATURES && ids(document).is_sorted());
+        assert!(ids(document).len() <= max_features(Level::Token) && ids(document).is_sorted());
         assert_eq!((alone.n_tokens, alone.n_spans), (document.n_tokens, document.n_spans));
         let length: f32 = document.embedding.iter().map(|value| value.to_f32().powi(2)).sum();
         assert!((length - 1.0).abs() < 0.01);
     }
     assert!(together[0].n_tokens == 0 && together[0].features[0].latents.is_empty());
-    assert!(together[0].features[0].fvu.is_nan());
+    assert!(together[0].features[0].fvu.is_nan() && together[0].features[0].explained.is_nan());
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn tokens_cover_the_text_and_their_maximum_is_the_document() {
 #[test]
 fn a_dictionary_of_another_reader_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    Sae::embedded_default().unwrap().save(dir.path()).unwrap();
+    Sae::open(crate::sae::DEFAULT.as_ref()).unwrap().save(dir.path()).unwrap();
     let json = std::fs::read_to_string(dir.path().join("sae.json")).unwrap();
     std::fs::write(dir.path().join("sae.json"), json.replace("all-MiniLM-L6-v2", "other")).unwrap();
     let other = Sae::load(dir.path()).unwrap();

@@ -20,6 +20,26 @@ const FEATURES: &str = "features.jsonl";
 /// Version of the layout of the three files.
 const FORMAT: u32 = 1;
 
+/// A dictionary that is built in: its name and its three files.
+type Shipped = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
+
+macro_rules! shipped {
+    ($($name:literal),+ $(,)?) => {
+        &[$((
+            $name,
+            include_bytes!(concat!("../../dictionaries/", $name, "/sae.json")),
+            include_bytes!(concat!("../../dictionaries/", $name, "/sae.safetensors")),
+            include_bytes!(concat!("../../dictionaries/", $name, "/features.jsonl")),
+        )),+]
+    };
+}
+
+/// See [`Sae::shipped`].
+const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096", "minilm-l4-span-2048"];
+
+/// The dictionary that commands take if none is named.
+pub const DEFAULT: &str = SHIPPED[0].0;
+
 /// What `sae.json` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -68,17 +88,28 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Sae {
-    /// The dictionary that is shipped with saequel, embedded in the program.
+    /// The dictionaries that are built into the program, the one that commands take by default first.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] if the build is damaged.
-    pub fn embedded_default() -> Result<Self> {
-        Self::from_files(
-            "embedded dictionary",
-            include_bytes!("../../dictionaries/minilm-l4-token-4096/sae.json"),
-            include_bytes!("../../dictionaries/minilm-l4-token-4096/sae.safetensors"),
-            include_bytes!("../../dictionaries/minilm-l4-token-4096/features.jsonl"),
-        )
+    pub fn shipped() -> Result<Vec<Self>> {
+        SHIPPED
+            .iter()
+            .map(|&(name, json, tensors, features)| {
+                Self::from_files(&format!("built-in dictionary {name}"), json, tensors, features)
+            })
+            .collect()
+    }
+
+    /// A dictionary by the name of one that is built in, or by its folder.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn open(name_or_dir: &Path) -> Result<Self> {
+        match SHIPPED.iter().find(|(name, ..)| Path::new(name) == name_or_dir && !name_or_dir.exists()) {
+            Some(&(name, json, tensors, features)) => Self::from_files(name, json, tensors, features),
+            None => Self::load(name_or_dir),
+        }
     }
 
     /// Loads an artifact folder (`sae.json`, `sae.safetensors`, `features.jsonl`).

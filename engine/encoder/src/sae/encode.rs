@@ -40,6 +40,17 @@ impl SparseRows {
         }
     }
 
+    /// Adds a row of latents (ascending) and activations.
+    #[cfg(test)]
+    pub(crate) fn push(&mut self, row: &[(u32, f32)]) {
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
+        }
+        self.latents.extend(row.iter().map(|&(latent, _)| latent));
+        self.activations.extend(row.iter().map(|&(_, activation)| activation));
+        self.offsets.push(self.latents.len());
+    }
+
     fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);

@@ -1,6 +1,6 @@
 //! How well a dictionary reconstructs texts it was not trained on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Sae;
@@ -57,10 +57,7 @@ pub struct EvalReport {
 /// As [`super::Sae::load`], [`crate::Reader::load`]; [`crate::ErrorKind::Data`] for an input without text.
 pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalReport> {
     let started = Instant::now();
-    let sae = match &options.dictionary {
-        Some(dir) => Sae::load(dir)?,
-        None => Sae::embedded_default()?,
-    };
+    let sae = Sae::open(options.dictionary.as_deref().unwrap_or(Path::new(crate::sae::DEFAULT)))?;
     let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
     let mut source = TextSource::open(&options.input, &options.text_column, Survey::TURN)?;
     let survey = Survey::of_texts(&sae, &reader, &mut source, options.tokens, progress)?;

@@ -157,6 +157,52 @@ pub(crate) fn harvest(
     Ok(harvest)
 }
 
+impl Harvest {
+    /// Opens the folder that a harvest left, for a dictionary over `hook` of `reader`: its first units, up to `tokens`
+    /// tokens unless that is 0, that keep states of the hook point.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no harvest, [`ErrorKind::Query`] if it is of another reader or hook point,
+    /// [`ErrorKind::Corrupt`].
+    pub(crate) fn open(dir: &Path, reader: &str, hook: Hook, tokens: u64) -> Result<Self> {
+        let path = dir.join("harvest.json");
+        let bytes = fs::read(&path).map_err(|error| {
+            let message = format!("{} holds no hidden states: there is no harvest.json", dir.display());
+            Error::new(ErrorKind::NotFound, message).with_source(error)
+        })?;
+        let recipe: Recipe = serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error.into()))?;
+        if recipe.reader != reader || !recipe.hooks.contains(&hook) {
+            let there: Vec<String> = recipe.hooks.iter().map(|hook| hook.tensor()).collect();
+            let message = format!(
+                "{} holds hidden states of {} at {}, but the dictionary reads those of {reader} at {}",
+                dir.display(),
+                recipe.reader,
+                there.join(", "),
+                hook.tensor()
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        let mut harvest = Self { units: Vec::new(), n_tokens: 0 };
+        while tokens == 0 || harvest.n_tokens < tokens {
+            let path = dir.join(format!("unit-{:05}.safetensors", harvest.units.len()));
+            if !path.exists() {
+                break;
+            }
+            let unit = Unit::open(&path)?;
+            if unit.n_samples(hook) == 0 {
+                break;
+            }
+            harvest.n_tokens += unit.n_tokens() as u64;
+            harvest.units.push(path);
+        }
+        if harvest.n_tokens == 0 {
+            let message = format!("{} holds no hidden states of {} yet", dir.display(), hook.tensor());
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        Ok(harvest)
+    }
+}
+
 fn to_f16(values: &[f32]) -> Vec<f16> {
     let mut out = vec![f16::ZERO; values.len()];
     out.convert_from_f32_slice(values);

@@ -6,10 +6,12 @@
 
 mod artifact;
 mod checkpoint;
+pub(crate) mod context;
 pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
-mod random;
+mod neighbours;
+pub(crate) mod random;
 mod samples;
 pub(crate) mod survey;
 pub(crate) mod texts;
@@ -19,7 +21,8 @@ mod trainer;
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use artifact::Spec;
+pub use artifact::DEFAULT;
+pub(crate) use artifact::{Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
 pub use train::{TrainOptions, TrainReport, train};
@@ -45,10 +48,19 @@ pub struct LatentInfo {
     pub latent: u32,
     /// Short readable name; unique within the dictionary where possible.
     pub label: String,
+    /// One sentence that says more; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
     /// `words`, `user`, `imported`, ...
     pub label_source: String,
     /// How well the label predicts the feature, if measured.
     pub label_score: Option<f32>,
+    /// How well label and description tell its contexts from others: see [`crate::detection`]; absent if not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<f32>,
+    /// [`crate::evidence::EVIDENCE_VERSION`] of the contexts that the label or its detection rests on, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_version: Option<u32>,
     /// Share of training tokens (or spans) on which it fires.
     pub density: f32,
     /// Strongest activation in training.
@@ -59,7 +71,7 @@ pub struct LatentInfo {
     pub q50: f32,
     /// 90th percentile of the same.
     pub q90: f32,
-    /// Hidden from users unless they ask, and why (`dense`, `sub-word`, `dead`, ...).
+    /// Hidden from users unless they ask, and why (`dense`, `sub-word`, `template`, `dead`, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<String>,
     /// Strongest tokens, best first.

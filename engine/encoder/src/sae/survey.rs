@@ -8,7 +8,9 @@ use crate::level::Level;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::context::{EncodedText, Example, Excerpt, Words};
 use super::harvest::{DOCS_PER_UNIT, Harvest, Hook, Unit, UnitText, span_means};
+use super::random::Random;
 use super::texts::TextSource;
 use super::{EncodeScratch, Sae, SparseRows};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,8 +25,12 @@ const FIRST_SAMPLES: usize = 400_000;
 const MAX_WORDS: usize = 400_000;
 /// Pairs of latent and word; beyond this, those seen once are forgotten.
 const MAX_PAIRS: usize = 6_000_000;
-/// Words on either side of the strongest one that an example shows.
-const CONTEXT_WORDS: usize = 12;
+/// Documents of a random sample in which a latent is present, and of one in which it fires below its presence threshold.
+/// With [`EXAMPLES`] that is 30 KB a latent: 0.5 GB for 16,384.
+const MIDDLE: usize = 32;
+const WEAK: usize = 12;
+/// Documents of which a random excerpt is kept: 60 MB with 16 latents a token.
+const EXCERPTS: usize = 4096;
 
 /// Counts of positive values in bins of 6 % width.
 #[derive(Debug, Clone)]
@@ -99,20 +105,45 @@ impl Histogram {
     }
 }
 
-/// A place where a latent fires strongly.
+/// A random sample of at most a given number of things: those with the smallest keys, where keys are random numbers. It
+/// depends on the keys alone, not on the order in which things come.
 #[derive(Debug, Clone)]
-pub(crate) struct Example {
-    pub(crate) activation: f32,
-    /// Text around it.
-    pub(crate) text: String,
-    /// Lower-case words of `text`.
-    pub(crate) words: Vec<String>,
-    /// Position in `words` of the word that fires; for a span, of all its words.
-    pub(crate) peak: Range<usize>,
-    /// The firing token (or span) in `text`, in bytes.
-    pub(crate) token: Range<usize>,
-    /// Whether the token is only a part of its word.
-    pub(crate) is_piece: bool,
+pub(crate) struct Sample<T>(Vec<(u64, T)>);
+
+impl<T> Default for Sample<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Sample<T> {
+    /// Makes a thing and takes it into the sample of `n`, if its key is small enough.
+    fn offer(&mut self, n: usize, key: u64, make: impl FnOnce() -> Option<T>) {
+        if (self.0.len() < n || self.0.last().is_some_and(|(largest, _)| key < *largest))
+            && let Some(thing) = make()
+        {
+            self.0.insert(self.0.partition_point(|(other, _)| *other < key), (key, thing));
+            self.0.truncate(n);
+        }
+    }
+
+    /// The things, in random order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|(_, thing)| thing)
+    }
+}
+
+/// Random samples that are drawn beside the strongest examples.
+struct Sampling {
+    seed: u64,
+    excerpts: Sample<Excerpt>,
+}
+
+impl Sampling {
+    /// Random numbers for one document and one purpose (a latent, or something beyond all latents).
+    fn random(&self, document: u32, purpose: u32) -> Random {
+        Random::new(self.seed, u64::from(document) << 32 | u64::from(purpose))
+    }
 }
 
 /// Where in the text strong activations stand.
@@ -148,6 +179,10 @@ pub(crate) struct LatentSurvey {
     pub(crate) places: Places,
     /// Strongest first, one a document.
     pub(crate) examples: Vec<Example>,
+    /// Random documents in which it is present, the strongest place of each; only with [`Survey::sampling`].
+    pub(crate) middle: Sample<Example>,
+    /// Likewise, of documents in which it fires, but below its presence threshold.
+    pub(crate) weak: Sample<Example>,
 }
 
 /// Strong activations of a latent on a word.
@@ -179,12 +214,7 @@ pub(crate) struct Survey {
     waiting_samples: usize,
     /// Per document: largest activation so far and its sample.
     maxima: Vec<(f32, u32)>,
-}
-
-/// A text with the activations of its samples (tokens or spans).
-struct EncodedText {
-    text: UnitText,
-    rows: SparseRows,
+    sampling: Option<Sampling>,
 }
 
 /// Rows of one block, and how well they are reconstructed.
@@ -217,13 +247,20 @@ impl Survey {
             waiting: Vec::new(),
             waiting_samples: 0,
             maxima: vec![(0.0, 0); sae.width()],
+            sampling: None,
         }
+    }
+
+    /// A survey that also draws random samples: for each latent of documents by how strongly it fires there, and excerpts
+    /// of all texts. The same seed draws the same.
+    pub(crate) fn sampling(sae: &Sae, seed: u64) -> Self {
+        Self { sampling: Some(Sampling { seed, excerpts: Sample::default() }), ..Self::new(sae) }
     }
 
     /// Surveys the hidden states of a harvest.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Cancelled`].
+    /// As [`Self::read_harvest`].
     pub(crate) fn of_harvest(
         sae: &Sae,
         harvest: &Harvest,
@@ -231,8 +268,37 @@ impl Survey {
         threads: usize,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        Self::new(sae).read_harvest(sae, harvest, hook, threads, progress)
+    }
+
+    /// Surveys texts that the reader reads now; at most `tokens` tokens unless that is 0.
+    ///
+    /// # Errors
+    /// As [`Self::read_texts`].
+    pub(crate) fn of_texts(
+        sae: &Sae,
+        reader: &Reader,
+        source: &mut TextSource,
+        tokens: u64,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        Self::new(sae).read_texts(sae, reader, source, tokens, progress)
+    }
+
+    /// Takes in the hidden states of a harvest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`], [`ErrorKind::Cancelled`].
+    pub(crate) fn read_harvest(
+        mut self,
+        sae: &Sae,
+        harvest: &Harvest,
+        hook: Hook,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         const ROWS: usize = 1024;
-        let mut survey = Self::new(sae);
+        let survey = &mut self;
         let width = sae.input_width();
         progress.stage("surveying features", Some(harvest.n_tokens), "tokens");
         for path in &harvest.units {
@@ -268,21 +334,22 @@ impl Survey {
         }
         survey.finish(sae);
         progress.finish(&format!("FVU {:.3}, L0 {:.1}", survey.fvu(), survey.l0()));
-        Ok(survey)
+        Ok(self)
     }
 
-    /// Surveys texts that the reader reads now; at most `tokens` tokens unless that is 0.
+    /// Takes in texts that the reader reads now; at most `tokens` tokens unless that is 0.
     ///
     /// # Errors
     /// Those of the source; [`ErrorKind::Data`] without a text; [`ErrorKind::Cancelled`].
-    pub(crate) fn of_texts(
+    pub(crate) fn read_texts(
+        mut self,
         sae: &Sae,
         reader: &Reader,
         source: &mut TextSource,
         tokens: u64,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let mut survey = Self::new(sae);
+        let survey = &mut self;
         let width = reader.width();
         progress.stage("reading texts", (tokens > 0).then_some(tokens), "tokens");
         while tokens == 0 || survey.n_tokens < tokens {
@@ -324,7 +391,7 @@ impl Survey {
         if survey.n_samples == 0 {
             return Err(Error::new(ErrorKind::Data, "the input holds no text"));
         }
-        Ok(survey)
+        Ok(self)
     }
 
     /// Texts in one turn of a source.
@@ -370,6 +437,11 @@ impl Survey {
             words.sort_unstable_by(|a, b| b.1.sum.total_cmp(&a.1.sum).then(a.0.cmp(b.0)));
         }
         by_latent
+    }
+
+    /// Random excerpts of all texts, in random order; none unless the survey is [`Self::sampling`].
+    pub(crate) fn excerpts(&self) -> impl Iterator<Item = &Excerpt> {
+        self.sampling.iter().flat_map(|sampling| sampling.excerpts.iter())
     }
 
     fn push(&mut self, sae: &Sae, text: EncodedText) {
@@ -421,26 +493,24 @@ impl Survey {
     fn add(&mut self, sae: &Sae, encoded: &EncodedText) {
         let text = Words::of(&encoded.text);
         let ids: Vec<u32> = (0..text.len()).map(|i| text.lower(i)).map(|word| self.word_id(&word)).collect();
+        let samples = encoded.samples(self.level);
         // Words of each sample: the word that a token belongs to, or all words of a span, each once.
-        let mut samples: Vec<(Range<usize>, Vec<u32>)> = Vec::with_capacity(encoded.rows.len());
+        let mut words_of_sample: Vec<Vec<u32>> = Vec::with_capacity(samples.len());
         if self.level == Level::Token {
-            for (token, &word) in text.word_of_token.iter().enumerate() {
-                samples.push((token..token + 1, vec![ids[word]]));
-            }
+            words_of_sample.extend(text.word_of_token.iter().map(|&word| vec![ids[word]]));
             ids.iter().for_each(|&id| self.word_counts[id as usize] += 1);
         } else {
-            let mut from = 0;
-            for &end in &encoded.text.span_ends {
-                let mut words: Vec<u32> = text.word_of_token[from..end].iter().map(|&word| ids[word]).collect();
+            for sample in &samples {
+                let mut words: Vec<u32> = text.word_of_token[sample.clone()].iter().map(|&word| ids[word]).collect();
                 words.sort_unstable();
                 words.dedup();
                 words.iter().for_each(|&id| self.word_counts[id as usize] += 1);
-                samples.push((from..end, words));
-                from = end;
+                words_of_sample.push(words);
             }
         }
+        let document = self.present.len() as u32;
         let mut touched: Vec<u32> = Vec::new();
-        for (i, (tokens, words)) in samples.iter().enumerate().take(encoded.rows.len()) {
+        for (i, (tokens, words)) in samples.iter().zip(&words_of_sample).enumerate().take(encoded.rows.len()) {
             let (latents, activations) = encoded.rows.row(i);
             self.n_active += latents.len() as u64;
             for (&latent, &activation) in latents.iter().zip(activations) {
@@ -475,88 +545,35 @@ impl Survey {
         if self.pairs.len() > MAX_PAIRS {
             self.pairs.retain(|_, on| on.n > 1);
         }
-        let mut present = 0;
+        let mut n_present = 0;
         for latent in touched {
             let (max, sample) = std::mem::take(&mut self.maxima[latent as usize]);
-            let info = &sae.latents()[latent as usize];
-            present += u32::from(max >= info.presence_threshold);
+            let is_present = max >= sae.latents()[latent as usize].presence_threshold;
+            n_present += u32::from(is_present);
             let survey = &mut self.latents[latent as usize];
             survey.documents.add(max);
+            let example = || text.example(document, max, &samples[sample as usize]);
             let weakest = survey.examples.last().map_or(0.0, |example| example.activation);
-            if survey.examples.len() < EXAMPLES || max > weakest {
-                let example = text.example(max, &samples[sample as usize].0);
+            if (survey.examples.len() < EXAMPLES || max > weakest)
+                && let Some(example) = example()
+            {
                 let at = survey.examples.partition_point(|other| other.activation >= max);
                 survey.examples.insert(at, example);
                 survey.examples.truncate(EXAMPLES);
             }
-        }
-        self.present.push(present.min(crate::encode::MAX_FEATURES as u32));
-    }
-}
-
-/// A text's words, put together from its tokens.
-struct Words<'a> {
-    text: &'a UnitText,
-    /// First token of each word.
-    first_token: Vec<usize>,
-    /// Word of each token.
-    word_of_token: Vec<usize>,
-}
-
-impl<'a> Words<'a> {
-    fn of(text: &'a UnitText) -> Self {
-        let (mut first_token, mut word_of_token) = (Vec::new(), Vec::with_capacity(text.tokens.len()));
-        for (i, token) in text.tokens.iter().enumerate() {
-            if token.begins_word || i == 0 {
-                first_token.push(i);
+            if let Some(sampling) = &self.sampling {
+                let key = sampling.random(document, latent).next();
+                let (sample, n) = if is_present { (&mut survey.middle, MIDDLE) } else { (&mut survey.weak, WEAK) };
+                sample.offer(n, key, example);
             }
-            word_of_token.push(first_token.len() - 1);
         }
-        Self { text, first_token, word_of_token }
-    }
-
-    fn len(&self) -> usize {
-        self.first_token.len()
-    }
-
-    fn tokens_of_word(&self, word: usize) -> Range<usize> {
-        self.first_token[word]..self.first_token.get(word + 1).copied().unwrap_or(self.text.tokens.len())
-    }
-
-    /// Where words `range` stand in the text, in bytes.
-    fn bytes(&self, range: Range<usize>) -> Range<usize> {
-        let start = self.text.tokens[self.first_token[range.start]].start as usize;
-        let last = self.tokens_of_word(range.end - 1).end - 1;
-        start..self.text.tokens[last].end as usize
-    }
-
-    fn lower(&self, word: usize) -> String {
-        self.text.text.get(self.bytes(word..word + 1)).unwrap_or_default().to_lowercase()
-    }
-
-    /// Whether there is a line break (or nothing) before the word.
-    fn starts_line(&self, word: usize) -> bool {
-        if word == 0 {
-            return true;
-        }
-        let before = self.text.tokens[self.first_token[word] - 1].end as usize;
-        let start = self.text.tokens[self.first_token[word]].start as usize;
-        self.text.text.get(before..start).is_some_and(|between| between.contains('\n'))
-    }
-
-    fn example(&self, activation: f32, tokens: &Range<usize>) -> Example {
-        let peak = self.word_of_token[tokens.start]..self.word_of_token[tokens.end - 1] + 1;
-        let words = peak.start.saturating_sub(CONTEXT_WORDS)..(peak.end + CONTEXT_WORDS).min(self.len());
-        let bytes = self.bytes(words.clone());
-        let start = self.text.tokens[tokens.start].start as usize - bytes.start;
-        let end = self.text.tokens[tokens.end - 1].end as usize - bytes.start;
-        Example {
-            activation,
-            text: self.text.text.get(bytes).unwrap_or_default().to_owned(),
-            words: words.clone().map(|word| self.lower(word)).collect(),
-            peak: peak.start - words.start..peak.end - words.start,
-            token: start..end,
-            is_piece: tokens.len() == 1 && self.tokens_of_word(peak.start).len() > 1,
+        self.present.push(n_present.min(crate::encode::max_features(sae.level()) as u32));
+        if let Some(sampling) = &mut self.sampling
+            && !samples.is_empty()
+        {
+            let mut random = sampling.random(document, u32::MAX);
+            let (key, drawn) = (random.next(), random.below(samples.len()));
+            sampling.excerpts.offer(EXCERPTS, key, || Excerpt::cut(document, encoded, &samples, drawn));
         }
     }
 }
@@ -564,6 +581,19 @@ impl<'a> Words<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_depends_on_the_keys_alone() {
+        let keys: Vec<u64> = (0..100).map(|i| Random::new(1, i).next()).collect();
+        let (mut forward, mut backward) = (Sample::default(), Sample::default());
+        keys.iter().for_each(|&key| forward.offer(10, key, || Some(key)));
+        keys.iter().rev().for_each(|&key| backward.offer(10, key, || Some(key)));
+        let mut smallest = keys.clone();
+        smallest.sort_unstable();
+        assert!(forward.iter().eq(&smallest[..10]) && backward.iter().eq(&smallest[..10]));
+        forward.offer(10, 0, || None);
+        assert_eq!(forward.iter().count(), 10);
+    }
 
     #[test]
     fn quantiles_of_a_histogram() {
@@ -574,14 +604,6 @@ mod tests {
             let got = histogram.quantile(q);
             assert!((got / want - 1.0).abs() < 0.07, "quantile {q}: {got}");
         }
-        assert_eq!(Histogram::default().valley(), 0.0);
-        let mut modes = Histogram::default();
-        (0..100).for_each(|i| modes.add(0.1 + f32::from(i as u8) * 0.001));
-        (0..30).for_each(|i| modes.add(0.6 + f32::from(i as u8) * 0.005));
-        assert!((0.2..=0.6).contains(&modes.valley()), "{}", modes.valley());
-        let mut one = Histogram::default();
-        one.add(0.3);
-        assert!(one.valley() <= 0.3 && one.valley() > 0.28);
         histogram.add(1e-9);
         histogram.add(1e9);
         assert_eq!(histogram.n(), 1002);
