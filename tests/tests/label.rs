@@ -174,7 +174,7 @@ fn good_answer(prompt: &str) -> String {
             false => numbered(&|line| line.contains(word) && !line.contains('«')),
         };
     }
-    let (_, examples) = prompt.split_once("strongest:").expect("the strongest");
+    let (_, examples) = prompt.split_once("It is active on").expect("statistics");
     let (active, _) = examples.split_once("NOT active").expect("texts where it is not");
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     marked(active).for_each(|word| *counts.entry(word).or_default() += 1);
@@ -483,7 +483,7 @@ fn names_are_judged_on_texts_they_were_not_made_from() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
-    assert_eq!((rows.len(), &rows[0]["detection_n"], &rows[0]["fuzzing_n"]), (4, &json!(16), &json!(8)));
+    assert_eq!((rows.len(), &rows[0]["llm_detection_n"], &rows[0]["llm_fuzzing_n"]), (4, &json!(16), &json!(8)));
     assert!(rows[0]["description"].as_str().is_some_and(|text| text.starts_with("Places where")), "{}", rows[0]);
     let mut import = saequel(setting.path("x.db"));
     let imported = succeed(import.args(["features", "import-labels", "--source", "llm:stand-in"]).arg(&file));
@@ -579,6 +579,29 @@ fn a_dictionary_folder_is_labelled_without_a_database() {
     assert_eq!((&line["label"], &line["label_source"]), (&json!("the word sorry"), &json!("llm:stand-in")));
     assert_eq!(line["label_score"], json!(1.0));
     assert!(!scratch.path("none.db").exists());
+}
+
+#[test]
+fn evidence_is_collected_from_a_corpus_too() {
+    let scratch = Scratch::new();
+    let db = scratch.path("x.db");
+    let answers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/answers.jsonl");
+    let mut import = saequel(&db);
+    import.arg("import").arg(answers).args(["--corpus", "answers", "--text", "answer", "--key", "doc_id"]);
+    succeed(import.args(["--limit", "120"]));
+    let label = |arguments: &[&str]| {
+        let mut command = saequel(&db);
+        command.args(["label", "--endpoint", "http://localhost:1", "--model", "m", "--only", "shown", "--dry-run"]);
+        command.args(arguments).arg("--cache").arg(scratch.path("cache"));
+        command
+    };
+    let collected = succeed(&mut label(&["--corpus", "answers"]));
+    assert!(collected.contains("[user]") && collected.contains("drawn at random") && collected.contains('«'));
+    let file = scratch.path("evidence.jsonl");
+    succeed(saequel(&db).args(["features", "evidence", "--corpus", "answers", "--output"]).arg(&file));
+    assert_eq!(succeed(label(&["--evidence"]).arg(&file)), collected, "the same by way of a file");
+    let (code, said) = fail(&mut label(&[]));
+    assert!(code == 2 && said.contains("--evidence"), "{code} {said}");
 }
 
 #[test]

@@ -9,11 +9,13 @@ use crate::label::score::Score;
 use crate::label::target::Only;
 
 pub(super) const LABEL_EXAMPLES: &str = "\
-Pieces of your texts go to the endpoint: the contexts in the evidence file. With a model on this machine they stay here.
+Pieces of your texts go to the endpoint: the contexts in the evidence. With a model on this machine they stay here.
 Nothing is sent before you have seen how much it will be, and agreed. Every answer is kept: a run that was stopped goes
 on where it was, and the same question is never paid for twice. docs/labels.md has more.
 
 Examples:
+  saequel label --corpus answers --endpoint http://localhost:11434/v1 --model qwen3:8b --dry-run
+  saequel features evidence --corpus answers --output evidence.jsonl    collects once what the next ones read
   saequel label --evidence evidence.jsonl --endpoint http://localhost:11434/v1 --model qwen3:8b --dry-run
   saequel label 3691 2033 --evidence evidence.jsonl --endpoint http://localhost:8080/v1 --model local --yes
   saequel label --evidence evidence.jsonl --endpoint https://api.openai.com/v1 --api-key-env OPENAI_API_KEY \\
@@ -35,9 +37,16 @@ has. Names that a person gave are not touched unless you call the feature by its
 pub(crate) struct LabelFeaturesArgs {
     /// Numbers or labels of features [default: what --only says]
     pub(crate) feature: Vec<String>,
-    /// What each feature does, with examples: JSON Lines
-    #[arg(long, value_name = "FILE", help_heading = "What is named")]
-    pub(crate) evidence: PathBuf,
+    /// What each feature does, with examples: what `saequel features evidence` wrote
+    #[arg(long, value_name = "FILE", required_unless_present = "corpus", conflicts_with = "corpus")]
+    #[arg(help_heading = "What is named")]
+    pub(crate) evidence: Option<PathBuf>,
+    /// Collect that now, from the stored texts of this corpus
+    #[arg(long, value_name = "NAME", help_heading = "What is named")]
+    pub(crate) corpus: Option<String>,
+    /// Tokens of the corpus to read; 0: all
+    #[arg(long, value_name = "N", default_value_t = 4_000_000, help_heading = "What is named")]
+    pub(crate) tokens: u64,
     /// Features to name: those shown that have only a name made from words, all shown, or hidden ones too
     #[arg(long, value_enum, default_value = "unlabelled", hide_possible_values = true)]
     #[arg(value_name = "unlabelled|shown|all", help_heading = "What is named")]
@@ -58,7 +67,7 @@ pub(crate) struct LabelFeaturesArgs {
     /// Give no names: judge, by --score, those that the features have; to compare them, or with another model as judge
     #[arg(long, requires = "score", help_heading = "What is named")]
     pub(crate) judge: bool,
-    /// Seed of the choice and order of the texts that are judged
+    /// Seed of every choice of texts
     #[arg(long, default_value_t = 1, help_heading = "What is named")]
     pub(crate) seed: u64,
     /// Base URL, such as http://localhost:11434/v1

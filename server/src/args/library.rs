@@ -110,7 +110,7 @@ pub(crate) enum FeaturesCommand {
 }
 
 /// `features evidence`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(group = ArgGroup::new("source").required(true).args(["input", "corpus", "work"]))]
 pub(crate) struct EvidenceArgs {
     /// Numbers or labels [default: all that are not hidden]

@@ -22,9 +22,9 @@ use crate::sql_text::identifier;
 /// Labels with at least this score are good.
 const GOOD: f32 = 0.85;
 
-/// Shows contexts in which features fire, and others.
-pub(super) async fn evidence(args: EvidenceArgs, context: &Context) -> Result<()> {
-    let subject = Subject::find(&args, context).await?;
+/// Collects contexts in which features fire, and others.
+pub(super) async fn collect(args: &EvidenceArgs, context: &Context) -> Result<Vec<FeatureEvidence>> {
+    let subject = Subject::find(args, context).await?;
     let latents = args.features.iter().map(|name| subject.latent(name)).collect::<Result<Vec<u32>>>()?;
     let texts = match (&args.work, &args.corpus) {
         (Some(dir), _) => EvidenceTexts::Harvest(dir.clone()),
@@ -52,6 +52,12 @@ pub(super) async fn evidence(args: EvidenceArgs, context: &Context) -> Result<()
     let sae = Arc::clone(&subject.sae);
     let mut found = context.blocking(move |progress| collect_of(&sae, &options, progress)).await?;
     found.iter_mut().for_each(|feature| subject.name(feature));
+    Ok(found)
+}
+
+/// Shows them.
+pub(super) async fn evidence(args: EvidenceArgs, context: &Context) -> Result<()> {
+    let found = collect(&args, context).await?;
     match (args.format.as_str(), &args.output) {
         ("table", None) => found.iter().try_for_each(|feature| say!("{}", readable(feature))),
         ("table", Some(_)) => Err(Failure::usage("a table of contexts is for reading on the screen")

@@ -1,7 +1,7 @@
 //! `saequel label`: names for features from a language model.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, IsTerminal, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use futures::StreamExt;
 use saequel_engine::ErrorKind;
 use saequel_engine::evidence::{EVIDENCE_VERSION, FeatureEvidence};
 
-use crate::args::{Answer, LabelFeaturesArgs};
+use crate::args::{Answer, EvidenceArgs, LabelFeaturesArgs};
 use crate::context::Context;
 use crate::error::{Failure, Result, io_failure};
 use crate::label::cache::Cache;
@@ -21,7 +21,7 @@ use crate::label::limits::Limits;
 use crate::label::prompt;
 use crate::label::score::Measured;
 use crate::label::send::Sender;
-use crate::label::target::{Job, Target};
+use crate::label::target::{Job, Only, Target};
 use crate::label::work::{Labeller, Named, Outcome, Task};
 use crate::output::Format;
 use crate::say::{remark, say};
@@ -30,8 +30,9 @@ pub(super) async fn label(args: LabelFeaturesArgs, context: &Context) -> Result<
     let endpoint = Endpoint::new(&args.endpoint, &args.model, key(&args)?)?;
     let answer = Answer { output: args.output.clone(), ..Answer::default() };
     answer.format_or(Format::Jsonl)?; // before anything is paid for
+    let evidence = evidence(&args, context).await?;
     let target = Target::open(args.sae.as_deref(), args.output.is_some(), context).await?;
-    let jobs = target.select(evidence(&args)?, &args.feature, args.only, !args.judge)?;
+    let jobs = target.select(evidence, &args.feature, args.only, !args.judge)?;
     let labeller = labeller(&args, endpoint, context)?;
     let (jobs, without): (Vec<Job>, Vec<Job>) =
         jobs.into_iter().partition(|job| labeller.first_question(task(job, args.judge)).is_some());
@@ -89,38 +90,40 @@ fn task(job: &Job, judge: bool) -> Task<'_> {
     Task { evidence: &job.evidence, name: judge.then_some(job.label.as_str()) }
 }
 
-/// What is known of each feature, by dictionary and position; of a feature that comes twice, the last.
-///
-/// The one place where evidence comes in: what is collected from a corpus joins here, and nothing below knows the
-/// difference.
-fn evidence(args: &LabelFeaturesArgs) -> Result<Vec<FeatureEvidence>> {
-    let mut features: BTreeMap<(String, u32), FeatureEvidence> = BTreeMap::new();
-    for evidence in read_evidence(&args.evidence)? {
-        if args.dictionary.as_ref().is_none_or(|name| *name == evidence.dictionary) {
-            features.insert((evidence.dictionary.clone(), evidence.latent), evidence);
+/// What is known of each feature, by dictionary and position; of a feature that comes twice, the last. From a file, or
+/// collected now from a corpus.
+async fn evidence(args: &LabelFeaturesArgs, context: &Context) -> Result<Vec<FeatureEvidence>> {
+    let all = match (&args.evidence, &args.corpus) {
+        (Some(path), _) => read_evidence(path)?,
+        (None, corpus) => {
+            let dictionary = args.sae.as_ref().map(|dir| dir.display().to_string()).or(args.dictionary.clone());
+            let wanted = EvidenceArgs {
+                features: args.feature.clone(),
+                dictionary,
+                corpus: corpus.clone(),
+                tokens: args.tokens,
+                hidden: args.only == Only::All,
+                seed: args.seed,
+                ..EvidenceArgs::default()
+            };
+            super::evidence::collect(&wanted, context).await?
         }
-    }
-    Ok(features.into_values().collect())
+    };
+    let wanted = |evidence: &FeatureEvidence| args.dictionary.as_ref().is_none_or(|name| *name == evidence.dictionary);
+    let all = all.into_iter().filter(wanted).map(|evidence| ((evidence.dictionary.clone(), evidence.latent), evidence));
+    Ok(all.collect::<BTreeMap<_, _>>().into_values().collect())
 }
 
 fn read_evidence(path: &Path) -> Result<Vec<FeatureEvidence>> {
-    let file = std::fs::File::open(path).map_err(|error| io_failure(path.display(), &error))?;
-    let mut features = Vec::new();
-    for (number, line) in (1_u64..).zip(BufReader::new(file).lines()) {
-        let line = line.map_err(|error| io_failure(path.display(), &error))?;
-        if line.trim().is_empty() {
-            continue;
+    let all = saequel_engine::evidence::read(path)?;
+    match all.iter().find(|evidence| evidence.version > EVIDENCE_VERSION) {
+        None => Ok(all),
+        Some(FeatureEvidence { version, .. }) => {
+            let known =
+                format!("{}: evidence of version {version}; this program knows {EVIDENCE_VERSION}", path.display());
+            Err(Failure::new(ErrorKind::Data, known).hint("a newer saequel wrote it, and can read it"))
         }
-        let at = |what: String| Failure::new(ErrorKind::Data, format!("{}, line {number}: {what}", path.display()));
-        let evidence: FeatureEvidence =
-            serde_json::from_str(&line).map_err(|error| at(format!("no evidence of a feature: {error}")))?;
-        if evidence.version > EVIDENCE_VERSION {
-            let known = format!("evidence of version {}; this program knows {EVIDENCE_VERSION}", evidence.version);
-            return Err(at(known).hint("a newer saequel wrote it, and can read it"));
-        }
-        features.push(evidence);
     }
-    Ok(features)
 }
 
 fn nothing(args: &LabelFeaturesArgs, n_without: usize) -> String {
@@ -262,7 +265,8 @@ fn report(
     Ok(())
 }
 
-/// Names, descriptions and scores as a table; `source` is that of new names.
+/// Names, descriptions and scores as a table; `source` is that of new names. The scores have names of their own, so that
+/// they are not taken for the `detection` that embeddings give.
 fn batch(named: &[(Job, Named)], source: Option<&str>) -> Result<RecordBatch> {
     fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(texts))
@@ -284,10 +288,10 @@ fn batch(named: &[(Job, Named)], source: Option<&str>) -> Result<RecordBatch> {
         ("label", texts(named.iter().map(|(_, named)| named.label.label.as_str()))),
         ("description", Arc::new(StringArray::from_iter(descriptions))),
         ("label_source", texts(named.iter().map(|(job, _)| source.unwrap_or(&job.source)))),
-        ("detection", detection),
-        ("detection_n", detection_n),
-        ("fuzzing", fuzzing),
-        ("fuzzing_n", fuzzing_n),
+        ("llm_detection", detection),
+        ("llm_detection_n", detection_n),
+        ("llm_fuzzing", fuzzing),
+        ("llm_fuzzing_n", fuzzing_n),
     ])?)
 }
 
@@ -301,11 +305,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("evidence.jsonl");
         let line = serde_json::to_string(&evidence("sorry")).unwrap();
-        std::fs::write(&path, format!("{line}\n\n{line}\n")).unwrap();
+        std::fs::write(&path, format!("{line}\n{line}\n")).unwrap();
         assert_eq!(read_evidence(&path).unwrap(), [evidence("sorry"), evidence("sorry")]);
         std::fs::write(&path, format!("{line}\n{{\"latent\": 1}}\n")).unwrap();
         let failure = read_evidence(&path).unwrap_err();
-        assert!(failure.wire().exit == 3 && failure.line().contains("line 2: no evidence of a feature"), "{failure}");
+        assert!(failure.wire().exit == 3 && failure.line().contains("line 2 is no evidence"), "{failure}");
         std::fs::write(&path, line.replace("\"version\":1", "\"version\":99")).unwrap();
         assert!(read_evidence(&path).unwrap_err().line().contains("version 99"));
     }
