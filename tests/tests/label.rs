@@ -599,7 +599,8 @@ fn evidence_is_collected_from_a_corpus_too() {
     assert!(collected.contains("[user]") && collected.contains("drawn at random") && collected.contains('«'));
     let file = scratch.path("evidence.jsonl");
     succeed(saequel(&db).args(["features", "evidence", "--corpus", "answers", "--output"]).arg(&file));
-    assert_eq!(succeed(label(&["--evidence"]).arg(&file)), collected, "the same by way of a file");
+    let file = file.to_str().expect("a path");
+    assert_eq!(succeed(&mut label(&["--evidence", file])), collected, "the same by way of a file");
     let (code, said) = fail(&mut label(&[]));
     assert!(code == 2 && said.contains("--evidence"), "{code} {said}");
 }
