@@ -443,6 +443,8 @@ fn a_wrong_key_ends_it_at_once_and_is_not_told() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains(wrong), "{said}");
+    // The HTTP client would tell what is on the wire, in lines of 16 bytes.
+    assert!(said.contains("ureq") && !said.contains("ureq_proto::util"), "{said}");
     assert!(server.n_requests() <= 4, "no further request begins");
     let (code, said) = fail(&mut setting.label(&server, &["--yes"]));
     assert!(code == 5 && said.contains("no key was sent; --api-key-env"), "{code} {said}");
