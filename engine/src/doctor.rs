@@ -1,8 +1,13 @@
 //! [`Engine::doctor`]: looks at every part of a database that can be wrong, and says what can be done.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::Float32Type;
 use futures::future::BoxFuture;
+use saequel_encoder::Sae;
+use saequel_udfs::{Dictionary, Feature, FeatureCatalog};
 
 use crate::catalog::Check;
 use crate::engine::Engine;
@@ -73,7 +78,16 @@ impl Engine {
                     None => Ok("features only, computed elsewhere; texts cannot be encoded with it".to_owned()),
                     Some(expected) => weights(&store.sae_dir(&dictionary.name), &expected),
                 };
+                let intact = found.is_ok();
                 checks.note(format!("dictionary {}", dictionary.name), found);
+                checks.note(format!("names of {}", dictionary.name), Ok(names(&catalog.features, dictionary)));
+                if intact && let Ok(sae) = Sae::load(&store.sae_dir(&dictionary.name)) {
+                    for (what, said) in [("sees", sae.sees()), ("misses", sae.misses())] {
+                        if !said.is_empty() {
+                            checks.note(format!("{} {what}", dictionary.name), Ok(said.to_owned()));
+                        }
+                    }
+                }
             }
             for corpus in &catalog.corpora {
                 let name = &corpus.name;
@@ -88,8 +102,11 @@ impl Engine {
                     }
                 };
                 match examine(&snapshot).await {
-                    Ok((n_documents, detail)) => {
+                    Ok((n_documents, detail, fits)) => {
                         checks.note(format!("corpus {name}"), detail);
+                        for fit in fits.iter().filter_map(Fit::shown) {
+                            checks.note(format!("fit of {name}"), Ok(fit));
+                        }
                         let words = words(&store.words_dir(name), n_documents, snapshot.version());
                         checks.note(format!("words of {name}"), words);
                     }
@@ -122,48 +139,116 @@ fn weights(dir: &Path, expected: &str) -> Result<String, String> {
     }
 }
 
-/// Reads every value; returns the documents, and what was found.
-async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>)> {
-    let columns: Vec<String> = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let lists: Vec<(String, String)> = snapshot
-        .info
-        .dictionaries
-        .iter()
-        .map(|dictionary| (schema::ids_column(dictionary), schema::activations_column(dictionary)))
+/// How many features users see, and where their names come from.
+fn names(features: &FeatureCatalog, dictionary: &Dictionary) -> String {
+    let ids = dictionary.first_id..dictionary.first_id + dictionary.width;
+    let shown: Vec<&Feature> =
+        features.features().iter().filter(|feature| ids.contains(&feature.id) && !feature.hidden).collect();
+    let mut sources: BTreeMap<&str, usize> = BTreeMap::new();
+    shown.iter().for_each(|feature| *sources.entry(&feature.label_source).or_default() += 1);
+    let sources: Vec<String> = sources
+        .into_iter()
+        .map(|(source, n)| match source {
+            "read" => format!("{n} by reading what they fire on"),
+            "words" => format!("{n} from words, by a formula"),
+            other => format!("{n} by '{other}'"),
+        })
         .collect();
+    let hidden = dictionary.width as usize - shown.len();
+    format!("{} features are shown (named: {}), {hidden} are hidden as uninformative", shown.len(), sources.join(", "))
+}
+
+/// How much of a corpus one dictionary accounts for: sums over the documents that have a figure.
+struct Fit {
+    dictionary: String,
+    fvu: Mean,
+    explained: Mean,
+}
+
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    n: usize,
+}
+
+impl Mean {
+    fn add(&mut self, column: Option<&ArrayRef>) {
+        let values = column.and_then(|column| column.as_primitive_opt::<Float32Type>());
+        for value in values.into_iter().flatten().flatten() {
+            self.sum += f64::from(value);
+            self.n += 1;
+        }
+    }
+
+    fn value(&self) -> Option<f64> {
+        (self.n > 0).then(|| self.sum / self.n as f64)
+    }
+}
+
+/// Above this a dictionary does not know the kind of text: twice what ours leave unexplained in English prose.
+const HIGH_FVU: f64 = 0.4;
+
+impl Fit {
+    fn new(dictionary: &str) -> Self {
+        Self { dictionary: dictionary.to_owned(), fvu: Mean::default(), explained: Mean::default() }
+    }
+
+    fn shown(&self) -> Option<String> {
+        let (fvu, explained) = (self.fvu.value()?, self.explained.value()?);
+        let mut shown = format!(
+            "{} leaves {:.0} % of the reader's states unexplained (mean FVU), its stored features name {:.0} % of the text",
+            self.dictionary,
+            100.0 * fvu,
+            100.0 * explained
+        );
+        if fvu > HIGH_FVU {
+            shown.push_str(
+                "; that is much: another language, code, tables? its features say little here; `saequel sae train` makes a \
+                 dictionary for such texts",
+            );
+        }
+        Some(shown)
+    }
+}
+
+/// Reads every value; returns the documents, what was found, and how the dictionaries fit.
+async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>, Vec<Fit>)> {
+    let columns: Vec<String> = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let dictionaries = &snapshot.info.dictionaries;
+    let mut fits: Vec<Fit> = dictionaries.iter().map(|name| Fit::new(name)).collect();
     let (mut n, mut unread, mut unequal) = (0_u64, 0_usize, 0_usize);
     snapshot
         .read(&columns, &[], |batch| {
-            use arrow::array::{Array, AsArray};
             n += batch.num_rows() as u64;
             if let Some(errors) = batch.column_by_name(schema::ERROR) {
                 unread += errors.len() - errors.null_count();
             }
-            for (ids, activations) in &lists {
-                let list =
-                    |name: &str| batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>().cloned());
-                if let (Some(ids), Some(activations)) = (list(ids), list(activations)) {
+            for (dictionary, fit) in dictionaries.iter().zip(&mut fits) {
+                let list = |name: &str| batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
+                let lists = (list(&schema::ids_column(dictionary)), list(&schema::activations_column(dictionary)));
+                if let (Some(ids), Some(activations)) = lists {
                     unequal +=
                         (0..ids.len()).filter(|row| ids.value_length(*row) != activations.value_length(*row)).count();
                 }
+                fit.fvu.add(batch.column_by_name(&schema::fvu_column(dictionary)));
+                fit.explained.add(batch.column_by_name(&schema::explained_column(dictionary)));
             }
             Ok(())
         })
         .await?;
     let counted = snapshot.count().await?;
-    if n != counted {
-        return Ok((n, Err(format!("{counted} documents by its own count, {n} when read; restore it from a backup"))));
-    }
-    if unequal > 0 {
-        let message =
-            format!("{unequal} documents have another number of activations than of features; import them again");
-        return Ok((n, Err(message)));
-    }
-    let mut detail = format!("{n} documents, all readable, version {}", snapshot.version());
-    if unread > 0 {
-        detail.push_str(&format!(", {unread} of them could not be encoded (see their _error)"));
-    }
-    Ok((n, Ok(detail)))
+    let found = if n != counted {
+        Err(format!("{counted} documents by its own count, {n} when read; restore it from a backup"))
+    } else if unequal > 0 {
+        Err(format!("{unequal} documents have another number of activations than of features; import them again"))
+    } else {
+        let mut detail = format!("{n} documents, all readable, version {}", snapshot.version());
+        if unread > 0 {
+            detail.push_str(&format!(", {unread} of them could not be encoded (see their _error)"));
+        }
+        Ok(detail)
+    };
+    Ok((n, found, fits))
 }
 
 fn words(dir: &Path, n_documents: u64, version: u64) -> Result<String, String> {

@@ -518,7 +518,16 @@ fn upkeep() {
     assert!(succeed(saequel(&db).arg("compact")).starts_with("answers"));
     let checks = succeed(saequel(&db).arg("doctor"));
     assert!(checks.lines().all(|line| line.starts_with("ok")) && checks.contains("6 documents"), "{checks}");
-    for part in ["write access", "words of answers", "indexes of answers", "reader all-MiniLM-L6-v2"] {
+    for part in [
+        "write access",
+        "minilm-l4-token-4096 sees",
+        "minilm-l4-span-2048 misses",
+        "by reading what they fire on",
+        "fit of answers: minilm-l4-token-4096 leaves ",
+        "words of answers",
+        "indexes of answers",
+        "reader all-MiniLM-L6-v2",
+    ] {
         assert!(checks.contains(part), "{part}: {checks}");
     }
     // Weights that are not there yet are no damage, and are not fetched.

@@ -141,6 +141,8 @@ pub struct EvidenceOptions {
     pub latents: Vec<u32>,
     /// Whether `latents` being empty means hidden ones too.
     pub include_hidden: bool,
+    /// Contexts of [`Band::Middle`]. Some thirty, with their activations, show from where on a feature is one thing.
+    pub middle: u16,
     /// Seed of every random choice.
     pub seed: u64,
     /// Threads and cache folder.
@@ -156,15 +158,27 @@ impl EvidenceOptions {
             tokens: 0,
             latents: Vec::new(),
             include_hidden: false,
+            middle: MIDDLE,
             seed: 1,
             reader_options: ReaderOptions::default(),
         }
     }
 }
 
+/// Contexts of the middle, unless the options say otherwise.
+pub const MIDDLE: u16 = 13;
+
 /// Contexts of each band: for finding a name, and for testing it. With fewer, both get their part.
-const BANDS: [(Band, usize, usize); 5] =
-    [(Band::Strongest, 10, 3), (Band::Middle, 6, 7), (Band::Weak, 4, 0), (Band::Contrast, 4, 4), (Band::Other, 0, 10)];
+fn bands(middle: usize) -> [(Band, usize, usize); 5] {
+    let to_label = middle * 6 / 13;
+    [
+        (Band::Strongest, 10, 3),
+        (Band::Middle, to_label, middle - to_label),
+        (Band::Weak, 4, 0),
+        (Band::Contrast, 4, 4),
+        (Band::Other, 0, 10),
+    ]
+}
 /// Words of a feature in whose contexts contrast is looked for.
 const CONTRAST_WORDS: usize = 4;
 /// Nearest features in whose contexts contrast is looked for.
@@ -172,7 +186,8 @@ const NEIGHBOURS: usize = 8;
 
 /// Collects evidence for the features of a dictionary: one pass over the texts for all of them.
 ///
-/// Memory: about 30 KB a feature, 150 MB for excerpts and words.
+/// Memory: about 30 KB a feature (2 KB more for each context of the middle beyond [`MIDDLE`]), 150 MB for excerpts and
+/// words.
 ///
 /// # Errors
 /// As [`Sae::load`], and [`collect_of`].
@@ -195,7 +210,7 @@ pub fn collect_of(sae: &Sae, options: &EvidenceOptions, progress: &dyn Progress)
         );
         return Err(Error::new(ErrorKind::Query, message));
     }
-    let survey = Survey::sampling(sae, options.seed);
+    let survey = Survey::sampling(sae, options.seed, options.middle.into());
     let read = |survey: Survey, mut source: TextSource| {
         let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
         survey.read_texts(sae, &reader, &mut source, options.tokens, progress)
@@ -221,6 +236,7 @@ pub fn collect_of(sae: &Sae, options: &EvidenceOptions, progress: &dyn Progress)
         survey: &survey,
         words: survey.words_by_latent(),
         pool: Pool::new(sae, &survey),
+        middle: options.middle.into(),
         seed: options.seed,
     };
     let neighbours = sae.neighbours(&latents, NEIGHBOURS);
@@ -310,6 +326,7 @@ struct Collector<'a> {
     survey: &'a Survey,
     words: Vec<Vec<(&'a str, OnWord)>>,
     pool: Pool<'a>,
+    middle: usize,
     seed: u64,
 }
 
@@ -352,8 +369,8 @@ impl Collector<'_> {
         let mut random = Random::new(self.seed, latent.into());
         let mut chosen = Chosen::default();
         let mut contexts = Vec::new();
-        for (band, n_label, n_test) in BANDS {
-            let n = n_label + n_test;
+        for (band, n_label, n_test) in bands(self.middle) {
+            let n = (n_label + n_test).max(1);
             let mut take = |example: &Example| chosen.take(example);
             let examples: Vec<Example> = match band {
                 Band::Strongest => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use saequel_engine::evidence::MIDDLE;
 use saequel_engine::sae::Level;
 
 use super::{Answer, Rows};
@@ -137,6 +138,10 @@ pub(crate) struct EvidenceArgs {
     /// Also features that are hidden as uninformative
     #[arg(long)]
     pub(crate) hidden: bool,
+    /// Contexts of the band `middle`, drawn at random where a feature is present; some 30 show from which activation on it
+    /// is one thing
+    #[arg(long, default_value_t = MIDDLE, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub(crate) middle: u16,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -45,6 +45,7 @@ pub(super) async fn collect(args: &EvidenceArgs, context: &Context) -> Result<Ve
         tokens: args.tokens,
         latents,
         include_hidden: args.hidden,
+        middle: args.middle,
         seed: args.seed,
         reader_options: context.engine_options().reader(),
         ..EvidenceOptions::new(texts)

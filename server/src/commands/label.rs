@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 use futures::StreamExt;
 use saequel_engine::ErrorKind;
-use saequel_engine::evidence::{EVIDENCE_VERSION, FeatureEvidence};
+use saequel_engine::evidence::{EVIDENCE_VERSION, FeatureEvidence, MIDDLE};
 
 use crate::args::{Answer, EvidenceArgs, LabelFeaturesArgs};
 use crate::context::Context;
@@ -103,6 +103,7 @@ async fn evidence(args: &LabelFeaturesArgs, context: &Context) -> Result<Vec<Fea
                 corpus: corpus.clone(),
                 tokens: args.tokens,
                 hidden: args.only == Only::All,
+                middle: MIDDLE,
                 seed: args.seed,
                 ..EvidenceArgs::default()
             };

@@ -67,6 +67,12 @@ pub(crate) struct Spec {
     pub(crate) scale: f32,
     /// Whether centred states are brought to length 1.
     pub(crate) unit: bool,
+    /// What kinds of things its features stand for, for users.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) sees: String,
+    /// What they cannot tell, for users.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) misses: String,
     /// How it was trained.
     pub(crate) training: serde_json::Value,
 }

@@ -106,6 +106,17 @@ impl Sae {
         self.spec.level
     }
 
+    /// What kinds of things its features stand for, in a sentence for users; empty if nobody wrote it (`sees` of
+    /// `sae.json`).
+    pub fn sees(&self) -> &str {
+        &self.spec.sees
+    }
+
+    /// What its features cannot tell, likewise (`misses`).
+    pub fn misses(&self) -> &str {
+        &self.spec.misses
+    }
+
     /// Number of latents.
     pub fn width(&self) -> usize {
         self.encoder_bias.len()

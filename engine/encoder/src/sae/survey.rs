@@ -25,10 +25,11 @@ const FIRST_SAMPLES: usize = 400_000;
 const MAX_WORDS: usize = 400_000;
 /// Pairs of latent and word; beyond this, those seen once are forgotten.
 const MAX_PAIRS: usize = 6_000_000;
-/// Documents of a random sample in which a latent is present, and of one in which it fires below its presence threshold.
-/// With [`EXAMPLES`] that is 30 KB a latent: 0.5 GB for 16,384.
-const MIDDLE: usize = 32;
+/// Documents of a random sample in which a latent fires below its presence threshold. With [`EXAMPLES`] and 32 in which it
+/// is present that is 30 KB a latent: 0.5 GB for 16,384.
 const WEAK: usize = 12;
+/// Documents drawn for each one that is wanted where a latent is present: near-duplicates among them are left out.
+const DRAWN_FOR_MIDDLE: f32 = 2.5;
 /// Documents of which a random excerpt is kept: 60 MB with 16 latents a token.
 const EXCERPTS: usize = 4096;
 
@@ -136,6 +137,8 @@ impl<T> Sample<T> {
 /// Random samples that are drawn beside the strongest examples.
 struct Sampling {
     seed: u64,
+    /// Documents in which a latent is present, for each.
+    middle: usize,
     excerpts: Sample<Excerpt>,
 }
 
@@ -252,9 +255,10 @@ impl Survey {
     }
 
     /// A survey that also draws random samples: for each latent of documents by how strongly it fires there, and excerpts
-    /// of all texts. The same seed draws the same.
-    pub(crate) fn sampling(sae: &Sae, seed: u64) -> Self {
-        Self { sampling: Some(Sampling { seed, excerpts: Sample::default() }), ..Self::new(sae) }
+    /// of all texts. `middle`: how many different documents are wanted in which it is present. The same seed draws the same.
+    pub(crate) fn sampling(sae: &Sae, seed: u64, middle: usize) -> Self {
+        let middle = (middle as f32 * DRAWN_FOR_MIDDLE) as usize;
+        Self { sampling: Some(Sampling { seed, middle, excerpts: Sample::default() }), ..Self::new(sae) }
     }
 
     /// Surveys the hidden states of a harvest.
@@ -563,7 +567,8 @@ impl Survey {
             }
             if let Some(sampling) = &self.sampling {
                 let key = sampling.random(document, latent).next();
-                let (sample, n) = if is_present { (&mut survey.middle, MIDDLE) } else { (&mut survey.weak, WEAK) };
+                let (sample, n) =
+                    if is_present { (&mut survey.middle, sampling.middle) } else { (&mut survey.weak, WEAK) };
                 sample.offer(n, key, example);
             }
         }

@@ -273,6 +273,8 @@ fn fit(
         threshold: trainer.threshold,
         scale: normalization.scale,
         unit: normalization.unit,
+        sees: String::new(),
+        misses: String::new(),
         training: serde_json::json!({
             "method": "BatchTopK", "tokens": harvest.n_tokens, "samples": steps * options.batch as u64,
             "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
