@@ -298,7 +298,7 @@ mod tests {
     fn exact_and_normal_agree_where_both_hold() {
         let tables: Vec<Table> = (0..60).map(|k| table(8 + k % 5, 20, 7 + k % 3, 20)).collect();
         let (exact, normal) = (exact_tails(&tables).unwrap(), Tails::of_normal(cochran_mantel_haenszel_z(&tables)));
-        assert!((exact.two_sided / normal.two_sided - 1.0).abs() < 0.15, "{exact:?} {normal:?}");
+        assert!((exact.two_sided / normal.two_sided - 1.0).abs() < 0.25, "{exact:?} {normal:?}");
         // So far out that the exact distribution says nothing.
         let far = vec![table(20, 20, 0, 20); 60];
         assert_eq!(exact_tails(&far), None);

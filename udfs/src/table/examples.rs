@@ -4,6 +4,7 @@
 //! in [`Examples::update`], and gets the excerpts from [`Examples::read`], which alone reads texts and alone is slow.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListArray, StringArray, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
@@ -217,20 +218,15 @@ fn fields() -> Fields {
 /// None in practice: the parts fit.
 pub(crate) fn examples_column<'a>(rows: impl Iterator<Item = Option<&'a [Example]>>) -> Result<ListArray> {
     let rows: Vec<Option<&[Example]>> = rows.collect();
-    let all = || rows.iter().flatten().copied().flatten();
+    let all: Vec<&Example> = rows.iter().flatten().copied().flatten().collect();
     let columns: Vec<ArrayRef> = vec![
-        std::sync::Arc::new(StringArray::from_iter_values(all().map(|example| &example.doc_id))),
-        std::sync::Arc::new(StringArray::from_iter_values(all().map(|example| &example.text))),
+        Arc::new(StringArray::from_iter_values(all.iter().map(|example| &example.doc_id))),
+        Arc::new(StringArray::from_iter_values(all.iter().map(|example| &example.text))),
     ];
-    let item = std::sync::Arc::new(Field::new_list_field(DataType::Struct(fields()), true));
+    let item = Arc::new(Field::new_list_field(DataType::Struct(fields()), true));
     let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.map_or(0, <[Example]>::len)));
     let nulls = NullBuffer::from_iter(rows.iter().map(Option::is_some));
-    Ok(ListArray::try_new(
-        item,
-        offsets,
-        std::sync::Arc::new(StructArray::try_new(fields(), columns, None)?),
-        Some(nulls),
-    )?)
+    Ok(ListArray::try_new(item, offsets, Arc::new(StructArray::try_new(fields(), columns, None)?), Some(nulls))?)
 }
 
 #[cfg(test)]

@@ -173,15 +173,17 @@ async fn a_set_is_compared_with_the_largest_of_several() {
 #[tokio::test]
 async fn what_is_held_constant_does_not_count() {
     let source = answers();
-    // Answers of 4, 5 and 11 words are on both sides; 20, 10 and 10 of each.
+    // Answers of 4, 5, 10 and 11 words are on both sides: 20, 10, 10, 5 of a and 20, 10, 20, 10 of b, so that these weigh
+    // 10, 5, 20/3 and 10/3. All of a apologise in the last two, all of b list; all hedge in the second and the last.
     let sql = format!(
-        "SELECT label, docs_a, docs_b, frequency_a, frequency_b, difference, n_a, n_b, n_left_out FROM diff({A}, {B}, \
-         named_argument('control', 'n_tokens'))"
+        "SELECT label, docs_a, docs_b, round(frequency_a, 6), round(frequency_b, 6), round(difference, 6), n_a, n_b, \
+         n_left_out FROM diff({A}, {B}, named_argument('control', 'n_tokens')) ORDER BY label"
     );
     let rows = cells(&source, sql).await.unwrap();
-    assert_eq!(rows[0], ["apology", "10", "0", "0.25", "0.0", "0.25", "40", "40", "40"]);
-    assert_eq!(rows[1], ["list", "0", "10", "0.0", "0.25", "-0.25", "40", "40", "40"]);
-    assert_eq!(rows[2], ["hedge", "10", "20", "0.25", "0.5", "-0.25", "40", "40", "40"]);
+    assert_eq!(rows[0], ["apology", "15", "0", "0.4", "0.0", "0.4", "45", "60", "15"]);
+    assert_eq!(rows[1][..6], ["hedge", "15", "20", "0.333333", "0.333333", "0.0"]);
+    assert_eq!(rows[2], ["list", "0", "30", "0.0", "0.4", "-0.4", "45", "60", "15"]);
+    assert_eq!(rows.len(), 3, "thanks is in longer answers only, which b has not");
     // Prompts of one answer a side: as many strata as pairs.
     let sql = format!(
         "SELECT label, difference, n_a, p_value < 1e-6, also_in_words FROM diff({A}, {B}, named_argument('control', \
@@ -191,8 +193,8 @@ async fn what_is_held_constant_does_not_count() {
     assert_eq!(rows, [["apology", "0.5", "60", "true", "\"sorry\" 0.50 vs 0.00"]]);
     // Of groups, too.
     let sql = "SELECT group_a, label, docs_a, n_a, n_left_out FROM diff('answers', named_argument('by', 'model'), \
-               named_argument('control', 'n_tokens')) LIMIT 1";
-    assert_eq!(cells(&source, sql).await.unwrap(), [["a", "apology", "10", "40", "40"]]);
+               named_argument('control', 'n_tokens')) WHERE group_a = 'a' AND label = 'apology'";
+    assert_eq!(cells(&source, sql).await.unwrap(), [["a", "apology", "15", "45", "15"]]);
 }
 
 #[tokio::test]
