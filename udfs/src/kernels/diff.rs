@@ -114,29 +114,32 @@ fn without(total: &FeatureCounts, own: &FeatureCounts) -> FeatureCounts {
 
 /// A feature in a group against the largest of several others.
 fn against_max(others: &[Sides], id: FeatureId, z: f64) -> Option<DiffRow> {
-    let mut p = [0.0f64; 2];
-    let mut binding: [Option<DiffRow>; 2] = [None, None];
-    for sides in others {
-        let tables = sides.tables(id);
-        let Some(row) = sides.row(id, &tables, z) else { continue };
-        let tails = test(&tables);
-        p = [p[0].max(tails.greater), p[1].max(tails.less)];
-        let is_more = |kept: &Option<DiffRow>, sign: f64| {
-            kept.as_ref().is_none_or(|kept| sign * row.difference < sign * kept.difference)
-        };
-        let (up, down) = (is_more(&binding[0], 1.0), is_more(&binding[1], -1.0));
-        if up {
-            binding[0] = Some(row.clone());
-        }
-        if down {
-            binding[1] = Some(row);
-        }
-    }
+    let tables: Vec<(&Sides, Vec<Table>)> = others.iter().map(|sides| (sides, sides.tables(id))).collect();
+    let gaps = tables.iter().enumerate().filter(|(_, (_, tables))| tables.iter().any(|table| table.is_mixed()));
+    let gaps: Vec<(usize, f64)> = gaps
+        .map(|(at, (_, tables))| (at, frequencies(tables, z)))
+        .map(|(at, shares)| (at, shares.a - shares.b))
+        .collect();
+    let most = gaps.iter().min_by(|x, y| x.1.total_cmp(&y.1))?;
+    let least = gaps.iter().rev().max_by(|x, y| x.1.total_cmp(&y.1))?;
     // Above all others the gap to the most frequent one is the smaller of the two, below all that to the least frequent.
-    let gap = |direction: usize| binding[direction].as_ref().map_or(0.0, |row| row.difference.abs());
-    let direction = usize::from(gap(1) < gap(0));
-    let p_value = (2.0 * p[direction]).min(1.0);
-    binding[direction].take().map(|row| DiffRow { p_value, q_value: p_value, ..row })
+    let is_below = least.1.abs() < most.1.abs();
+    let tail = |at: usize| {
+        let tails = test(&tables[at].1);
+        if is_below { tails.less } else { tails.greater }
+    };
+    let binding = if is_below { least.0 } else { most.0 };
+    let mut p = tail(binding);
+    for (at, _) in &gaps {
+        // Twice a half is 1 already.
+        if p >= 0.5 {
+            break;
+        }
+        p = p.max(tail(*at));
+    }
+    let p_value = (2.0 * p).min(1.0);
+    let (sides, tables) = &tables[binding];
+    sides.row(id, tables, z).map(|row| DiffRow { p_value, q_value: p_value, ..row })
 }
 
 /// Compares the two sides of matched pairs.
@@ -202,7 +205,7 @@ impl Sides<'_> {
     /// `None` if there is nothing to compare.
     fn row(self, id: FeatureId, tables: &[Table], z: f64) -> Option<DiffRow> {
         let (mut docs_a, mut docs_b, mut n_a, mut n_b) = (0, 0, 0, 0);
-        for table in tables.iter().filter(|table| table.n_a > 0 && table.n_b > 0) {
+        for table in tables.iter().filter(|table| table.is_mixed()) {
             docs_a += table.docs_a;
             docs_b += table.docs_b;
             n_a += table.n_a;

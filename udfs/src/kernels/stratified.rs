@@ -7,7 +7,7 @@
 use std::f64::consts::SQRT_2;
 
 use crate::kernels::statistics::{
-    EXACT_BELOW, chi_squared_p, fisher_greater, fisher_less, fisher_two_sided, newcombe, odds_ratio, smallest_expected,
+    EXACT_BELOW, fisher_greater, fisher_less, newcombe, odds_ratio, smallest_expected, two_proportions_p,
 };
 
 /// Probabilities below this are left out of exact distributions.
@@ -40,8 +40,9 @@ impl Table {
         self.with() * self.n_a as f64 / self.n()
     }
 
-    fn is_one_sided(self) -> bool {
-        self.n_a == 0 || self.n_b == 0
+    /// Whether both sides have documents; a table that has not says nothing.
+    pub fn is_mixed(self) -> bool {
+        self.n_a > 0 && self.n_b > 0
     }
 }
 
@@ -75,21 +76,19 @@ pub fn test(tables: &[Table]) -> Tails {
         [] => Tails::NOTHING,
         [Table { docs_a, n_a, docs_b, n_b }] => {
             let (with, n) = (docs_a + docs_b, n_a + n_b);
+            let two_sided = two_proportions_p(*docs_a, *n_a, *docs_b, *n_b);
             if smallest_expected(*n_a, with, n) < EXACT_BELOW {
-                return Tails {
-                    two_sided: fisher_two_sided(*docs_a, *n_a, with, n),
-                    greater: fisher_greater(*docs_a, *n_a, with, n),
-                    less: fisher_less(*docs_a, *n_a, with, n),
-                };
+                let greater = fisher_greater(*docs_a, *n_a, with, n);
+                return Tails { two_sided, greater, less: fisher_less(*docs_a, *n_a, with, n) };
             }
             let gap = *docs_a as f64 * *n_b as f64 - *docs_b as f64 * *n_a as f64;
             let (first, second, n) = (*n_a as f64, with as f64, n as f64);
             let z = gap * (n / (first * (n - first) * second * (n - second))).sqrt();
-            Tails { two_sided: chi_squared_p(*docs_a, *n_a, with, n as u64), ..Tails::of_normal(z) }
+            Tails { two_sided, ..Tails::of_normal(z) }
         }
         tables => {
             let (mut least, mut expected) = (f64::INFINITY, [0.0; 4]);
-            for table in tables.iter().filter(|table| !table.is_one_sided()) {
+            for table in tables.iter().filter(|table| table.is_mixed()) {
                 let a = table.expected();
                 let cells = [a, table.with() - a, table.n_a as f64 - a, table.n_b as f64 - (table.with() - a)];
                 expected.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += cell);
@@ -105,7 +104,7 @@ pub fn test(tables: &[Table]) -> Tails {
 /// continuity): `sum(a - E) / sqrt(sum V)`, where `V = n_a n_b m (n - m) / (n^2 (n - 1))`; 0 if nothing varies.
 pub fn cochran_mantel_haenszel_z(tables: &[Table]) -> f64 {
     let (mut gap, mut variance) = (0.0, 0.0);
-    for table in tables.iter().filter(|table| !table.is_one_sided()) {
+    for table in tables.iter().filter(|table| table.is_mixed()) {
         let (n, with) = (table.n(), table.with());
         gap += table.docs_a as f64 - table.expected();
         variance += table.n_a as f64 * table.n_b as f64 * with * (n - with) / (n * n * (n - 1.0).max(1.0));
@@ -182,7 +181,7 @@ pub fn frequencies(tables: &[Table], z: f64) -> Frequencies {
         };
     }
     let (mut weight, mut with_a, mut with_b, mut p, mut q) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for table in tables.iter().filter(|table| !table.is_one_sided()) {
+    for table in tables.iter().filter(|table| table.is_mixed()) {
         let [x, n_a, y, n_b] = [table.docs_a, table.n_a, table.docs_b, table.n_b].map(|count| count as f64);
         let n = n_a + n_b;
         weight += n_a * n_b / n;
@@ -203,7 +202,7 @@ pub fn frequencies(tables: &[Table], z: f64) -> Frequencies {
 /// for one table, that of the tables' sum with 0.5 added to each cell: always finite and positive.
 pub fn pooled_odds_ratio(tables: &[Table]) -> f64 {
     let (mut up, mut down, mut sum) = (0.0, 0.0, Table::default());
-    for table in tables.iter().filter(|table| !table.is_one_sided()) {
+    for table in tables.iter().filter(|table| table.is_mixed()) {
         up += table.docs_a as f64 * (table.n_b - table.docs_b) as f64 / table.n();
         down += table.docs_b as f64 * (table.n_a - table.docs_a) as f64 / table.n();
         sum.docs_a += table.docs_a;
@@ -220,7 +219,7 @@ pub fn pooled_odds_ratio(tables: &[Table]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::statistics::two_proportions_p;
+    use crate::kernels::statistics::fisher_two_sided;
 
     const Z95: f64 = 1.959_963_984_540_054;
 

@@ -138,14 +138,18 @@ impl DiffCall {
             let n_top = if self.fold || wanted.same { TOP_ROWS } else { n_kept.min(TOP_ROWS) }.min(rows.len());
             let top = &rows[..n_top];
             let mut notes = vec![Note::default(); rows.len()];
-            let differences = self.differences(counted, &comparison, top, id_bound, request).await?;
+            let (folds, words) = (self.fold || wanted.same, with_words && (wanted.words || self.fold || wanted.same));
+            let differences = match folds || words {
+                true => self.differences(counted, &comparison, top, id_bound, request).await?,
+                false => Vec::new(),
+            };
             let findings: Vec<(FeatureId, f64)> =
                 top.iter().map(|row| counted.rows.feature_id(*row)).zip(differences).collect();
-            if with_words && (wanted.words || self.fold || wanted.same) {
+            if words {
                 let words = self.words(&counted.reader, &comparison, catalog, &findings).await?;
                 notes.iter_mut().zip(words).for_each(|(note, word)| note.word = word);
             }
-            if self.fold || wanted.same {
+            if folds {
                 let words: Vec<Option<String>> =
                     notes[..n_top].iter().map(|note| note.word.as_ref().map(|word| word.term.clone())).collect();
                 let same = same(&counted.reader, &comparison, &findings, &words, id_bound).await?;
@@ -156,8 +160,8 @@ impl DiffCall {
                 }
             }
             let first = kept.len();
-            let folds = |note: &Note| self.fold && note.same_as.is_some();
-            kept.extend(rows.iter().copied().zip(notes).filter(|(_, note)| !folds(note)).take(n_kept));
+            let is_folded = |note: &Note| self.fold && note.same_as.is_some();
+            kept.extend(rows.iter().copied().zip(notes).filter(|(_, note)| !is_folded(note)).take(n_kept));
             if wanted.examples && self.examples > 0 {
                 let n_shown = kept[first..].len().min(example_rows);
                 let shown = &mut kept[first..first + n_shown];
