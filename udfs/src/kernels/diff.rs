@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use crate::features::FeatureId;
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::counting::{FeatureCounts, GroupCounts, PairedCounts};
 use crate::kernels::statistics::{benjamini_hochberg, mcnemar_p, newcombe_paired, odds_ratio_paired};
 use crate::kernels::stratified::{Table, frequencies, pooled_odds_ratio, test};
@@ -73,7 +74,7 @@ pub fn diff(a: &FeatureCounts, b: &FeatureCounts, ids: &[FeatureId], min_docs: u
 ///
 /// Tested are those of the features `ids` that at least `min_docs` documents of all groups have. Strata in which a side
 /// has no document do not count. Against the largest of the others, p is that of an intersection-union test (Berger 1982):
-/// the largest of the one-sided p against each other group, doubled for the two directions.
+/// the largest of the one-sided p against each other group, doubled for the two directions. Empty if cancelled.
 pub fn diff_groups(
     counts: &GroupCounts,
     targets: std::ops::Range<usize>,
@@ -81,6 +82,7 @@ pub fn diff_groups(
     ids: &[FeatureId],
     min_docs: u64,
     z: f64,
+    cancellation: &Cancellation,
 ) -> Vec<DiffRow> {
     if counts.n_groups() < 2 {
         return Vec::new();
@@ -90,6 +92,9 @@ pub fn diff_groups(
     let ids: Vec<FeatureId> = ids.iter().copied().filter(|id| docs(*id) >= min_docs.max(1)).collect();
     let mut rows = Vec::new();
     for target in targets {
+        if cancellation.is_cancelled() {
+            return Vec::new();
+        }
         let a = counts.group(target);
         let others: Vec<usize> = (0..counts.n_groups()).filter(|other| *other != target).collect();
         match against {
@@ -305,29 +310,15 @@ mod tests {
         assert!((0.02..0.06).contains(&small), "{small} of p are below 0.05");
     }
 
-    #[test]
-    #[ignore = "a measurement"]
-    fn time_of_many_tests() {
-        let mut random = randoms(0x9E37_79B9_7F4A_7C15);
-        for (n_groups, n_strata) in [(2, 1), (2, 200), (60, 1)] {
-            let mut counts = GroupCounts::new(4000, n_groups, n_strata);
-            for row in 0..48_000 {
-                let ids: Vec<u32> =
-                    (0..4000u32).filter(|id| random() % 1000 < u64::from(300 / (id / 40 + 1))).collect();
-                counts.update(if n_groups == 2 { usize::from(row % 60 > 0) } else { row % 60 }, row % n_strata, &ids);
-            }
-            let ids: Vec<u32> = (0..4000).collect();
-            for against in [Against::Rest, Against::Max] {
-                let began = std::time::Instant::now();
-                let targets = if n_groups == 2 { 0..1 } else { 0..n_groups };
-                let rows = diff_groups(&counts, targets, against, &ids, 5, Z95);
-                eprintln!(
-                    "{n_groups} groups, {n_strata} strata, {against:?}: {} rows, {:?}",
-                    rows.len(),
-                    began.elapsed()
-                );
-            }
-        }
+    fn groups(
+        counts: &GroupCounts,
+        targets: std::ops::Range<usize>,
+        against: Against,
+        ids: &[FeatureId],
+        min_docs: u64,
+        z: f64,
+    ) -> Vec<DiffRow> {
+        diff_groups(counts, targets, against, ids, min_docs, z, &Cancellation::default())
     }
 
     /// A repeatable stream of numbers below 2^64.
@@ -362,7 +353,7 @@ mod tests {
                     };
                     counts.update(group, 0, ids);
                 }
-                let rows = diff_groups(&counts, 0..4, against, &ids, 5, Z95);
+                let rows = groups(&counts, 0..4, against, &ids, 5, Z95);
                 assert!(rows.is_sorted_by_key(|row| row.group) && rows.iter().any(|row| row.group == 3));
                 found += usize::from(rows.iter().any(|row| row.q_value < SIGNIFICANT_Q));
             }
@@ -396,13 +387,13 @@ mod tests {
         }
         let ids: Vec<u32> = (0..300).collect();
         let significant = |counts: &GroupCounts| {
-            let rows = diff_groups(counts, 0..1, Against::Rest, &ids, 5, Z95);
+            let rows = groups(counts, 0..1, Against::Rest, &ids, 5, Z95);
             assert!(rows.len() > 250);
             rows.iter().filter(|row| row.q_value < SIGNIFICANT_Q).count() as f64 / rows.len() as f64
         };
         assert!(significant(&plain) > 0.8, "{}", significant(&plain));
         assert!(significant(&controlled) <= 0.01, "{}", significant(&controlled));
-        let rows = diff_groups(&controlled, 0..1, Against::Rest, &ids, 5, Z95);
+        let rows = groups(&controlled, 0..1, Against::Rest, &ids, 5, Z95);
         let small = rows.iter().filter(|row| row.p_value < 0.05).count() as f64 / rows.len() as f64;
         assert!(small < 0.09, "{small} of p are below 0.05");
         assert!(rows.iter().all(|row| (row.frequency_a - row.frequency_b - row.difference).abs() < 1e-12));
@@ -416,7 +407,7 @@ mod tests {
         for (group, stratum, n, with) in [(0, 0, 1000, 200), (0, 1, 4000, 2800), (1, 0, 4000, 400), (1, 1, 1000, 600)] {
             (0..n).for_each(|row| counts.update(group, stratum, if row < with { &[0] } else { &[] }));
         }
-        let row = &diff_groups(&counts, 0..1, Against::Rest, &[0], 1, Z95)[0];
+        let row = &groups(&counts, 0..1, Against::Rest, &[0], 1, Z95)[0];
         assert!((row.difference - 0.1).abs() < 1e-12 && row.ci.0 > 0.07 && row.ci.1 < 0.13, "{row:?}");
         assert_eq!((row.docs_a, row.n_a, row.docs_b, row.n_b), (3000, 5000, 1000, 5000));
     }
@@ -431,7 +422,7 @@ mod tests {
                 counts.update(group, 0, &ids);
             }
         }
-        let rows = diff_groups(&counts, 0..1, Against::Max, &[0, 1, 2], 1, Z95);
+        let rows = groups(&counts, 0..1, Against::Max, &[0, 1, 2], 1, Z95);
         let of = |id| rows.iter().find(|row| row.feature_id == id).unwrap();
         assert_eq!((of(0).other, of(0).docs_b), (Some(2), 30));
         assert!((of(0).difference - 0.3).abs() < 1e-12 && of(0).q_value < 0.001);
@@ -440,7 +431,7 @@ mod tests {
         assert!(of(1).p_value == 1.0 && of(1).difference.abs() < 1e-12);
         assert_eq!(of(2).other, Some(1));
         assert!((of(2).difference + 0.2).abs() < 1e-12 && of(2).p_value < 0.01);
-        let all = diff_groups(&counts, 0..3, Against::Rest, &[0, 1, 2], 1, Z95);
+        let all = groups(&counts, 0..3, Against::Rest, &[0, 1, 2], 1, Z95);
         assert_eq!(all.len(), 9);
         let p: Vec<f64> = all.iter().map(|row| row.p_value).collect();
         let q: Vec<f64> = all.iter().map(|row| row.q_value).collect();

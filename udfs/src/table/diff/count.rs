@@ -136,7 +136,10 @@ impl DiffCall {
         let min_docs = self.min_docs(n_docs.iter().flatten().sum());
         let targets = if by.is_some() { 0..n_groups } else { 0..1 };
         let against = self.against;
-        let rows = blocking(NAME, move |_| Ok(diff_groups(&counts, targets, against, &ids, min_docs, z))).await?;
+        let rows = blocking(NAME, move |cancellation| {
+            Ok(diff_groups(&counts, targets, against, &ids, min_docs, z, cancellation))
+        })
+        .await?;
         Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: n_read.iter().sum() })
     }
 

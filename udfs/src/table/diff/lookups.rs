@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use datafusion::error::Result;
 
 use super::count::{Counted, Rows};
-use super::reader::{Documents, Place, Reader};
+use super::reader::{Documents, Grouping, Place, Reader};
 use super::{DiffCall, NAME};
 use crate::catalog::FeatureCatalog;
 use crate::feature_source::DocumentColumn;
@@ -23,8 +23,9 @@ use crate::table::exec::{Request, blocking};
 /// Rows for which words and repetitions are looked up: the first ones (of each group).
 pub(super) const TOP_ROWS: usize = 200;
 
-/// Documents of each side whose words are looked at; spread evenly if there are more.
-const WORD_DOCUMENTS: u64 = 20_000;
+/// Documents of each side whose words are looked at, of two groups; spread evenly if there are more. Of several groups a
+/// share of that, but not below the second number.
+const WORD_DOCUMENTS: (u64, u64) = (20_000, 2000);
 
 /// Groups beyond which words are looked up only on demand.
 const WORD_GROUPS: usize = 20;
@@ -58,6 +59,8 @@ struct Comparison {
     group: usize,
     /// Documents of both sides by stratum; none of either where one side has none.
     n_docs: Vec<[u64; 2]>,
+    /// Documents of each side whose words are looked at.
+    word_documents: u64,
 }
 
 impl Comparison {
@@ -67,7 +70,15 @@ impl Comparison {
             let all: u64 = counted.n_docs.iter().map(|strata| strata[stratum]).sum();
             if own == 0 || all == own { [0, 0] } else { [own, all - own] }
         };
-        Self { group, n_docs: (0..counted.n_docs[group].len()).map(stratum).collect() }
+        let n_targets = match counted.reader.grouping {
+            Grouping::Column(..) => counted.n_docs.len() as u64,
+            _ => 2,
+        };
+        Self {
+            group,
+            n_docs: (0..counted.n_docs[group].len()).map(stratum).collect(),
+            word_documents: (2 * WORD_DOCUMENTS.0 / n_targets.max(2)).max(WORD_DOCUMENTS.1),
+        }
     }
 
     /// Side of a document; `None` if it has no counterpart.
@@ -82,8 +93,8 @@ impl Comparison {
         let wanted = |n: &[u64; 2]| if matched { [n[0].min(n[1]); 2] } else { *n };
         let wanted: Vec<[u64; 2]> = self.n_docs.iter().map(wanted).collect();
         let all = [0, 1].map(|side| wanted.iter().map(|n| n[side]).sum::<u64>().max(1));
-        let part = |n: &[u64; 2], side: usize| match all[side] > WORD_DOCUMENTS {
-            true => (n[side] as u128 * WORD_DOCUMENTS as u128 / all[side] as u128) as u64,
+        let part = |n: &[u64; 2], side: usize| match all[side] > self.word_documents {
+            true => (n[side] as u128 * self.word_documents as u128 / all[side] as u128) as u64,
             false => n[side],
         };
         wanted.iter().map(|n| [part(n, 0), part(n, 1)]).collect()
