@@ -182,11 +182,16 @@ Examples:
 
 const DIFF_EXAMPLES: &str = "\
 A and B are a corpus, a corpus with a filter, or a query. difference = frequency in A - frequency in B.
+Features that say the same are one row: the column members has the others.
 
 Examples:
   saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\"
   saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --paired-by prompt_id --limit 10
-  saequel diff new_reviews old_reviews --fold --output changes.csv";
+  saequel diff \"answers WHERE model='a'\" \"answers WHERE model='b'\" --control n_tokens --examples 2
+  saequel diff answers --by model --limit 5
+  saequel diff new_model --others model_a --others model_b
+  saequel diff reviews --target rating
+  saequel diff new_reviews old_reviews --no-fold --output changes.csv";
 
 const CORRELATE_EXAMPLES: &str = "\
 Examples:
@@ -302,21 +307,43 @@ pub(crate) struct DiffArgs {
     /// First set
     pub(crate) a: String,
     /// Second set
-    pub(crate) b: String,
+    #[arg(required_unless_present_any = ["by", "others", "target"])]
+    pub(crate) b: Option<String>,
     /// Column that pairs documents of A and B (the same prompt, patient, day)
     #[arg(long, value_name = "COLUMN")]
     pub(crate) paired_by: Option<String>,
+    /// Column to hold constant, such as n_tokens, the length; can be given several times
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) control: Vec<String>,
+    /// In place of B: column of A, each of whose values is compared with the others
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) by: Option<String>,
+    /// In place of B: set with which A is compared; can be given several times
+    #[arg(long, value_name = "SET")]
+    pub(crate) others: Vec<String>,
+    /// With --by and --others: rest (all others together) or max (the one that has the feature most often)
+    #[arg(long, value_name = "REST_OR_MAX")]
+    pub(crate) against: Option<String>,
+    /// In place of B: column of A with numbers or dates, with which features are correlated
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) target: Option<String>,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// Only features in at least so many documents of A and B together
+    /// Only features in at least so many documents of all sides together
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
     /// Of the interval of the difference, e.g. 0.99 [default: 0.95]
     #[arg(long, value_name = "SHARE")]
     pub(crate) confidence: Option<f64>,
-    /// Leave out features that are in nearly the same documents as one above
+    /// Show so many documents of each side for a feature, with marks where it is
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<u64>,
+    /// Do not look for words that show the same
     #[arg(long)]
-    pub(crate) fold: bool,
+    pub(crate) no_words: bool,
+    /// One row a feature, even if it says the same as one above
+    #[arg(long)]
+    pub(crate) no_fold: bool,
     #[command(flatten)]
     pub(crate) rows: Rows,
     #[command(flatten)]

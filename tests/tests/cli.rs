@@ -129,7 +129,11 @@ fn a_command_is_the_statement_that_it_shows() {
     let (a, b) = ("answers WHERE assistant = 'heron'", "answers WHERE assistant = 'finch'");
     for arguments in [
         vec!["diff", a, b, "--paired-by", "prompt_id", "--limit", "15"],
-        vec!["diff", a, b, "--fold", "--include-hidden", "--dictionary", "minilm-l4-token-4096", "--limit", "5"],
+        vec!["diff", a, b, "--no-fold", "--include-hidden", "--dictionary", "minilm-l4-token-4096", "--limit", "5"],
+        vec!["diff", a, b, "--control", "n_tokens", "--control", "topic", "--no-words", "--limit", "5"],
+        vec!["diff", "answers", "--by", "topic", "--against", "max", "--no-words", "--limit", "2"],
+        vec!["diff", a, "--others", b, "--examples", "1", "--no-words", "--limit", "2"],
+        vec!["diff", "answers", "--target", "n_tokens", "--no-words", "--limit", "5"],
         vec!["correlate", "answers", "--limit", "10"],
         vec!["correlate", a, "--with", b, "--paired-by", "prompt_id", "--direction", "both", "--limit", "5"],
         vec!["cluster", "answers", "--k", "3", "--seed", "7"],
@@ -154,8 +158,8 @@ fn the_columns_are_the_promised_ones() {
     let wanted: [(&[&str], &str); 5] = [
         (
             &["diff", a, b],
-            "feature_id label level docs_a docs_b frequency_a frequency_b difference ci_low ci_high odds_ratio p_value \
-             q_value also_in_words",
+            "feature_id label level docs_a docs_b frequency_a frequency_b difference ci_low ci_high odds_ratio log_odds \
+             p_value q_value also_in_words n_a n_b n_left_out members",
         ),
         (
             &["correlate", "answers"],

@@ -53,6 +53,12 @@ impl Columns {
         self.push("level", StringArray::from_iter_values(levels), false);
     }
 
+    /// Adds the columns of another.
+    pub fn append(&mut self, mut more: Self) {
+        self.fields.append(&mut more.fields);
+        self.arrays.append(&mut more.arrays);
+    }
+
     /// Schema of the columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.fields.clone()))
@@ -103,6 +109,7 @@ pub fn diff_columns(catalog: &FeatureCatalog, rows: &[DiffRow]) -> Columns {
     columns.numbers("ci_low", rows.iter().map(|row| row.ci.0));
     columns.numbers("ci_high", rows.iter().map(|row| row.ci.1));
     columns.numbers("odds_ratio", rows.iter().map(|row| row.odds_ratio));
+    columns.numbers("log_odds", rows.iter().map(|row| row.odds_ratio.ln()));
     columns.numbers("p_value", rows.iter().map(|row| row.p_value));
     columns.numbers("q_value", rows.iter().map(|row| row.q_value));
     columns

@@ -6,7 +6,7 @@ use crate::args::{ClusterArgs, CorrelateArgs, DiffArgs, ExportArgs, RetrieveArgs
 use crate::context::Context;
 use crate::error::Result;
 use crate::say::remark;
-use crate::sql_text::{Call, identifier};
+use crate::sql_text::{Call, identifier, literal};
 
 /// Pairs that `correlate --limit 0` returns at most.
 const ALL_PAIRS: u64 = 10_000_000;
@@ -19,14 +19,29 @@ pub(super) async fn diff(args: DiffArgs, context: &Context) -> Result<()> {
 }
 
 fn diff_call(args: &DiffArgs) -> Call {
-    Call::new("diff")
-        .text(&args.a)
-        .text(&args.b)
-        .named_text("paired_by", args.paired_by.as_deref())
+    let call = Call::new("diff").text(&args.a);
+    let call = match &args.b {
+        Some(b) => call.text(b),
+        None => call,
+    };
+    call.named_text("paired_by", args.paired_by.as_deref())
+        .named("control", list(&args.control))
+        .named_text("by", args.by.as_deref())
+        .named("others", list(&args.others))
+        .named_text("against", args.against.as_deref())
+        .named_text("target", args.target.as_deref())
         .selection(&args.selection)
         .named("min_docs", args.min_docs)
         .named("confidence", args.confidence)
-        .flag("fold", args.fold)
+        .named("words", args.no_words.then_some(false))
+        .named("examples", args.examples)
+        .flag("fold", !args.no_fold)
+}
+
+/// Texts as a list in SQL; `None` if there is none.
+fn list(texts: &[String]) -> Option<String> {
+    let texts: Vec<String> = texts.iter().map(|text| literal(text)).collect();
+    (!texts.is_empty()).then(|| format!("[{}]", texts.join(", ")))
 }
 
 impl Call {
@@ -124,14 +139,33 @@ mod tests {
         let Command::Diff(args) = cli.command else { panic!("diff") };
         assert_eq!(
             diff_call(&args).statement(),
-            "SELECT * FROM diff('a WHERE m=''x''', 'b', paired_by => 'p', min_docs => 3)"
+            "SELECT * FROM diff('a WHERE m=''x''', 'b', paired_by => 'p', min_docs => 3, fold => true)"
         );
-        let cli = Cli::parse_from(["saequel", "diff", "a", "b", "--fold", "--include-hidden", "--dictionary", "d"]);
+        let cli = Cli::parse_from(["saequel", "diff", "a", "b", "--no-fold", "--include-hidden", "--dictionary", "d"]);
         let Command::Diff(args) = cli.command else { panic!("diff") };
         assert_eq!(
             diff_call(&args).statement(),
-            "SELECT * FROM diff('a', 'b', dictionary => 'd', include_hidden => true, fold => true)"
+            "SELECT * FROM diff('a', 'b', dictionary => 'd', include_hidden => true)"
         );
+        let cli = Cli::parse_from(["saequel", "diff", "a", "--by", "m", "--control", "n_tokens", "--control", "it's"]);
+        let Command::Diff(args) = cli.command else { panic!("diff") };
+        assert_eq!(
+            diff_call(&args).statement(),
+            "SELECT * FROM diff('a', control => ['n_tokens', 'it''s'], by => 'm', fold => true)"
+        );
+        let cli = Cli::parse_from(["saequel", "diff", "a", "--others", "b", "--others", "c", "--against", "rest"]);
+        let Command::Diff(args) = cli.command else { panic!("diff") };
+        assert_eq!(
+            diff_call(&args).statement(),
+            "SELECT * FROM diff('a', others => ['b', 'c'], against => 'rest', fold => true)"
+        );
+        let cli = Cli::parse_from(["saequel", "diff", "a", "--target", "t", "--examples", "2", "--no-words"]);
+        let Command::Diff(args) = cli.command else { panic!("diff") };
+        assert_eq!(
+            diff_call(&args).statement(),
+            "SELECT * FROM diff('a', target => 't', words => false, examples => 2, fold => true)"
+        );
+        assert!(Cli::try_parse_from(["saequel", "diff", "a"]).is_err());
         let cli = Cli::parse_from(["saequel", "correlate", "a", "--with", "b", "--paired-by", "p", "--echoes"]);
         let Command::Correlate(args) = cli.command else { panic!("correlate") };
         assert_eq!(

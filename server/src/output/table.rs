@@ -20,7 +20,7 @@ const NARROWEST_TEXT: usize = 16;
 /// A text column in a result without a total width.
 const WIDEST_TEXT: usize = 60;
 /// Columns that are left out first, in this order.
-const LESSER_COLUMNS: [&str; 17] = [
+const LESSER_COLUMNS: [&str; 18] = [
     "odds_ratio",
     "log_odds",
     "ci_low",
@@ -37,6 +37,7 @@ const LESSER_COLUMNS: [&str; 17] = [
     "fvu",
     "explained",
     "n_tokens",
+    "members",
     "also_in_words",
 ];
 

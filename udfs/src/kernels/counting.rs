@@ -72,6 +72,53 @@ impl PairedCounts {
     }
 }
 
+/// Document counts of several groups of documents, each by stratum.
+#[derive(Debug, Clone, Default)]
+pub struct GroupCounts {
+    /// Group by group, the strata of each.
+    cells: Vec<FeatureCounts>,
+    n_strata: usize,
+}
+
+impl GroupCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize, n_groups: usize, n_strata: usize) -> Self {
+        Self { cells: vec![FeatureCounts::new(id_bound); n_groups * n_strata], n_strata }
+    }
+
+    /// Memory of the counts.
+    pub fn bytes(id_bound: usize, n_groups: usize, n_strata: usize) -> usize {
+        n_groups * n_strata * (id_bound * size_of::<u32>() + size_of::<FeatureCounts>())
+    }
+
+    /// Counts a document of `group` in `stratum`.
+    pub fn update(&mut self, group: usize, stratum: usize, ids: &[FeatureId]) {
+        self.cells[group * self.n_strata + stratum].update(ids);
+    }
+
+    /// Number of groups.
+    pub fn n_groups(&self) -> usize {
+        self.cells.len() / self.n_strata.max(1)
+    }
+
+    /// Counts of a group by stratum.
+    pub fn group(&self, group: usize) -> &[FeatureCounts] {
+        &self.cells[group * self.n_strata..][..self.n_strata]
+    }
+
+    /// Counts of all groups together by stratum.
+    pub fn total(&self) -> Vec<FeatureCounts> {
+        let mut total = self.group(0).to_vec();
+        for group in 1..self.n_groups() {
+            for (sum, more) in total.iter_mut().zip(self.group(group)) {
+                sum.n_docs += more.n_docs;
+                sum.docs.iter_mut().zip(&more.docs).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        total
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

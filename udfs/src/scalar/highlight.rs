@@ -8,10 +8,11 @@ use datafusion::common::{internal_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ScalarUDF;
 
-use super::common::{Members, Names, OfFeature, off_runtime, udf_of_feature};
+use super::common::{Names, OfFeature, off_runtime, udf_of_feature};
 use crate::SharedSource;
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::TokenFeatures;
+use crate::features::FeatureId;
 
 const NAME: &str = "highlight";
 
@@ -36,14 +37,13 @@ pub fn highlight_udf(source: &SharedSource) -> ScalarUDF {
     udf_of_feature::<Highlight>(source)
 }
 
-/// Puts marks around the tokens on which a positive member fires. Marks join where tokens touch.
-fn mark(text: &str, tokens: &[TokenFeatures], members: &Members) -> String {
+/// Puts marks around the tokens on which one of the features fires. Marks join where tokens touch.
+pub(crate) fn mark(text: &str, tokens: &[TokenFeatures], features: &[FeatureId]) -> String {
     let mut marked = String::with_capacity(text.len() + 16);
     let mut done = 0;
     let mut open = false;
     for token in tokens {
-        let fires =
-            members.positive.iter().any(|(id, _)| token.features.binary_search_by_key(id, |(id, _)| *id).is_ok());
+        let fires = fires(token, features);
         let (Some(_), Some(_)) = (text.get(done..token.start), text.get(token.start..token.end)) else { continue };
         if open && (!fires || token.start > done) {
             marked.push('»');
@@ -62,6 +62,11 @@ fn mark(text: &str, tokens: &[TokenFeatures], members: &Members) -> String {
     }
     marked.push_str(&text[done..]);
     marked
+}
+
+/// Whether one of the features fires on a token.
+pub(crate) fn fires(token: &TokenFeatures, features: &[FeatureId]) -> bool {
+    features.iter().any(|id| token.features.binary_search_by_key(id, |(id, _)| *id).is_ok())
 }
 
 impl OfFeature for Highlight {
@@ -83,7 +88,8 @@ impl OfFeature for Highlight {
                 match names.get(row).filter(|_| texts.is_valid(row)) {
                     Some(members) => {
                         let text = texts.value(row);
-                        marked.append_value(mark(text, &source.token_features(text)?, members));
+                        let positive: Vec<FeatureId> = members.positive.iter().map(|(id, _)| *id).collect();
+                        marked.append_value(mark(text, &source.token_features(text)?, &positive));
                     }
                     None => marked.append_null(),
                 }
@@ -106,14 +112,13 @@ mod tests {
             end,
             features: if fires { vec![(3, 1.0)] } else { vec![] },
         };
-        let members = Members { positive: vec![(3, 1.0)], negative: vec![] };
         let text = "apolo-gise, é ok";
         let tokens =
             [token(0, 5, true), token(5, 6, true), token(6, 10, true), token(12, 14, true), token(15, 17, false)];
-        assert_eq!(mark(text, &tokens, &members), "«apolo-gise», «é» ok");
-        assert_eq!(mark(text, &[], &members), text);
+        assert_eq!(mark(text, &tokens, &[3]), "«apolo-gise», «é» ok");
+        assert_eq!(mark(text, &[], &[3]), text);
         let broken = [token(0, 13, true), token(90, 99, true), token(4, 2, true)];
-        assert_eq!(mark(text, &broken, &members), text, "places that are none are passed over");
+        assert_eq!(mark(text, &broken, &[3]), text, "places that are none are passed over");
     }
 
     #[tokio::test]

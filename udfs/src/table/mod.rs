@@ -1,10 +1,12 @@
 //! Table functions, one a file, and [`exec`]: how their work becomes a table.
 
 pub mod cluster;
+mod control;
 pub mod correlate;
 pub mod diff;
 mod document_columns;
 pub mod echoes;
+mod examples;
 pub mod exec;
 pub mod pairing;
 pub mod retrieve;

@@ -1,0 +1,233 @@
+//! First passes: who has what.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use arrow::array::Array;
+use datafusion::common::exec_err;
+use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
+
+use super::reader::{Grouping, Reader};
+use super::{Design, DiffCall, NAME};
+use crate::feature_source::DocumentColumn;
+use crate::features::{FeatureId, IdsView};
+use crate::kernels::counting::{GroupCounts, PairedCounts};
+use crate::kernels::diff::{DiffRow, default_min_docs, diff_groups, diff_paired};
+use crate::kernels::statistics::normal_quantile_two_sided;
+use crate::kernels::trend::{Ranks, TrendCounts, TrendRow, trends};
+use crate::table::control::numbers;
+use crate::table::document_columns::texts;
+use crate::table::exec::{Request, blocking};
+use crate::table::pairing::match_pairs;
+
+/// What was counted.
+pub(super) struct Counted {
+    pub(super) reader: Reader,
+    pub(super) rows: Rows,
+    /// Documents by group and stratum.
+    pub(super) n_docs: Vec<Vec<u64>>,
+    /// Documents read, compared or not; of pairs, those compared and left out.
+    pub(super) n_read: u64,
+}
+
+/// One row per feature, or per feature and group.
+pub(super) enum Rows {
+    Groups(Vec<DiffRow>),
+    Trend(Vec<TrendRow>),
+}
+
+/// Sees to it that no document comes twice in a set.
+struct Once {
+    seen: HashSet<u64>,
+    hasher: RandomState,
+    memory: MemoryReservation,
+    set: usize,
+}
+
+impl Once {
+    fn new(request: &Request) -> Self {
+        Self { seen: HashSet::new(), hasher: RandomState::new(), memory: request.memory(NAME), set: 0 }
+    }
+
+    fn check(&mut self, set: usize, name: &str, doc_ids: &arrow::array::ArrayRef) -> Result<()> {
+        if self.set != set {
+            self.seen.clear();
+            self.set = set;
+        }
+        self.memory.try_grow(doc_ids.len() * 2 * size_of::<u64>())?;
+        let doc_ids = texts(NAME, "doc_id", doc_ids)?;
+        match doc_ids.iter().flatten().find(|doc_id| !self.seen.insert(self.hasher.hash_one(doc_id))) {
+            None => Ok(()),
+            // A document that a join repeats is one observation, not several.
+            Some(doc_id) => exec_err!(
+                "{NAME}: document '{doc_id}' comes twice in set '{name}'; add DISTINCT, or put WHERE doc_id IN (...) in \
+                 place of a join"
+            ),
+        }
+    }
+}
+
+impl DiffCall {
+    pub(super) async fn count(&self, request: &Request, selected: Vec<bool>) -> Result<Counted> {
+        let z = normal_quantile_two_sided(self.confidence);
+        let id_bound = selected.len();
+        let ids: Vec<FeatureId> = (0..).zip(selected).filter(|(_, selected)| *selected).map(|(id, _)| id).collect();
+        match &self.design {
+            Design::Paired(column) => self.count_pairs(column, request, id_bound, ids, z).await,
+            Design::Target(column) => self.count_trend(column, request, id_bound, ids, z).await,
+            Design::Sets | Design::By(_) => self.count_groups(request, id_bound, ids, z).await,
+        }
+    }
+
+    fn min_docs(&self, n_docs: u64) -> u64 {
+        self.min_docs.map_or_else(|| default_min_docs(n_docs), |min_docs| min_docs as u64)
+    }
+
+    async fn count_pairs(
+        &self,
+        column: &str,
+        request: &Request,
+        id_bound: usize,
+        ids: Vec<FeatureId>,
+        z: f64,
+    ) -> Result<Counted> {
+        let mut reader = Reader::of_sets(&self.source, self.sets.clone());
+        let mut counts = PairedCounts::new(id_bound);
+        let visit = |a: &[FeatureId], b: &[FeatureId]| {
+            counts.update(a, b);
+            Ok(())
+        };
+        let sets = [self.sets[0].clone(), self.sets[1].clone()];
+        let matched = match_pairs(NAME, &self.source, &sets, column, request, visit).await?;
+        let (n_pairs, n_left_out) = (counts.a.n_docs, matched.n_left_out);
+        reader.pairs = Some((column.to_string(), matched));
+        let min_docs = self.min_docs(2 * n_pairs);
+        let rows = blocking(NAME, move |_| Ok(diff_paired(&counts, &ids, min_docs, z))).await?;
+        let n_docs = vec![vec![n_pairs]; 2];
+        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: 2 * n_pairs + n_left_out })
+    }
+
+    async fn count_groups(&self, request: &Request, id_bound: usize, ids: Vec<FeatureId>, z: f64) -> Result<Counted> {
+        let mut reader = Reader::of_sets(&self.source, self.sets.clone());
+        let by = match &self.design {
+            Design::By(column) => Some(column.as_str()),
+            _ => None,
+        };
+        reader.survey(by, self.control.clone(), request).await?;
+        let (n_groups, n_strata) = (reader.groups.len(), reader.n_strata());
+        let memory = request.memory(NAME);
+        memory.try_grow(GroupCounts::bytes(id_bound, n_groups + 2, n_strata))?;
+        let mut counts = GroupCounts::new(id_bound, n_groups, n_strata);
+        let mut once = Once::new(request);
+        let mut n_read = vec![0u64; self.sets.len()];
+        let mut documents = reader.open(&[DocumentColumn::Ids], Some(DocumentColumn::DocId));
+        while let Some(batch) = documents.next().await? {
+            n_read[batch.set] += batch.n_rows as u64;
+            if let Some(doc_ids) = &batch.optional {
+                once.check(batch.set, &self.sets[batch.set], doc_ids)?;
+            }
+            let ids = IdsView::try_new(NAME, &batch.columns[0])?;
+            batch.places.iter().for_each(|place| counts.update(place.group, place.stratum, ids.ids(place.row)));
+        }
+        let n_docs: Vec<Vec<u64>> =
+            (0..n_groups).map(|group| counts.group(group).iter().map(|cell| cell.n_docs).collect()).collect();
+        self.check_groups(&reader, &n_docs, &n_read)?;
+        let min_docs = self.min_docs(n_docs.iter().flatten().sum());
+        let targets = if by.is_some() { 0..n_groups } else { 0..1 };
+        let against = self.against;
+        let rows = blocking(NAME, move |cancellation| {
+            Ok(diff_groups(&counts, targets, against, &ids, min_docs, z, cancellation))
+        })
+        .await?;
+        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: n_read.iter().sum() })
+    }
+
+    /// Whether there is something to compare.
+    fn check_groups(&self, reader: &Reader, n_docs: &[Vec<u64>], n_read: &[u64]) -> Result<()> {
+        for (set, n_read) in self.sets.iter().zip(n_read) {
+            if *n_read == 0 {
+                return exec_err!("{NAME}: set '{set}' has no documents");
+            }
+        }
+        if reader.strata.is_some() {
+            let is_mixed = |stratum: &usize| n_docs.iter().filter(|strata| strata[*stratum] > 0).count() > 1;
+            if (0..reader.n_strata()).filter(|stratum| n_docs[0].len() > *stratum).any(|stratum| is_mixed(&stratum)) {
+                return Ok(());
+            }
+            let columns = self.control.join(", ");
+            return exec_err!("{NAME}: no documents of different sides are alike in 'control' {columns}");
+        }
+        if matches!(reader.grouping, Grouping::Sets) {
+            for ((set, strata), n_read) in self.sets.iter().zip(n_docs).zip(n_read) {
+                if strata.iter().sum::<u64>() == 0 {
+                    return exec_err!("{NAME}: none of the {n_read} documents of set '{set}' has features");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn count_trend(
+        &self,
+        column: &str,
+        request: &Request,
+        id_bound: usize,
+        ids: Vec<FeatureId>,
+        z: f64,
+    ) -> Result<Counted> {
+        let mut reader = Reader::of_sets(&self.source, self.sets.clone());
+        let set = &self.sets[0];
+        let memory = request.memory(NAME);
+        memory.try_grow(TrendCounts::bytes(id_bound))?;
+        let (mut values, mut n_read, mut once) = (Vec::new(), 0u64, Once::new(request));
+        let wanted = [DocumentColumn::Ids, crate::table::control::document_column(column)];
+        let mut documents = reader.open(&wanted, Some(DocumentColumn::DocId));
+        while let Some(batch) = documents.next().await? {
+            n_read += batch.n_rows as u64;
+            if let Some(doc_ids) = &batch.optional {
+                once.check(0, set, doc_ids)?;
+            }
+            let Some(numbers) = numbers(&batch.columns[1])? else {
+                return exec_err!(
+                    "{NAME}: expected numbers, dates or times in 'target' column '{column}', got {}; use 'by' for \
+                     groups",
+                    batch.columns[1].data_type()
+                );
+            };
+            // Values, then their distinct ones with ranks and counts.
+            memory.try_grow(5 * size_of::<f64>() * batch.places.len())?;
+            let valid = batch.places.iter().filter(|place| numbers.is_valid(place.row));
+            values.extend(valid.map(|place| numbers.value(place.row)));
+        }
+        let ranks = blocking(NAME, move |_| Ok(Ranks::new(values))).await?;
+        let Some(middle) = ranks.middle() else {
+            return match (n_read, ranks.n()) {
+                (0, _) => exec_err!("{NAME}: set '{set}' has no documents"),
+                (n, 0) => exec_err!("{NAME}: none of the {n} documents of set '{set}' has features and a '{column}'"),
+                (_, n) => {
+                    exec_err!("{NAME}: 'target' column '{column}' is the same in all {n} documents of set '{set}'")
+                }
+            };
+        };
+        let mut counts = TrendCounts::new(id_bound);
+        let mut n_docs = vec![vec![0u64]; 2];
+        let mut documents = reader.open(&wanted, None);
+        while let Some(batch) = documents.next().await? {
+            let (ids, numbers) = (IdsView::try_new(NAME, &batch.columns[0])?, numbers(&batch.columns[1])?);
+            for place in &batch.places {
+                let value = numbers.as_ref().filter(|numbers| numbers.is_valid(place.row)).map(|n| n.value(place.row));
+                if let Some(value) = value
+                    && let Some(rank) = ranks.rank(value)
+                {
+                    counts.update(value, rank, ids.ids(place.row));
+                    n_docs[usize::from(value <= middle)][0] += 1;
+                }
+            }
+        }
+        let min_docs = self.min_docs(ranks.n());
+        let rows = blocking(NAME, move |_| Ok(trends(&counts, &ranks, &ids, min_docs, z))).await?;
+        reader.grouping = Grouping::Above(column.to_string(), middle);
+        Ok(Counted { reader, rows: Rows::Trend(rows), n_docs, n_read })
+    }
+}
