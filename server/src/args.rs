@@ -358,9 +358,12 @@ pub(crate) struct CorrelateArgs {
     pub(crate) paired_by: Option<String>,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// Only pairs that are together in at least so many documents
+    /// Only features that are in at least so many documents [default: 0.5 % of them, at least 5]
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
+    /// Only pairs that are together in at least so many documents
+    #[arg(long, value_name = "N")]
+    pub(crate) min_both: Option<u64>,
     /// Pairs that come together more often than chance, less often, or both
     #[arg(long, value_parser = ["positive", "negative", "both"])]
     pub(crate) direction: Option<String>,

@@ -53,6 +53,7 @@ fn correlate_call(args: &CorrelateArgs) -> Call {
         .named_text("paired_by", args.paired_by.as_deref())
         .selection(&args.selection)
         .named("min_docs", args.min_docs)
+        .named("min_both", args.min_both)
         .named_text("direction", args.direction.as_deref())
         .named("unexpected", args.unexpected)
         .flag("echoes", args.echoes)

@@ -81,7 +81,7 @@ fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes:
         position.map(|position| position as usize)
     };
     let documents = group.kept(position_of);
-    let mut ranking = Ranking::new(Direction::Positive, LIMIT);
+    let mut ranking = Ranking::new(Direction::Positive, LIMIT, 0);
     for block in blocks(features.len(), BLOCK_BYTES) {
         let mut counts = PairCounts::new(features.len(), block);
         counts.update(&documents);

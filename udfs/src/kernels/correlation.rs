@@ -17,6 +17,9 @@ use crate::kernels::statistics::{
 /// the pairs beyond are upper bounds.
 const KEPT_P: usize = 1 << 20;
 
+/// G² whose p is below about 0.0001.
+const FAR_TAIL_LLR: f64 = 14.0;
+
 /// Which associations are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -41,7 +44,7 @@ pub struct PairRow {
     pub n: u64,
     /// Log-likelihood ratio G².
     pub llr: f64,
-    /// p of independence: by G², or by Fisher's exact test where an expected count is below 5.
+    /// p of independence: by G², or by Fisher's exact test where an expected count is below 5 (below 20 if p is small).
     pub p_value: f64,
     /// Benjamini-Hochberg q over all pairs with enough documents.
     pub q_value: f64,
@@ -90,6 +93,7 @@ pub fn default_min_docs(n_docs: u64) -> u64 {
 pub struct Ranking {
     direction: Direction,
     limit: usize,
+    min_both: u64,
     found: Found,
 }
 
@@ -134,9 +138,16 @@ impl Found {
 }
 
 impl Ranking {
-    /// For the `limit` best pairs.
-    pub fn new(direction: Direction, limit: usize) -> Self {
-        Self { direction, limit, found: Found::default() }
+    /// For the `limit` best pairs of those that are together in at least `min_both` documents.
+    pub fn new(direction: Direction, limit: usize, min_both: u64) -> Self {
+        Self { direction, limit, min_both, found: Found::default() }
+    }
+
+    /// Memory that a ranking of at most `n_pairs` pairs takes: each thread keeps its own rows and p values.
+    pub fn bytes(limit: usize, n_pairs: usize) -> usize {
+        let parts = rayon::current_num_threads() + 1;
+        let kept = |most: usize| most.saturating_mul(parts).min(n_pairs.saturating_mul(2));
+        kept(limit) * size_of::<PairRow>() + kept(2 * KEPT_P) * size_of::<f64>()
     }
 
     /// Tests all pairs of a block; `features[position]` is the id. Pairs that `keep` refuses are tested but not ranked;
@@ -152,45 +163,61 @@ impl Ranking {
         cancellation: &Cancellation,
         keep: impl Fn(FeatureId, FeatureId) -> bool + Sync,
     ) {
-        let (direction, limit, n, docs) = (self.direction, self.limit, counts.n_docs(), counts.docs());
-        let found = counts
-            .rows()
-            .fold(Found::default, |mut found, (a, row)| {
-                if split.is_some_and(|split| a >= split) || cancellation.is_cancelled() {
-                    return found;
-                }
-                let first = split.unwrap_or(0).max(a + 1);
-                for (b, both) in (first..).zip(&row[first - a - 1..]) {
-                    let (docs_a, docs_b, both) = (u64::from(docs[a]), u64::from(docs[b]), u64::from(*both));
-                    found.n_tests += 1;
-                    let expected = docs_a as f64 * docs_b as f64 / n.max(1) as f64;
-                    let wanted = match direction {
-                        Direction::Positive => both as f64 > expected,
-                        Direction::Negative => (both as f64) < expected,
-                        Direction::Both => true,
-                    };
-                    if !wanted {
-                        // Its one-sided p is about a half or more: it bears on no q below one half.
-                        continue;
+        // Rows of the triangle get shorter: every thread takes its share of the long ones.
+        let n_parts = rayon::current_num_threads();
+        let found = (0..n_parts)
+            .into_par_iter()
+            .map(|part| {
+                let mut found = Found::default();
+                for (a, row) in counts.rows().skip(part).step_by(n_parts) {
+                    if split.is_some_and(|split| a >= split) || cancellation.is_cancelled() {
+                        break;
                     }
-                    let llr = log_likelihood_ratio(both, docs_a, docs_b, n);
-                    let p_value = p_value(direction, llr, both, docs_a, docs_b, n);
-                    found.keep_p(p_value);
-                    let features = (features[a], features[b]);
-                    let row =
-                        PairRow { features, docs_both: both, docs: (docs_a, docs_b), n, llr, p_value, q_value: 1.0 };
-                    let full = found.best.len() >= limit;
-                    if limit > 0
-                        && !(full && found.best.peek().is_some_and(|Reverse(least)| row < *least))
-                        && keep(features.0, features.1)
-                    {
-                        found.offer(row, limit);
+                    let first = split.unwrap_or(0).max(a + 1);
+                    for (b, both) in (first..).zip(&row[first - a - 1..]) {
+                        self.test(&mut found, counts, (a, b), u64::from(*both), features, &keep);
                     }
                 }
                 found
             })
-            .reduce(Found::default, |x, y| x.merge(y, limit));
-        self.found = std::mem::take(&mut self.found).merge(found, limit);
+            .reduce(Found::default, |x, y| x.merge(y, self.limit));
+        self.found = std::mem::take(&mut self.found).merge(found, self.limit);
+    }
+
+    fn test(
+        &self,
+        found: &mut Found,
+        counts: &PairCounts,
+        (a, b): (usize, usize),
+        docs_both: u64,
+        features: &[FeatureId],
+        keep: impl Fn(FeatureId, FeatureId) -> bool,
+    ) {
+        let (n, docs) = (counts.n_docs(), (u64::from(counts.docs()[a]), u64::from(counts.docs()[b])));
+        found.n_tests += 1;
+        let expected = docs.0 as f64 * docs.1 as f64 / n.max(1) as f64;
+        let wanted = match self.direction {
+            Direction::Positive => docs_both as f64 > expected,
+            Direction::Negative => (docs_both as f64) < expected,
+            Direction::Both => true,
+        };
+        if !wanted {
+            // Its one-sided p is about a half or more: it bears on no q below one half.
+            return;
+        }
+        let llr = log_likelihood_ratio(docs_both, docs.0, docs.1, n);
+        let p_value = p_value(self.direction, llr, docs_both, docs.0, docs.1, n);
+        found.keep_p(p_value);
+        let features = (features[a], features[b]);
+        let row = PairRow { features, docs_both, docs, n, llr, p_value, q_value: 1.0 };
+        let full = found.best.len() >= self.limit;
+        if self.limit > 0
+            && docs_both >= self.min_both
+            && !(full && found.best.peek().is_some_and(|Reverse(least)| row < *least))
+            && keep(features.0, features.1)
+        {
+            found.offer(row, self.limit);
+        }
     }
 
     /// The best pairs, best first, with their q values.
@@ -212,7 +239,9 @@ impl Ranking {
 }
 
 fn p_value(direction: Direction, llr: f64, both: u64, docs_a: u64, docs_b: u64, n: u64) -> f64 {
-    let exact = smallest_expected(docs_a, docs_b, n) < 5.0;
+    // Far out in the tail the approximation needs more than Cochran's 5 documents.
+    let least = if llr > FAR_TAIL_LLR { 20.0 } else { 5.0 };
+    let exact = smallest_expected(docs_a, docs_b, n) < least;
     match direction {
         Direction::Positive if exact => fisher_greater(both, docs_a, docs_b, n),
         Direction::Negative if exact => fisher_less(both, docs_a, docs_b, n),
@@ -234,7 +263,7 @@ mod tests {
         let features: Vec<u32> = (0..n_features as u32).map(|position| position * 10).collect();
         let mut documents = Documents::default();
         rows.iter().for_each(|ids| documents.push(ids, &position_of));
-        let mut ranking = Ranking::new(direction, limit);
+        let mut ranking = Ranking::new(direction, limit, 0);
         for block in blocks(n_features, budget) {
             let mut counts = PairCounts::new(n_features, block);
             counts.update(&documents);

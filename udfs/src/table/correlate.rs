@@ -40,9 +40,10 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "correlate(set [, option => value ...])",
     text: "Which features come together in documents more often than chance. One row per pair: `docs_both`, `npmi` \
            (normalised pointwise mutual information, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` (one-sided; Fisher's \
-           exact test where an expected count is below 5, else by the log-likelihood ratio), `q_value` (Benjamini-Hochberg \
-           over all pairs of features with enough documents), `llr` (log-likelihood ratio G²), `docs_a`, `docs_b`, `n` and \
-           `label_similarity` (only with `unexpected`). Ranked by `llr`. Pairs that the same token fires (half of the five \
+           exact test where an expected count is below 5, or below 20 far out in the tail, else by the log-likelihood \
+           ratio), `q_value` (Benjamini-Hochberg over all pairs of features with enough documents), `llr` (log-likelihood \
+           ratio G²), `docs_a`, `docs_b`, `n` and `label_similarity` (cosine of the two labels by the reader; null if one is \
+           hidden, or if the reader is not there). Ranked by `llr`. Pairs that the same token fires (half of the five \
            strongest tokens are shared) are left out.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
@@ -56,11 +57,15 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5 (a \
                       twentieth, at least 1, of fewer than 100 documents)",
         ),
+        (
+            "min_both",
+            "documents that must have both features for the pair to be returned; default 0. All pairs are tested and \
+                      counted in `q_value`",
+        ),
         ("direction", "`positive` (default), `negative` (together less often than chance) or `both` (p two-sided)"),
         (
             "unexpected",
-            "keep pairs whose labels are less alike than this (cosine by the reader); default: all, labels not \
-                        compared",
+            "keep pairs whose labels are less alike than this (cosine by the reader, -1 to 1); default: all",
         ),
         ("echoes", "keep pairs that the same token fires; default false"),
         (
@@ -73,6 +78,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
     example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
               correlate('answers', direction => 'both')",
 };
+
+/// Column of the likeness of labels.
+const SIMILARITY: &str = "label_similarity";
 
 /// Pairs that are returned if the user says nothing.
 const DEFAULT_LIMIT: usize = 1000;
@@ -109,6 +117,7 @@ impl TableFunctionImpl for Correlate {
                 (None, Some(_)) => return plan_err!("{NAME}: 'paired_by' needs 'with', the set to pair with"),
             },
             min_docs: args.named("min_docs").count()?,
+            min_both: args.named("min_both").count_or(0)? as u64,
             direction: match args.named("direction").choice_or(&["positive", "negative", "both"], "positive")? {
                 "negative" => Direction::Negative,
                 "both" => Direction::Both,
@@ -136,6 +145,8 @@ struct CorrelateCall {
     /// Set whose documents are paired with those of `set`, and the column that pairs them.
     across: Option<(String, String)>,
     min_docs: Option<usize>,
+    /// Return only pairs that are together in so many documents.
+    min_both: u64,
     direction: Direction,
     /// Whether to return pairs that the same token fires.
     echoes: bool,
@@ -293,8 +304,9 @@ impl CorrelateCall {
     async fn pairs(
         &self,
         catalog: &Arc<FeatureCatalog>,
+        similarity: Option<&Arc<LabelSimilarity>>,
         request: &Request,
-    ) -> Result<(Vec<PairRow>, Option<Arc<LabelSimilarity>>)> {
+    ) -> Result<Vec<PairRow>> {
         let mut selected = catalog.select(NAME, &self.selection)?;
         let id_bound = selected.len();
         let held = self.hold(id_bound, request).await?;
@@ -309,23 +321,15 @@ impl CorrelateCall {
         let split = held.as_ref().map(|_| shifted.partition_point(|id| (*id as usize) < id_bound));
         let features: Arc<Vec<FeatureId>> =
             Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
-        let similarity = match self.unexpected {
-            None => None,
-            Some(_) => {
-                let source = Arc::clone(&self.source);
-                Some(Arc::new(LabelSimilarity::new(blocking(NAME, move |_| source.label_embeddings()).await?)))
-            }
-        };
         let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
         let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
-        let mut ranking = Ranking::new(self.direction, limit);
+        let mut ranking = Ranking::new(self.direction, limit, self.min_both);
         let memory = request.memory(NAME);
         let n_pairs = features.len() * features.len().saturating_sub(1) / 2;
-        let ranking_bytes = limit.min(n_pairs) * size_of::<PairRow>();
         for block in blocks(features.len(), self.block_bytes) {
-            memory.try_resize(ranking_bytes + block_bytes(features.len(), &block))?;
+            memory.try_resize(Ranking::bytes(limit, n_pairs) + block_bytes(features.len(), &block))?;
             let counts = self.count_block(held.as_ref(), features.len(), block, &position_of).await?;
-            let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.clone());
+            let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.cloned());
             let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
             ranking = blocking(NAME, move |cancellation| {
                 ranking.scan(&counts, &features, split, cancellation, |a, b| {
@@ -336,15 +340,31 @@ impl CorrelateCall {
             })
             .await?;
         }
-        let rows = blocking(NAME, move |_| Ok(ranking.finish())).await?;
-        Ok((rows, similarity))
+        blocking(NAME, move |_| Ok(ranking.finish())).await
+    }
+
+    /// How alike labels are. The reader must be there for `unexpected`; for the column alone it is no reason to fail.
+    async fn similarity(&self, request: &Request) -> Result<Option<Arc<LabelSimilarity>>> {
+        if self.unexpected.is_none() && !self.wants(request, SIMILARITY) {
+            return Ok(None);
+        }
+        let source = Arc::clone(&self.source);
+        match blocking(NAME, move |_| source.label_embeddings()).await {
+            Ok(embeddings) => Ok(Some(Arc::new(LabelSimilarity::new(embeddings)))),
+            Err(_) if self.unexpected.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wants(&self, request: &Request, column: &str) -> bool {
+        self.schema().index_of(column).is_ok_and(|position| request.wants(position))
     }
 }
 
 fn columns(catalog: &FeatureCatalog, rows: &[PairRow], similarity: Option<&LabelSimilarity>) -> Columns {
     let mut columns = pair_columns(catalog, rows);
     let alike = |row: &PairRow| similarity.and_then(|similarity| similarity.between(row.features.0, row.features.1));
-    columns.push("label_similarity", rows.iter().map(alike).collect::<Float64Array>(), true);
+    columns.push(SIMILARITY, rows.iter().map(alike).collect::<Float64Array>(), true);
     columns
 }
 
@@ -360,7 +380,8 @@ impl Computation for CorrelateCall {
 
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let catalog = self.source.catalog();
-        let (rows, similarity) = self.pairs(&catalog, &request).await?;
+        let similarity = self.similarity(&request).await?;
+        let rows = self.pairs(&catalog, similarity.as_ref(), &request).await?;
         Ok(vec![columns(&catalog, &rows, similarity.as_deref()).into_batch()?])
     }
 }
@@ -427,8 +448,10 @@ mod tests {
         let sql = "SELECT label_a, label_b, label_similarity FROM correlate('notes', named_argument('unexpected', 0.5), \
                    named_argument('limit', 1))";
         assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "milk", "0.0"]]);
-        let sql = "SELECT label_similarity FROM correlate('notes') LIMIT 1";
-        assert_eq!(cells(&source, sql).await.unwrap(), [[""]]);
+        let sql = "SELECT label_b, round(label_similarity, 3) FROM correlate('notes') LIMIT 2";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["milk jug", "0.707"], ["milk", "0.0"]]);
+        let sql = "SELECT min(docs_both) FROM correlate('notes', named_argument('min_both', 49))";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["49"]]);
     }
 
     #[tokio::test]
@@ -490,7 +513,7 @@ mod tests {
         let source = MemorySource::with_words(&features, vec![]);
         source.put_texts("notes", &[Some(words.join(" ").as_str())], vec![]).unwrap();
         let with_limit = async |limit: usize| {
-            let runtime = RuntimeEnvBuilder::new().with_memory_limit(2 << 20, 1.0).build_arc().unwrap();
+            let runtime = RuntimeEnvBuilder::new().with_memory_limit(6 << 20, 1.0).build_arc().unwrap();
             let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
             crate::register_all(&session, &(Arc::new(source.clone()) as SharedSource)).unwrap();
             let sql = format!(
@@ -512,6 +535,7 @@ mod tests {
             set: "notes".to_string(),
             across: None,
             min_docs: None,
+            min_both: 0,
             direction: Direction::Both,
             echoes: true,
             unexpected: None,
