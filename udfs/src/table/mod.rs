@@ -6,10 +6,13 @@ pub mod diff;
 mod document_columns;
 pub mod echoes;
 pub mod exec;
+mod pair_words;
 pub mod pairing;
+mod places;
 pub mod retrieve;
 pub mod search_features;
 pub mod similar_features;
+mod topics;
 
 use std::sync::Arc;
 
