@@ -385,18 +385,30 @@ pub(crate) struct CorrelateArgs {
     pub(crate) paired_by: Option<String>,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// Only pairs that are together in at least so many documents
+    /// Only features that are in at least so many documents [default: 0.5 % of them, at least 5]
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
+    /// Only pairs that are together in at least so many documents
+    #[arg(long, value_name = "N")]
+    pub(crate) min_both: Option<u64>,
     /// Pairs that come together more often than chance, less often, or both
     #[arg(long, value_parser = ["positive", "negative", "both"])]
     pub(crate) direction: Option<String>,
-    /// Only pairs whose labels are less alike than this (-1 to 1): the unexpected ones
+    /// Only pairs whose labels are less alike than this (-1 to 1), and that topics do not explain: the unexpected ones
     #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub(crate) unexpected: Option<f64>,
-    /// Also pairs that fire on the same tokens
+    /// What is held constant [default: none; topic with --unexpected]
+    #[arg(long, value_parser = ["topic", "none"])]
+    pub(crate) control: Option<String>,
+    /// How many times as often as expected a pair must be together [default: 1; 2 with --unexpected]
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) min_lift: Option<f64>,
+    /// Also pairs that fire on the same or on neighbouring tokens
     #[arg(long)]
     pub(crate) echoes: bool,
+    /// A row for each pair, also for those that tell the same as one above
+    #[arg(long)]
+    pub(crate) no_fold: bool,
     #[command(flatten)]
     pub(crate) rows: Rows,
     #[command(flatten)]
@@ -411,6 +423,11 @@ pub(crate) struct ClusterArgs {
     /// Group by what these words name (key phrases with commas: "bullet points, numbered steps") instead of by everything
     #[arg(long, value_name = "WORDS")]
     pub(crate) about: Option<String>,
+    /// Features that the phrases of --about stand for by their labels, together
+    #[arg(long, value_name = "N")]
+    pub(crate) n_features: Option<u64>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Number of clusters
     #[arg(long)]
     pub(crate) k: Option<u64>,
@@ -420,7 +437,7 @@ pub(crate) struct ClusterArgs {
     /// What documents are compared by
     #[arg(long, value_parser = ["features", "dense"])]
     pub(crate) view: Option<String>,
-    /// How they are grouped
+    /// How they are grouped; auto is kmeans
     #[arg(long, value_parser = ["auto", "jaccard-spectral", "kmeans"])]
     pub(crate) method: Option<String>,
     /// One row per cluster (default)

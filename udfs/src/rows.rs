@@ -115,7 +115,7 @@ pub fn diff_columns(catalog: &FeatureCatalog, rows: &[DiffRow]) -> Columns {
     columns
 }
 
-/// Columns of associated pairs, without `label_similarity`.
+/// Columns of associated pairs, up to `expected`.
 pub fn pair_columns(catalog: &FeatureCatalog, rows: &[PairRow]) -> Columns {
     let mut columns = Columns::default();
     columns.features(("feature_a", "label_a"), catalog, rows.iter().map(|row| row.features.0));
@@ -130,5 +130,6 @@ pub fn pair_columns(catalog: &FeatureCatalog, rows: &[PairRow]) -> Columns {
     columns.counts("docs_a", rows.iter().map(|row| row.docs.0));
     columns.counts("docs_b", rows.iter().map(|row| row.docs.1));
     columns.counts("n", rows.iter().map(|row| row.n));
+    columns.numbers("expected", rows.iter().map(|row| row.expected));
     columns
 }

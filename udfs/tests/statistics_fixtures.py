@@ -40,6 +40,10 @@ for a, n_a, b, n_b in tables:
     row("wilson", (a, n_a), *stats.binomtest(a, n_a).proportion_ci(method="wilson"))
 for b, c in [(0, 0), (0, 1), (1, 0), (5, 5), (0, 10), (3, 17), (40, 81), (700, 812), (30_000, 30_500), (2, 900)]:
     row("mcnemar", (b, c), stats.binomtest(min(b, c), b + c).pvalue if b + c else 1.0)
+for x, trials, mean in [(0, 5, 0.3), (1, 40, 0.3), (12, 90, 1.4), (50, 50, 16.5), (7, 20, 7.0), (6, 20, 7.5), (3, 25, 20.0),
+                        (250, 1000, 100.0), (900, 5000, 1000.25), (5, 5, 0.01), (19, 20, 19.5)]:
+    law = stats.binom(trials, mean / trials)
+    row("binomial", (x, trials, mean), law.sf(x - 1), law.cdf(x))
 for confidence in (0.5, 0.8, 0.9, 0.95, 0.99, 0.999999):
     row("quantile", (confidence,), stats.norm.ppf(0.5 + confidence / 2))
 p = [random.random() ** 4 for _ in range(25)]

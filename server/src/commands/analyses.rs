@@ -68,23 +68,31 @@ fn correlate_call(args: &CorrelateArgs) -> Call {
         .named_text("paired_by", args.paired_by.as_deref())
         .selection(&args.selection)
         .named("min_docs", args.min_docs)
+        .named("min_both", args.min_both)
         .named_text("direction", args.direction.as_deref())
         .named("unexpected", args.unexpected)
+        .named_text("control", args.control.as_deref())
+        .named("min_lift", args.min_lift)
         .flag("echoes", args.echoes)
+        .named("fold", args.no_fold.then_some(false))
 }
 
 pub(super) async fn cluster(args: ClusterArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
-    let function = if args.documents { "cluster" } else { "cluster_summary" };
-    let call = Call::new(function)
+    context.answer(&engine, &cluster_call(&args).statement(), &args.answer).await?;
+    Ok(())
+}
+
+fn cluster_call(args: &ClusterArgs) -> Call {
+    Call::new(if args.documents { "cluster" } else { "cluster_summary" })
         .text(&args.set)
         .named_text("about", args.about.as_deref())
+        .named("n_features", args.n_features)
+        .selection(&args.selection)
         .named("k", args.k)
         .named("seed", args.seed)
         .named_text("view", args.view.as_deref())
-        .named_text("method", args.method.as_deref());
-    context.answer(&engine, &call.statement(), &args.answer).await?;
-    Ok(())
+        .named_text("method", args.method.as_deref())
 }
 
 pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()> {
@@ -171,6 +179,18 @@ mod tests {
         assert_eq!(
             correlate_call(&args).statement(),
             "SELECT * FROM correlate('a', with => 'b', paired_by => 'p', echoes => true)"
+        );
+        let cli = Cli::parse_from(["saequel", "correlate", "a", "--unexpected", "0.3", "--min-lift", "3", "--no-fold"]);
+        let Command::Correlate(args) = cli.command else { panic!("correlate") };
+        assert_eq!(
+            correlate_call(&args).statement(),
+            "SELECT * FROM correlate('a', unexpected => 0.3, min_lift => 3, fold => false)"
+        );
+        let cli = Cli::parse_from(["saequel", "cluster", "a", "--about", "x", "--n-features", "9", "--level", "span"]);
+        let Command::Cluster(args) = cli.command else { panic!("cluster") };
+        assert_eq!(
+            cluster_call(&args).statement(),
+            "SELECT * FROM cluster_summary('a', about => 'x', n_features => 9, level => 'span')"
         );
         let cli = Cli::parse_from(["saequel", "retrieve", "a", "it's", "--but-not", "x", "--like", "1,2", "--k", "5"]);
         let Command::Retrieve(args) = cli.command else { panic!("retrieve") };

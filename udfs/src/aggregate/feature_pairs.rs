@@ -16,7 +16,7 @@ use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::cancellation::Cancellation;
 use crate::kernels::cooccurrence::{PairCounts, blocks};
-use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::correlation::{Block, Direction, PairRow, Ranking, default_min_docs};
 use crate::kernels::sums::{GroupState, features_of};
 use crate::rows::{Columns, pair_columns};
 use crate::scalar::common::Source;
@@ -36,8 +36,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
     kind: Kind::Aggregate,
     syntax: "feature_pairs(features [, min_docs])",
     text: "Pairs of features that are together in documents of the group more often than chance: a list of structs with \
-           the columns of the table function `correlate` without `label_similarity`, strongest association first, at most \
-           1,000. Echoes (the same token fires both) and hidden features are left out. An empty group gives an empty \
+           the columns of the table function `correlate` up to `expected`, strongest association first, at most 1,000. Echoes \
+           (the same token fires both) and hidden features are left out; pairs that tell the same, or stand at one place, are \
+           not. An empty group gives an empty \
            list.",
     arguments: &[
         ("features", "features value"),
@@ -81,7 +82,7 @@ fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes:
         position.map(|position| position as usize)
     };
     let documents = group.kept(position_of);
-    let mut ranking = Ranking::new(Direction::Positive, LIMIT);
+    let mut ranking = Ranking::new(Direction::Positive, LIMIT, 0);
     for block in blocks(features.len(), BLOCK_BYTES) {
         let mut counts = PairCounts::new(features.len(), block);
         counts.update(&documents);
@@ -95,7 +96,8 @@ fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes:
             }
         }
         let keep = |a, b| !echoes.contains(a, b);
-        ranking.scan(&counts, features, None, &Cancellation::default(), keep);
+        let block = Block { counts: &counts, features, split: None, background: None, min_lift: 1.0 };
+        ranking.scan(block, &Cancellation::default(), keep);
     }
     ranking.finish()
 }
@@ -167,7 +169,10 @@ mod tests {
         let fields: Vec<String> = columns.split(", ").map(|name| format!("p['{name}']")).collect();
         let aggregate =
             format!("SELECT {} FROM (SELECT unnest(feature_pairs(features)) AS p FROM answers)", fields.join(", "));
-        let table = cells(&source, format!("SELECT {columns} FROM correlate('answers')")).await.unwrap();
+        let table =
+            cells(&source, format!("SELECT {columns} FROM correlate('answers', named_argument('fold', false))"))
+                .await
+                .unwrap();
         assert_eq!(cells(&source, aggregate).await.unwrap(), table);
     }
 

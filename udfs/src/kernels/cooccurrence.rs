@@ -148,8 +148,8 @@ impl PairCounts {
     }
 
     /// Rows of the block: position of the feature, and its counts with each later one.
-    pub fn rows(&self) -> impl IndexedParallelIterator<Item = (usize, &[u32])> {
-        self.rows.par_iter().enumerate().map(|(row, counts)| (self.first + row, counts.as_slice()))
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (usize, &[u32])> {
+        self.rows.iter().enumerate().map(|(row, counts)| (self.first + row, counts.as_slice()))
     }
 }
 

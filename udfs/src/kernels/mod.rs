@@ -1,6 +1,7 @@
 //! Arithmetic on slices: no SQL, no Arrow. Each has a slow, obvious reference in its tests.
 
 pub mod agreement;
+pub mod background;
 pub mod bm25;
 pub mod cancellation;
 pub mod clustering;
@@ -11,6 +12,7 @@ pub mod dense;
 pub mod diff;
 pub mod duplicates;
 pub mod eigen;
+pub mod findings;
 pub mod fusion;
 pub mod kmeans;
 pub mod log_odds;

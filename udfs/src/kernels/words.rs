@@ -20,6 +20,9 @@ pub const MAX_TERMS: usize = 1 << 20;
 /// Terms that the second pass looks at.
 pub const MAX_CANDIDATES: usize = 4096;
 
+/// Frequent terms that the second pass looks at.
+pub const MAX_FREQUENT: usize = 1 << 15;
+
 /// A word must show at least this share of the feature's difference, with the same sign.
 pub const LEAST_SHARE: f64 = 0.8;
 
@@ -151,16 +154,17 @@ impl TermCounts {
             .collect();
         differing.sort_by(|x, y| y.2.abs().total_cmp(&x.2.abs()).then_with(|| x.0.cmp(&y.0)));
         differing.truncate(MAX_CANDIDATES);
-        let index = differing.iter().map(|(key, _, _)| *key).zip(0..).collect();
-        let terms: Vec<Term> = differing.into_iter().map(|(_, docs, _)| Term { docs, text: String::new() }).collect();
-        Candidates {
-            index,
-            together: vec![0; terms.len() * features.len()],
-            terms,
-            features: features.iter().copied().zip(0..).collect(),
-            feature_docs: vec![0; features.len()],
-            n_docs: self.n_docs,
-        }
+        let terms = differing.into_iter().map(|(key, docs, _)| (key, docs));
+        Candidates::new(terms, features, self.n_docs)
+    }
+
+    /// The terms that at least `least` documents have, the most frequent of them.
+    pub fn frequent(self, least: u32, features: &[FeatureId]) -> Candidates {
+        let mut frequent: Vec<(u64, [u32; 2])> =
+            self.docs.into_iter().filter(|(_, docs)| docs[0] + docs[1] >= least).collect();
+        frequent.sort_by_key(|(key, docs)| (std::cmp::Reverse(docs[0] + docs[1]), *key));
+        frequent.truncate(MAX_FREQUENT);
+        Candidates::new(frequent.into_iter(), features, self.n_docs)
     }
 }
 
@@ -183,6 +187,19 @@ pub struct Candidates {
 }
 
 impl Candidates {
+    fn new(terms: impl Iterator<Item = (u64, [u32; 2])>, features: &[FeatureId], n_docs: [u32; 2]) -> Self {
+        let (keys, terms): (Vec<u64>, Vec<Term>) =
+            terms.map(|(key, docs)| (key, Term { docs, text: String::new() })).unzip();
+        Self {
+            index: keys.into_iter().zip(0..).collect(),
+            together: vec![0; terms.len() * features.len()],
+            terms,
+            features: features.iter().copied().zip(0..).collect(),
+            feature_docs: vec![0; features.len()],
+            n_docs,
+        }
+    }
+
     /// Counts documents, the same ones as in the first pass: each text with the ids of its features.
     pub fn update(&mut self, documents: &[(&str, &[FeatureId])]) {
         let found = |(text, ids): &(&str, &[FeatureId])| {
@@ -225,6 +242,33 @@ impl Candidates {
     /// size, the one that is most in the same documents; none below [`LEAST_PHI`]. Of equally good ones a term that
     /// `is_telling` is taken, then a word rather than a pair, then the longest.
     pub fn best(&self, feature: FeatureId, difference: f64, is_telling: impl Fn(&str) -> bool) -> Option<WordMatch> {
+        self.best_of(feature, is_telling, |frequency| {
+            let shown = frequency[0] - frequency[1];
+            shown * difference > 0.0 && shown.abs() >= LEAST_SHARE * difference.abs()
+        })
+    }
+
+    /// The term that is most in the documents of `feature`; none below [`LEAST_PHI`]. Of equally good ones as in
+    /// [`Self::best`].
+    pub fn nearest(&self, feature: FeatureId, is_telling: impl Fn(&str) -> bool) -> Option<WordMatch> {
+        self.best_of(feature, is_telling, |_| true)
+    }
+
+    /// All terms with the documents that have the term and `feature`, and those that have the term.
+    pub fn together(&self, feature: FeatureId) -> impl Iterator<Item = (&str, u32, u32)> {
+        let row = self.features.get(&feature).map(|position| &self.together[position * self.terms.len()..]);
+        self.terms
+            .iter()
+            .zip(row.unwrap_or_default())
+            .map(|(term, together)| (term.text.as_str(), *together, term.docs[0] + term.docs[1]))
+    }
+
+    fn best_of(
+        &self,
+        feature: FeatureId,
+        is_telling: impl Fn(&str) -> bool,
+        keep: impl Fn([f64; 2]) -> bool,
+    ) -> Option<WordMatch> {
         let position = *self.features.get(&feature)?;
         let row = &self.together[position * self.terms.len()..][..self.terms.len()];
         let n = self.n_docs.map(|n| f64::from(n.max(1)));
@@ -236,8 +280,7 @@ impl Candidates {
         let mut best: Option<WordMatch> = None;
         for (term, together) in self.terms.iter().zip(row) {
             let frequency = [f64::from(term.docs[0]) / n[0], f64::from(term.docs[1]) / n[1]];
-            let shown = frequency[0] - frequency[1];
-            if shown * difference <= 0.0 || shown.abs() < LEAST_SHARE * difference.abs() {
+            if !keep(frequency) {
                 continue;
             }
             let docs = u64::from(term.docs[0] + term.docs[1]);
@@ -250,6 +293,34 @@ impl Candidates {
             }
         }
         best
+    }
+}
+
+/// Some terms, to be found in texts.
+#[derive(Debug)]
+pub struct TermIndex {
+    index: HashMap<u64, usize, HashKey>,
+}
+
+impl TermIndex {
+    /// Of these terms, which are as [`WordMatch::term`] gives them.
+    pub fn new(terms: &[String]) -> Self {
+        let key = |term: &String| {
+            // The whole term is visited last.
+            let mut last = 0;
+            for_each_term(term, |key, _, _| last = key);
+            last
+        };
+        Self { index: terms.iter().map(key).zip(0..).collect() }
+    }
+
+    /// Positions of the terms that are in a text, ascending.
+    pub fn find(&self, text: &str) -> Vec<usize> {
+        let mut found = Vec::new();
+        for_each_term(&text.to_lowercase(), |key, _, _| found.extend(self.index.get(&key).copied()));
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 }
 
@@ -287,6 +358,31 @@ mod tests {
         assert_eq!(terms("i don't. ok 'so'"), ["i", "don't", "i don't", ".", "ok", "so", "ok so"]);
         assert_eq!(terms("a\nb — 你好"), ["a", "b", "—", "你好"]);
         assert!(terms(&"x".repeat(100)).is_empty() && terms("").is_empty() && terms("'").is_empty());
+    }
+
+    #[test]
+    fn terms_are_found_again() {
+        let index = TermIndex::new(&["tea".to_string(), "green tea".to_string(), "!".to_string(), "don't".to_string()]);
+        assert_eq!(index.find("Green tea, don't!"), [0, 1, 2, 3]);
+        assert_eq!(index.find("teas. Green"), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn the_nearest_term_needs_no_difference() {
+        let mut terms = TermCounts::default();
+        let texts: Vec<String> =
+            (0..40).map(|row| format!("word{} {}", row, if row % 4 == 0 { "tea" } else { "so" })).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        terms.update(0, &texts);
+        let mut candidates = terms.frequent(2, &[7, 8]);
+        let ids: Vec<&[FeatureId]> = (0..40).map(|row| if row % 4 == 0 { [7].as_slice() } else { &[] }).collect();
+        candidates.update(&texts.iter().copied().zip(ids).collect::<Vec<_>>());
+        assert_eq!(candidates.nearest(7, |_| false).map(|word| (word.term, word.phi)), Some(("tea".to_string(), 1.0)));
+        assert_eq!(candidates.nearest(8, |_| false), None);
+        let mut counts: Vec<_> = candidates.together(7).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [("so", 0, 30), ("tea", 10, 10)]);
+        assert_eq!(candidates.together(9).count(), 0);
     }
 
     #[test]

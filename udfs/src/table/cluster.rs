@@ -1,11 +1,11 @@
 //! `cluster(set, about, ...)` and `cluster_summary(set, about, ...)`: groups of documents that share features.
 //!
 //! `about` says which features count: ids, labels and concepts, or key phrases, which stand for the features whose
-//! labels are most like them and for those that fire on them; without it all visible features do. Up to 3,000 documents
-//! (and 50 groups) are grouped by spectral clustering on the Jaccard similarity of their present features (arXiv
-//! 2512.10092, section 4.3); more by spherical k-means on idf-weighted saturated activations, projected on their 20 (all
-//! features: 50) leading directions and fitted on at most 50,000 documents drawn from the seed. `view => 'dense'` groups
-//! the embeddings instead: plain topics.
+//! labels are most like them and for those that fire on them; without it all visible features do. Documents are grouped
+//! by spherical k-means on idf-weighted saturated activations, projected on their 20 (all features: 50) leading
+//! directions and fitted on at most 50,000 documents drawn from the seed; `method => 'jaccard-spectral'` is spectral
+//! clustering on the Jaccard similarity of their present features (arXiv 2512.10092, section 4.3), for at most 3,000
+//! documents. `view => 'dense'` groups the embeddings instead: plain topics.
 //!
 //! ```sql
 //! SELECT cluster_name, count(*) FROM cluster('answers', 'bullet points, numbered steps, headings', k => 6) GROUP BY 1;
@@ -22,6 +22,7 @@
 mod describe;
 mod options;
 mod passes;
+mod words;
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -40,6 +41,7 @@ use tokio::sync::OnceCell;
 use self::describe::{Group, describe};
 use self::options::{Options, Selected, select};
 use self::passes::{Medians, Model, Placed, fit, place_all};
+use self::words::top_words;
 use crate::SharedSource;
 use crate::catalog::FeatureCatalog;
 use crate::docs::{FunctionDoc, Kind};
@@ -78,7 +80,8 @@ static SUMMARY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("share", DataType::Float64, false),
         Field::new("stability", DataType::Float64, true),
         Field::new("top_features", DataType::List(Arc::new(features)), false),
-        Field::new("central_doc_ids", DataType::List(Arc::new(texts)), false),
+        Field::new("central_doc_ids", DataType::List(Arc::new(texts.clone())), false),
+        Field::new("top_words", DataType::List(Arc::new(texts)), false),
     ]))
 });
 
@@ -89,10 +92,10 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "cluster(set [, about] [, k => ...])",
     text: "Groups documents that share features, one row a document, in the order of the set. `about` narrows the features: \
            ids, labels and concepts, or key phrases: words that documents on the axis have, separated by commas (`'bullet \
-           points, numbered steps, headings'`), not a question about them (`'how is it laid out'`). A phrase stands for the \
-           features whose labels are most like it and, beside others, for the five that fire on it most strongly; EXPLAIN \
-           lists them. Up to 3,000 documents and 50 groups are found by spectral clustering on the Jaccard similarity of \
-           the features, more by spherical k-means on weighted activations. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
+           (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
+           that fire on it most strongly; EXPLAIN lists them. Documents are grouped by spherical k-means on weighted \
+           activations. For plain topics embeddings are better: `view => 'dense'`. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
@@ -106,7 +109,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("seed", "of the starts and samples; default 0"),
         (
             "method",
-            "`'jaccard-spectral'` (at most 3,000 documents and 50 groups), `'kmeans'`, or `'auto'`; default `'auto'`",
+            "`'kmeans'`, `'jaccard-spectral'` (similarity of the sets of features; at most 3,000 documents and 50 groups), or \
+             `'auto'`, which is `'kmeans'`; default `'auto'`",
         ),
         ("view", "`'features'`, or `'dense'` to group embeddings (plain topics); default `'features'`"),
         (
@@ -129,7 +133,8 @@ pub const SUMMARY_DOC: FunctionDoc = FunctionDoc {
            last. `stability` tells how far a group can be relied on: documents are drawn and grouped anew ten times, and \
            the mean overlap (Jaccard) of the group with the best new one is given; above 0.75 a group is stable, below 0.5 \
            it dissolves. `top_features` are the features that set it apart, clearest first, with their frequency in the \
-           group and in all other documents.",
+           group and in all other documents; `top_words` are the words and pairs of words that set it apart, at least \
+           three standard errors from chance (counted in up to 20,000 documents).",
     arguments: &[("all arguments", "as for `cluster`")],
     example: "SELECT cluster_id, name, size, stability, central_doc_ids[1] AS example FROM cluster_summary('answers', \
               'apology, list', k => 2)",
@@ -209,9 +214,12 @@ impl Computation for ClusterCall {
         let model = fit(source, options, selected, &medians, &request).await?;
         let placed = place_all(source, options, selected, &medians, &model, !self.summary, &request).await?;
         let groups = describe(&placed, selected, &catalog);
-        let batch =
-            if self.summary { summary_batch(&placed, &groups, &model)? } else { document_batch(placed, &groups)? };
-        Ok(vec![batch])
+        if !self.summary {
+            return Ok(vec![document_batch(placed, &groups)?]);
+        }
+        let wanted = SUMMARY_SCHEMA.index_of("top_words").is_ok_and(|position| request.wants(position));
+        let words = if wanted { top_words(source, options, &placed).await? } else { Vec::new() };
+        Ok(vec![summary_batch(&placed, &groups, &model, &words)?])
     }
 }
 
@@ -244,14 +252,19 @@ fn document_batch(placed: Placed, groups: &[Group]) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::clone(&DOCUMENT_SCHEMA), columns)?)
 }
 
-fn summary_batch(placed: &Placed, groups: &[Group], model: &Model) -> Result<RecordBatch> {
+fn summary_batch(placed: &Placed, groups: &[Group], model: &Model, words: &[Vec<String>]) -> Result<RecordBatch> {
     let total: u64 = placed.sizes.iter().sum();
     let n_unclear = placed.sizes.last().copied().unwrap_or(0);
-    let unclear = Group { cluster: usize::MAX, name: UNCLEAR.to_owned(), size: n_unclear, features: Vec::new() };
+    let unclear = Group {
+        cluster: placed.sizes.len().saturating_sub(1),
+        name: UNCLEAR.to_owned(),
+        size: n_unclear,
+        features: Vec::new(),
+    };
     let rows: Vec<(i64, &Group)> = (0..).zip(groups).chain((n_unclear > 0).then_some((-1, &unclear))).collect();
     let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), rows.len()))
         .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
-    let mut central = ListBuilder::new(StringBuilder::new());
+    let (mut central, mut told) = (ListBuilder::new(StringBuilder::new()), ListBuilder::new(StringBuilder::new()));
     let missing = || internal_datafusion_err!("cluster_summary: field of the feature list is missing");
     for (_, group) in &rows {
         for feature in &group.features {
@@ -270,6 +283,10 @@ fn summary_batch(placed: &Placed, groups: &[Group], model: &Model) -> Result<Rec
             central.values().append_value(doc_id);
         }
         central.append(true);
+        for word in words.get(group.cluster).into_iter().flatten() {
+            told.values().append_value(word);
+        }
+        told.append(true);
     }
     let stability = |group: &Group| model.stability.get(group.cluster).copied().flatten();
     let columns: Vec<ArrayRef> = vec![
@@ -280,6 +297,7 @@ fn summary_batch(placed: &Placed, groups: &[Group], model: &Model) -> Result<Rec
         Arc::new(rows.iter().map(|(_, group)| stability(group)).collect::<Float64Array>()),
         Arc::new(features.finish()),
         Arc::new(central.finish()),
+        Arc::new(told.finish()),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&SUMMARY_SCHEMA), columns)?)
 }

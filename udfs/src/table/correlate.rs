@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Float64Array, RecordBatch};
+use arrow::array::{Array, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
@@ -17,19 +17,25 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
+use super::document_columns::{self, lacks_column};
 use super::echoes::Echoes;
+use super::pair_words::pair_words;
+use super::places::{self, Nearness};
 use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection, Level};
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, LabelEmbeddings};
 use crate::features::{FeatureId, IdsView};
+use crate::kernels::background::{Background, StratumCounts};
 use crate::kernels::cooccurrence::{Documents, PairCounts, block_bytes, blocks};
-use crate::kernels::correlation::{Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::correlation::{Block, Direction, PairRow, Ranking, default_min_docs};
 use crate::kernels::counting::FeatureCounts;
+use crate::kernels::findings::{Presence, told_before};
 use crate::rows::{Columns, pair_columns};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::table::pairing::match_pairs;
+use crate::table::topics::{Topics, topics};
 
 const NAME: &str = "correlate";
 
@@ -38,12 +44,20 @@ pub const DOC: FunctionDoc = FunctionDoc {
     name: NAME,
     kind: Kind::Table,
     syntax: "correlate(set [, option => value ...])",
-    text: "Which features come together in documents more often than chance. One row per pair: `docs_both`, `npmi` \
-           (normalised pointwise mutual information, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` (one-sided; Fisher's \
-           exact test where an expected count is below 5, else by the log-likelihood ratio), `q_value` (Benjamini-Hochberg \
-           over all pairs of features with enough documents), `llr` (log-likelihood ratio G²), `docs_a`, `docs_b`, `n` and \
-           `label_similarity` (only with `unexpected`). Ranked by `llr`. Pairs that the same token fires (half of the five \
-           strongest tokens are shared) are left out.",
+    text: "Which features come together in documents more often than chance. One row per finding: `docs_both`, `npmi` \
+           (normalised pointwise mutual information over all documents, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` \
+           (one-sided; Fisher's exact test where an expected count is below 5, or below 20 far out in the tail, else by the \
+           log-likelihood ratio), `q_value` (Benjamini-Hochberg over all pairs of features with enough documents), `llr` \
+           (log-likelihood ratio G²), `docs_a`, `docs_b`, `n`, `expected` (documents that would have both if the features \
+           were independent), `label_similarity` (cosine of the two labels by the reader; null if one is hidden, or if the \
+           reader is not there), `same_place` (share of up to three documents in which both fire most strongly on the same or \
+           on neighbouring tokens; looked up for the first 200 pairs of token features, in up to 60 documents in all), `n_members` (pairs among the first 500 that \
+           tell the same, this one included) and `also_in_words` (two words, or pairs of neighbouring words, that are in the \
+           documents of the two features, phi at least 0.5, and come together with at least 0.8 of the same `llr`; null if \
+           there are none; looked up for the first 50 rows in up to 20,000 documents). Ranked by `llr`. Pairs that the same token fires (half of the five \
+           strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` and \
+           `min_lift` the p value is an upper bound: by the log-likelihood ratio against what is expected within topics, times \
+           the lift, or where few are expected by the binomial tail.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         (
@@ -52,17 +66,39 @@ pub const DOC: FunctionDoc = FunctionDoc {
                              in the set `with`, which has the same value in column `paired_by` (prompt and response)",
         ),
         (
+            "unexpected",
+            "keep pairs whose labels are less alike than this (cosine by the reader, -1 to 1), and that topics do not \
+                        explain: `control` is then `'topic'` and `min_lift` 2 unless they are given; default: all pairs",
+        ),
+        (
+            "control",
+            "`'topic'`: what is expected is summed over up to 150 topics (k-means of the stored embeddings, 33 documents \
+                     each on the mean, or more), so that features of one topic are no finding (Mantel and Haenszel 1959); \
+                     `'none'`: over all documents. Default `'none'`, with `unexpected` `'topic'`",
+        ),
+        (
+            "min_lift",
+            "how many times as often as expected (or as seldom) a pair must be together; the null hypothesis is that it is \
+                      not; default 1, with `unexpected` 2: what is not known of the documents makes many pairs up to twice as \
+                      frequent",
+        ),
+        (
             "min_docs",
             "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5 (a \
                       twentieth, at least 1, of fewer than 100 documents)",
         ),
+        (
+            "min_both",
+            "documents that must have both features for the pair to be returned; default 0. All pairs are tested and \
+                      counted in `q_value`",
+        ),
         ("direction", "`positive` (default), `negative` (together less often than chance) or `both` (p two-sided)"),
         (
-            "unexpected",
-            "keep pairs whose labels are less alike than this (cosine by the reader); default: all, labels not \
-                        compared",
+            "fold",
+            "one row for pairs that tell the same: their features correlate one to one (phi at least 0.3), or they are together \
+                  in the same documents (Jaccard at least 0.5); the strongest is shown; default true, for the first 500 pairs",
         ),
-        ("echoes", "keep pairs that the same token fires; default false"),
+        ("echoes", "keep pairs that the same token, or neighbouring tokens, fire; default false"),
         (
             "include_hidden, dictionary, level",
             "which features; see `diff`. By default those of sentences (span), if the database has any, since the \
@@ -73,6 +109,31 @@ pub const DOC: FunctionDoc = FunctionDoc {
     example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
               correlate('answers', direction => 'both')",
 };
+
+/// Column of the likeness of labels.
+const SIMILARITY: &str = "label_similarity";
+
+/// Column of how often the features of a pair fire at the same place.
+const SAME_PLACE: &str = "same_place";
+
+/// First rows that are looked through for pairs that tell the same.
+const FOLDED_ROWS: usize = 500;
+
+/// First rows of token features whose documents are read for where they fire.
+const PLACED_ROWS: usize = 200;
+
+/// Column of the words that show the same.
+const WORDS: &str = "also_in_words";
+
+/// First rows for which words are looked up.
+const WORDED_ROWS: usize = 50;
+
+/// From this share of documents on, a pair stands at one place.
+const SAME_PLACE_SHARE: f64 = 0.5;
+
+/// What is not known of documents (their source, form, length) makes many pairs up to twice as frequent as their topics
+/// explain; only a larger lift is unexpected.
+const UNEXPECTED_LIFT: f64 = 2.0;
 
 /// Pairs that are returned if the user says nothing.
 const DEFAULT_LIMIT: usize = 1000;
@@ -109,6 +170,7 @@ impl TableFunctionImpl for Correlate {
                 (None, Some(_)) => return plan_err!("{NAME}: 'paired_by' needs 'with', the set to pair with"),
             },
             min_docs: args.named("min_docs").count()?,
+            min_both: args.named("min_both").count_or(0)? as u64,
             direction: match args.named("direction").choice_or(&["positive", "negative", "both"], "positive")? {
                 "negative" => Direction::Negative,
                 "both" => Direction::Both,
@@ -119,14 +181,36 @@ impl TableFunctionImpl for Correlate {
                 unexpected if unexpected.is_given() => Some(unexpected.number_between(-1.0, 1.0, 1.0)?),
                 _ => None,
             },
+            control: match args.named("control") {
+                control if !control.is_given() => None,
+                control => match control.choice_or(&["topic", "none"], "none")? {
+                    "topic" => Some(Control::Topic),
+                    _ => Some(Control::None),
+                },
+            },
+            min_lift: match args.named("min_lift") {
+                min_lift if min_lift.is_given() => Some(min_lift.number_between(1.0, 1e6, 1.0)?),
+                _ => None,
+            },
+            fold: args.named("fold").flag_or(true)?,
             selection: FeatureSelection::from_args_preferring(&mut args, Level::Span)?,
             limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
             block_bytes: BLOCK_BYTES,
         };
         args.finish()?;
+        if call.control == Some(Control::Topic) && call.across.is_some() {
+            return plan_err!("{NAME}: 'control' holds topics within one set and cannot be used with 'with'");
+        }
         call.source.catalog().select(NAME, &call.selection)?;
         Ok(ComputedTable::provider(call))
     }
+}
+
+/// What is held constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Control {
+    None,
+    Topic,
 }
 
 #[derive(Debug)]
@@ -136,11 +220,19 @@ struct CorrelateCall {
     /// Set whose documents are paired with those of `set`, and the column that pairs them.
     across: Option<(String, String)>,
     min_docs: Option<usize>,
+    /// Return only pairs that are together in so many documents.
+    min_both: u64,
     direction: Direction,
     /// Whether to return pairs that the same token fires.
     echoes: bool,
     /// Return only pairs whose labels are less alike than this.
     unexpected: Option<f64>,
+    /// What is held constant; `None` if the user did not say.
+    control: Option<Control>,
+    /// How often pairs must be together, as a multiple of what is expected; `None` if the user did not say.
+    min_lift: Option<f64>,
+    /// Whether pairs that tell the same become one row.
+    fold: bool,
     selection: FeatureSelection,
     limit: usize,
     block_bytes: usize,
@@ -243,14 +335,51 @@ impl CorrelateCall {
         Ok(Some(Held { ids, starts, _memory: memory }))
     }
 
-    /// The features with enough documents, ascending.
-    async fn eligible(&self, selected: &[bool], held: Option<&Held>) -> Result<Vec<FeatureId>> {
+    /// The lift that must be exceeded: what the user says, and 2 where the unexpected is looked for.
+    fn min_lift(&self) -> f64 {
+        self.min_lift.unwrap_or(if self.unexpected.is_some() { UNEXPECTED_LIFT } else { 1.0 })
+    }
+
+    /// What is held constant: what the user says, and topics where the unexpected is looked for and embeddings are there.
+    async fn topics(&self, request: &Request) -> Result<Option<Topics>> {
+        let control = match (self.control, self.unexpected, &self.across) {
+            (Some(control), ..) => control,
+            (None, Some(_), None) => Control::Topic,
+            _ => Control::None,
+        };
+        if control == Control::None {
+            return Ok(None);
+        }
+        match topics(NAME, &self.source, &self.set, request).await {
+            Ok(topics) => Ok(Some(topics)),
+            Err(error) if self.control.is_none() && lacks_column(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The features with enough documents, ascending, and what is expected of their pairs within topics.
+    async fn eligible(
+        &self,
+        selected: &[bool],
+        held: Option<&Held>,
+        topics: Option<&Topics>,
+        memory: &MemoryReservation,
+    ) -> Result<(Vec<FeatureId>, Option<Background>)> {
         let mut counts = FeatureCounts::new(selected.len());
-        let mut n_null = 0u64;
+        let n_topics = topics.map_or(0, |topics| topics.n);
+        memory.try_grow(StratumCounts::bytes(n_topics, selected.len()))?;
+        let mut by_topic = StratumCounts::new(n_topics, selected.len());
+        let (mut n_null, mut position) = (0u64, 0);
         let mut reading = self.read(held).await?;
-        let mut visit = |ids: Option<&[FeatureId]>| match ids {
-            Some(ids) => counts.update(ids),
-            None => n_null += 1,
+        let mut visit = |ids: Option<&[FeatureId]>| {
+            match ids {
+                Some(ids) => counts.update(ids),
+                None => n_null += 1,
+            }
+            if let (Some(ids), Some(topics)) = (ids, topics) {
+                by_topic.update(topics.of.get(position).map_or(n_topics - 1, |topic| usize::from(*topic)), ids);
+            }
+            position += 1;
         };
         while reading.next(&mut visit).await? {}
         if counts.n_docs == 0 {
@@ -261,7 +390,10 @@ impl CorrelateCall {
         }
         let min_docs = self.min_docs.map_or_else(|| default_min_docs(counts.n_docs), |min_docs| min_docs as u64).max(1);
         let enough = |(id, selected): &(FeatureId, &bool)| **selected && counts.docs(*id) >= min_docs;
-        Ok((0..).zip(selected).filter(enough).map(|(id, _)| id).collect())
+        let features: Vec<FeatureId> = (0..).zip(selected).filter(enough).map(|(id, _)| id).collect();
+        memory.try_grow(Background::bytes(n_topics, features.len()))?;
+        let background = topics.map(|_| by_topic.background(&features));
+        Ok((features, background))
     }
 
     async fn count_block(
@@ -293,15 +425,21 @@ impl CorrelateCall {
     async fn pairs(
         &self,
         catalog: &Arc<FeatureCatalog>,
+        similarity: Option<&Arc<LabelSimilarity>>,
+        limit: usize,
         request: &Request,
-    ) -> Result<(Vec<PairRow>, Option<Arc<LabelSimilarity>>)> {
+    ) -> Result<Ranked> {
         let mut selected = catalog.select(NAME, &self.selection)?;
         let id_bound = selected.len();
         let held = self.hold(id_bound, request).await?;
         if held.is_some() {
             selected.extend_from_within(..);
         }
-        let shifted = self.eligible(&selected, held.as_ref()).await?;
+        let topics = self.topics(request).await?;
+        let background_memory = request.memory(NAME);
+        let (shifted, background) =
+            self.eligible(&selected, held.as_ref(), topics.as_ref(), &background_memory).await?;
+        let background = background.map(Arc::new);
         let mut position_of = vec![u32::MAX; selected.len()];
         for (position, id) in (0..).zip(&shifted) {
             position_of[*id as usize] = position;
@@ -309,26 +447,21 @@ impl CorrelateCall {
         let split = held.as_ref().map(|_| shifted.partition_point(|id| (*id as usize) < id_bound));
         let features: Arc<Vec<FeatureId>> =
             Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
-        let similarity = match self.unexpected {
-            None => None,
-            Some(_) => {
-                let source = Arc::clone(&self.source);
-                Some(Arc::new(LabelSimilarity::new(blocking(NAME, move |_| source.label_embeddings()).await?)))
-            }
-        };
         let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
-        let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
-        let mut ranking = Ranking::new(self.direction, limit);
+        let mut ranking = Ranking::new(self.direction, limit, self.min_both);
         let memory = request.memory(NAME);
         let n_pairs = features.len() * features.len().saturating_sub(1) / 2;
-        let ranking_bytes = limit.min(n_pairs) * size_of::<PairRow>();
         for block in blocks(features.len(), self.block_bytes) {
-            memory.try_resize(ranking_bytes + block_bytes(features.len(), &block))?;
+            memory.try_resize(Ranking::bytes(limit, n_pairs) + block_bytes(features.len(), &block))?;
             let counts = self.count_block(held.as_ref(), features.len(), block, &position_of).await?;
-            let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.clone());
+            let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.cloned());
+            let background = background.clone();
+            let min_lift = self.min_lift();
             let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
             ranking = blocking(NAME, move |cancellation| {
-                ranking.scan(&counts, &features, split, cancellation, |a, b| {
+                let (counts, features) = (&counts, features.as_slice());
+                let block = Block { counts, features, split, background: background.as_deref(), min_lift };
+                ranking.scan(block, cancellation, |a, b| {
                     let alike = similarity.as_ref().and_then(|similarity| similarity.between(a, b));
                     !echoes.contains(a, b) && alike.is_none_or(|alike| alike < least_alike)
                 });
@@ -337,14 +470,212 @@ impl CorrelateCall {
             .await?;
         }
         let rows = blocking(NAME, move |_| Ok(ranking.finish())).await?;
-        Ok((rows, similarity))
+        Ok(Ranked { rows, held, id_bound })
+    }
+
+    /// Which documents have the features of some pairs, and the positions of these features.
+    async fn presence(
+        &self,
+        ranked: &Ranked,
+        n_rows: usize,
+        memory: &MemoryReservation,
+    ) -> Result<(Presence, Vec<(usize, usize)>)> {
+        let shift = if ranked.held.is_some() { ranked.id_bound as FeatureId } else { 0 };
+        let of_row = |row: &PairRow| (row.features.0, row.features.1 + shift);
+        let rows = &ranked.rows[..n_rows];
+        let mut ids: Vec<FeatureId> = rows.iter().map(of_row).flat_map(|(a, b)| [a, b]).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let position = |id: FeatureId| ids.binary_search(&id).ok();
+        let n_docs = rows.first().map_or(0, |row| row.n as usize);
+        // Beside the features, each pair has bits of its own while pairs are compared.
+        memory.try_grow(Presence::bytes(ids.len() + n_rows, n_docs))?;
+        let mut presence = Presence::new(ids.len(), n_docs);
+        let mut document = 0;
+        let mut reading = self.read(ranked.held.as_ref()).await?;
+        let mut visit = |found: Option<&[FeatureId]>| {
+            let Some(found) = found else { return };
+            found.iter().filter_map(|id| position(*id)).for_each(|feature| presence.add(feature, document));
+            document += 1;
+        };
+        while reading.next(&mut visit).await? {}
+        let pairs = rows.iter().map(of_row).filter_map(|(a, b)| position(a).zip(position(b))).collect();
+        Ok((presence, pairs))
+    }
+
+    /// The rows as findings: each told once, and those that stand at one place left out.
+    async fn findings(
+        &self,
+        mut ranked: Ranked,
+        catalog: &FeatureCatalog,
+        limit: usize,
+        request: &Request,
+    ) -> Result<Vec<Finding>> {
+        let looks = self.across.is_none() && (!self.echoes || self.wants(request, SAME_PLACE));
+        let n_rows = ranked.rows.len().min(FOLDED_ROWS);
+        let mut findings: Vec<Finding> = Vec::new();
+        if n_rows > 0 && (self.fold || looks) {
+            let memory = request.memory(NAME);
+            let (presence, pairs) = self.presence(&ranked, n_rows, &memory).await?;
+            findings = ranked.rows.drain(..n_rows).map(Finding::new).collect();
+            let mut pairs = pairs;
+            if looks {
+                let is_token = |id: FeatureId| catalog.level(id) == Some(Level::Token);
+                let of_tokens = |row: &usize| {
+                    let features = findings[*row].row.features;
+                    is_token(features.0) && is_token(features.1)
+                };
+                let rows: Vec<usize> = (0..n_rows).filter(of_tokens).take(PLACED_ROWS).collect();
+                let features: Vec<_> = rows.iter().map(|row| findings[*row].row.features).collect();
+                let positions: Vec<_> = rows.iter().map(|row| pairs[*row]).collect();
+                let shares = self.same_place(&features, &positions, &presence).await?;
+                rows.into_iter().zip(shares).for_each(|(row, share)| findings[row].same_place = share);
+                if !self.echoes {
+                    let apart = |finding: &Finding| finding.same_place.is_none_or(|share| share < SAME_PLACE_SHARE);
+                    pairs = pairs.into_iter().zip(&findings).filter(|(_, x)| apart(x)).map(|(pair, _)| pair).collect();
+                    findings.retain(apart);
+                }
+            }
+            if self.fold {
+                let told = blocking(NAME, move |_| Ok(told_before(&pairs, &presence))).await?;
+                let mut place_of = vec![0; findings.len()];
+                let mut folded: Vec<Finding> = Vec::new();
+                for (rank, (finding, above)) in findings.into_iter().zip(told).enumerate() {
+                    match above {
+                        Some(above) => folded[place_of[above]].n_members += 1,
+                        None => {
+                            place_of[rank] = folded.len();
+                            folded.push(finding);
+                        }
+                    }
+                }
+                findings = folded;
+            }
+        }
+        findings.extend(ranked.rows.into_iter().map(Finding::new));
+        findings.truncate(limit);
+        Ok(findings)
+    }
+
+    /// For the first rows, the pair of words that shows the same.
+    async fn words(&self, findings: &[Finding], request: &Request) -> Result<Vec<Option<String>>> {
+        let Some(first) = findings.first().filter(|_| self.across.is_none() && self.wants(request, WORDS)) else {
+            return Ok(Vec::new());
+        };
+        let pairs = findings.iter().take(WORDED_ROWS).map(|finding| finding.row.features).collect();
+        pair_words(NAME, &self.source, &self.set, pairs, first.row.n).await
+    }
+
+    /// In which share of some documents each pair's features fire at the same place; `None` where nothing can be read.
+    async fn same_place(
+        &self,
+        features: &[(FeatureId, FeatureId)],
+        pairs: &[(usize, usize)],
+        presence: &Presence,
+    ) -> Result<Vec<Option<f64>>> {
+        let mut chosen = places::choose(pairs, presence).into_iter().peekable();
+        let mut texts: Vec<(String, Vec<usize>)> = Vec::new();
+        if chosen.peek().is_some() {
+            let mut stream = match self.source.documents(&self.set, &[DocumentColumn::Ids, DocumentColumn::Text]).await
+            {
+                Ok(stream) => stream,
+                Err(error) if lacks_column(&error) => return Ok(vec![None; pairs.len()]),
+                Err(error) => return Err(error),
+            };
+            let mut document = 0;
+            while chosen.peek().is_some()
+                && let Some(batch) = stream.try_next().await?
+            {
+                let ids = IdsView::try_new(NAME, batch.column(0))?;
+                let column = document_columns::texts(NAME, "text", batch.column(1))?;
+                for row in (0..ids.len()).filter(|row| !ids.is_null(*row)) {
+                    if let Some((_, pairs)) = chosen.next_if(|(wanted, _)| *wanted == document)
+                        && column.is_valid(row)
+                        && places::is_short(column.value(row))
+                    {
+                        texts.push((column.value(row).to_owned(), pairs));
+                    }
+                    document += 1;
+                }
+            }
+        }
+        let (source, features) = (Arc::clone(&self.source), features.to_vec());
+        let looked = blocking(NAME, move |cancellation| {
+            let mut nearness = Nearness::new(features.len());
+            for (text, pairs) in texts {
+                if cancellation.is_cancelled() {
+                    break;
+                }
+                let tokens = source.token_features(&text)?;
+                for pair in pairs {
+                    let (a, b) = features[pair];
+                    if let Some(is_near) = places::is_near(&tokens, a, b) {
+                        nearness.add(pair, is_near);
+                    }
+                }
+            }
+            Ok((0..features.len()).map(|pair| nearness.share(pair)).collect())
+        });
+        // Without the reader nothing can be looked at; the pairs are found all the same.
+        Ok(looked.await.unwrap_or_else(|_| vec![None; pairs.len()]))
+    }
+
+    /// How alike labels are. The reader must be there for `unexpected`; for the column alone it is no reason to fail.
+    async fn similarity(&self, request: &Request) -> Result<Option<Arc<LabelSimilarity>>> {
+        if self.unexpected.is_none() && !self.wants(request, SIMILARITY) {
+            return Ok(None);
+        }
+        let source = Arc::clone(&self.source);
+        match blocking(NAME, move |_| source.label_embeddings()).await {
+            Ok(embeddings) => Ok(Some(Arc::new(LabelSimilarity::new(embeddings)))),
+            Err(_) if self.unexpected.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wants(&self, request: &Request, column: &str) -> bool {
+        self.schema().index_of(column).is_ok_and(|position| request.wants(position))
     }
 }
 
-fn columns(catalog: &FeatureCatalog, rows: &[PairRow], similarity: Option<&LabelSimilarity>) -> Columns {
-    let mut columns = pair_columns(catalog, rows);
+/// Pairs as they were ranked.
+struct Ranked {
+    rows: Vec<PairRow>,
+    held: Option<Held>,
+    id_bound: usize,
+}
+
+/// A pair with what was found out about it.
+#[derive(Debug)]
+struct Finding {
+    row: PairRow,
+    /// Pairs that tell the same, this one included.
+    n_members: u64,
+    same_place: Option<f64>,
+}
+
+impl Finding {
+    fn new(row: PairRow) -> Self {
+        Self { row, n_members: 1, same_place: None }
+    }
+}
+
+fn columns(
+    catalog: &FeatureCatalog,
+    findings: Vec<Finding>,
+    mut words: Vec<Option<String>>,
+    similarity: Option<&LabelSimilarity>,
+) -> Columns {
+    let same_place: Float64Array = findings.iter().map(|finding| finding.same_place).collect();
+    let n_members: Vec<u64> = findings.iter().map(|finding| finding.n_members).collect();
+    let rows: Vec<PairRow> = findings.into_iter().map(|finding| finding.row).collect();
+    let mut columns = pair_columns(catalog, &rows);
     let alike = |row: &PairRow| similarity.and_then(|similarity| similarity.between(row.features.0, row.features.1));
-    columns.push("label_similarity", rows.iter().map(alike).collect::<Float64Array>(), true);
+    columns.push(SIMILARITY, rows.iter().map(alike).collect::<Float64Array>(), true);
+    columns.push(SAME_PLACE, same_place, true);
+    columns.counts("n_members", n_members.into_iter());
+    words.resize(rows.len(), None);
+    columns.push(WORDS, StringArray::from(words), true);
     columns
 }
 
@@ -355,13 +686,19 @@ impl Computation for CorrelateCall {
     }
 
     fn schema(&self) -> SchemaRef {
-        columns(&FeatureCatalog::default(), &[], None).schema()
+        columns(&FeatureCatalog::default(), Vec::new(), Vec::new(), None).schema()
     }
 
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let catalog = self.source.catalog();
-        let (rows, similarity) = self.pairs(&catalog, &request).await?;
-        Ok(vec![columns(&catalog, &rows, similarity.as_deref()).into_batch()?])
+        let similarity = self.similarity(&request).await?;
+        let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
+        // Rows that are left out below are replaced by later ones.
+        let spare = if limit > 0 && (self.fold || !self.echoes) { FOLDED_ROWS } else { 0 };
+        let ranked = self.pairs(&catalog, similarity.as_ref(), limit.max(spare), &request).await?;
+        let findings = self.findings(ranked, &catalog, limit, &request).await?;
+        let words = self.words(&findings, &request).await?;
+        Ok(vec![columns(&catalog, findings, words, similarity.as_deref()).into_batch()?])
     }
 }
 
@@ -414,9 +751,12 @@ mod tests {
         let columns = "label_a, label_b, docs_both, docs_a, docs_b, n, q_value < 0.001";
         let rows =
             cells(&source, format!("SELECT {columns} FROM correlate('notes') WHERE q_value < 0.05")).await.unwrap();
-        assert_eq!(rows[0], ["milk", "milk jug", "49", "49", "49", "200", "true"]);
-        assert_eq!(rows[1], ["tea", "milk", "45", "50", "49", "200", "true"]);
-        assert_eq!(rows.len(), 5, "(tea, teas) is an echo: {rows:?}");
+        assert_eq!(rows, [["tea", "milk", "45", "50", "49", "200", "true"]], "the others are echoes or tell the same");
+        let told = "SELECT n_members, same_place, also_in_words, round(expected, 2) FROM correlate('notes') LIMIT 1";
+        assert_eq!(cells(&source, told).await.unwrap(), [["3", "0.0", "\"tea\" + \"milk\"", "12.25"]]);
+        let near = "SELECT label_a, label_b, same_place FROM correlate('notes', named_argument('echoes', true), \
+                    named_argument('fold', false)) ORDER BY label_a, label_b LIMIT 2";
+        assert_eq!(cells(&source, near).await.unwrap(), [["milk", "milk jug", "1.0"], ["milk", "teas", "1.0"]]);
         let with = "SELECT label_b FROM correlate('notes', named_argument('echoes', true)) LIMIT 1";
         assert_eq!(cells(&source, with).await.unwrap(), [["teas"]]);
     }
@@ -425,10 +765,13 @@ mod tests {
     async fn keeps_the_unexpected_if_asked() {
         let source = drinks();
         let sql = "SELECT label_a, label_b, label_similarity FROM correlate('notes', named_argument('unexpected', 0.5), \
-                   named_argument('limit', 1))";
+                   named_argument('control', 'none'), named_argument('limit', 1))";
         assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "milk", "0.0"]]);
-        let sql = "SELECT label_similarity FROM correlate('notes') LIMIT 1";
-        assert_eq!(cells(&source, sql).await.unwrap(), [[""]]);
+        let sql = "SELECT label_b, label_similarity FROM correlate('notes') LIMIT 1";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["milk", "0.0"]]);
+        let sql = "SELECT min(docs_both) FROM correlate('notes', named_argument('min_both', 49), \
+                   named_argument('echoes', true), named_argument('fold', false))";
+        assert_eq!(cells(&source, sql).await.unwrap(), [["49"]]);
     }
 
     #[tokio::test]
@@ -466,7 +809,8 @@ mod tests {
         };
         let rows = cells(&source, call("")).await.unwrap();
         assert_eq!(rows, [["code", "list", "19", "19", "19", "57"]], "code with code is an echo");
-        let rows = cells(&source, call(", named_argument('echoes', true)")).await.unwrap();
+        let rows =
+            cells(&source, call(", named_argument('echoes', true), named_argument('fold', false)")).await.unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0], ["code", "code", "19", "19", "19", "57"]);
         // Ids that no feature has are passed over.
@@ -490,18 +834,111 @@ mod tests {
         let source = MemorySource::with_words(&features, vec![]);
         source.put_texts("notes", &[Some(words.join(" ").as_str())], vec![]).unwrap();
         let with_limit = async |limit: usize| {
-            let runtime = RuntimeEnvBuilder::new().with_memory_limit(2 << 20, 1.0).build_arc().unwrap();
+            let runtime = RuntimeEnvBuilder::new().with_memory_limit(6 << 20, 1.0).build_arc().unwrap();
             let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
             crate::register_all(&session, &(Arc::new(source.clone()) as SharedSource)).unwrap();
             let sql = format!(
                 "SELECT docs_both FROM correlate('notes', named_argument('min_docs', 1), \
-                 named_argument('direction', 'both'), named_argument('limit', {limit}))"
+                 named_argument('direction', 'both'), named_argument('echoes', true), named_argument('fold', false), \
+                 named_argument('limit', {limit}))"
             );
             session.sql(&sql).await.unwrap().collect().await
         };
         assert_eq!(with_limit(1000).await.unwrap()[0].num_rows(), 1000);
         let error = with_limit(100_000_000).await.unwrap_err();
         assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn topics_explain_their_pairs() {
+        // Two topics of forty words each, by which embeddings tell them apart; "oven" and "flour" belong to one of them,
+        // "pirate" and "hola" are together in a few documents of both.
+        let features: &[(&str, &[&str])] =
+            &[("oven", &["oven"]), ("flour", &["flour"]), ("pirate", &["pirate"]), ("hola", &["hola"])];
+        let source = MemorySource::with_words(features, vec![]);
+        let mut random = crate::kernels::random::Random::new(1, 0);
+        let texts: Vec<String> = (0..800)
+            .map(|row| {
+                let topic = row % 2;
+                let mut words: Vec<String> =
+                    (0..40).filter(|_| random.unit() < 0.5).map(|word| format!("word{topic}x{word}")).collect();
+                let has = |word: &str, has: bool| has.then(|| word.to_owned());
+                words.extend(has("oven", topic == 0 && row / 2 % 2 == 0));
+                words.extend((0..3).map(|_| format!("word{topic}x1")));
+                words.extend(has("flour", topic == 0 && row / 4 % 2 == 0));
+                words.extend(has("pirate", row / 8 % 10 == 0));
+                words.extend((0..3).map(|_| format!("word{topic}x2")));
+                words.extend(has("hola", row / 8 % 10 == 0));
+                words.join(" ")
+            })
+            .collect();
+        source.put_texts("notes", &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>(), vec![]).unwrap();
+        let found = async |options: &str| {
+            let sql = format!("SELECT label_a, label_b FROM correlate('notes'{options}) WHERE q_value < 0.05");
+            cells(&source, sql).await.unwrap()
+        };
+        assert_eq!(found("").await, [["pirate", "hola"], ["oven", "flour"]]);
+        for option in ["control', 'topic'", "unexpected', 1"] {
+            let within = found(&format!(", named_argument('{option})")).await;
+            assert!(within[0] == ["pirate", "hola"] && !within.contains(&vec!["oven".into(), "flour".into()]));
+        }
+        let message = error(
+            &source,
+            "SELECT * FROM correlate('notes', named_argument('control', 'topic'), named_argument('with', 'notes'), \
+             named_argument('paired_by', 'doc_id'))",
+        );
+        assert!(message.await.contains("correlate: 'control' holds topics within one set"));
+        let message = error(&source, "SELECT * FROM correlate('notes', named_argument('min_lift', 0.5))").await;
+        assert!(message.contains("'min_lift'"), "{message}");
+    }
+
+    /// All pairs of 16,384 features over 100,000 documents of 160 features, with 512 MB for the query.
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "takes minutes; says how many with: cargo test -p saequel-udfs --lib all_pairs -- --ignored --nocapture"]
+    async fn all_pairs_of_a_large_dictionary_fit_into_memory() {
+        const N_FEATURES: usize = 16_384;
+        const N_DOCS: usize = 100_000;
+        let labels: Vec<String> = (0..N_FEATURES).map(|id| format!("f{id}")).collect();
+        let lists: Vec<[&str; 1]> = labels.iter().map(|label| [label.as_str()]).collect();
+        let features: Vec<(&str, &[&str])> =
+            labels.iter().map(String::as_str).zip(lists.iter().map(|list| &list[..])).collect();
+        let source = MemorySource::with_words(&features, vec![]);
+        let mut random = crate::kernels::random::Random::new(1, 0);
+        let mut batches = Vec::new();
+        for start in (0..N_DOCS).step_by(10_000) {
+            let mut features = crate::features::FeaturesBuilder::default();
+            for row in start..start + 10_000 {
+                let mut ids: Vec<u32> =
+                    (0..160).map(|_| (random.unit().powf(1.5) * N_FEATURES as f64) as u32).collect();
+                // One pair that is together in 1 % of the documents.
+                if row % 100 == 0 {
+                    ids.extend([5_000, 11_000]);
+                }
+                ids.sort_unstable();
+                ids.dedup();
+                features.append(ids.into_iter().map(|id| (id, 1.0)));
+            }
+            let ids: Vec<String> = (start..start + 10_000).map(|row| format!("d{row}")).collect();
+            let columns: Vec<(&str, arrow::array::ArrayRef)> =
+                vec![("doc_id", Arc::new(StringArray::from(ids))), ("features", Arc::new(features.finish()))];
+            batches.push(RecordBatch::try_from_iter(columns).unwrap());
+        }
+        source.put_batches("large", batches).unwrap();
+        let peak = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: unknown").to_owned()
+        };
+        let before = peak();
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(512 << 20, 1.0).build_arc().unwrap();
+        let session = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
+        crate::register_all(&session, &(Arc::new(source) as SharedSource)).unwrap();
+        let started = std::time::Instant::now();
+        let sql = "SELECT feature_a, feature_b, docs_both FROM correlate('large', named_argument('min_docs', 1)) \
+                   WHERE q_value < 0.01";
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let found = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+        eprintln!("{:.0} s, {before} before, {} after\n{found}", started.elapsed().as_secs_f64(), peak());
+        assert!(found.contains("| 5000      | 11000     |"), "{found}");
     }
 
     #[tokio::test]
@@ -512,9 +949,13 @@ mod tests {
             set: "notes".to_string(),
             across: None,
             min_docs: None,
+            min_both: 0,
             direction: Direction::Both,
             echoes: true,
             unexpected: None,
+            control: None,
+            min_lift: None,
+            fold: false,
             selection: FeatureSelection::default(),
             limit: 100,
             block_bytes,

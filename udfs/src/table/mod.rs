@@ -8,10 +8,13 @@ mod document_columns;
 pub mod echoes;
 mod examples;
 pub mod exec;
+mod pair_words;
 pub mod pairing;
+mod places;
 pub mod retrieve;
 pub mod search_features;
 pub mod similar_features;
+mod topics;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use datafusion::common::{exec_err, resources_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
 use futures::TryStreamExt;
 
-use super::options::{MOST_SPECTRAL, Method, Options, Selected};
+use super::options::{Method, Options, Selected};
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, FeaturesView, IdsView};
@@ -69,6 +69,8 @@ pub(super) struct Placed {
     pub(super) doc_ids: Vec<String>,
     /// Beside the ids.
     pub(super) places: Vec<Option<Place>>,
+    /// Group of each document, in the order of the set; those that are unclear have the last number.
+    pub(super) groups: Vec<u16>,
     /// Documents of each group; the last entry counts the unclear ones.
     pub(super) sizes: Vec<u64>,
     /// Documents with a feature, by group and id, beside `sizes`.
@@ -87,7 +89,8 @@ pub(super) async fn fit(
 ) -> Result<Model> {
     let memory = request.memory(options.function);
     let sample = draw(source, options, selected, medians, &memory).await?;
-    if options.method == Method::JaccardSpectral && sample.n_docs > MOST_COMPARED as u64 {
+    let spectral = options.method == Method::JaccardSpectral;
+    if spectral && sample.n_docs > MOST_COMPARED as u64 {
         return exec_err!(
             "{}: method 'jaccard-spectral' compares every pair and takes at most {MOST_COMPARED} documents, '{}' has {}; \
              use method => 'kmeans', or narrow the set with WHERE",
@@ -96,10 +99,6 @@ pub(super) async fn fit(
             sample.n_docs
         );
     }
-    let spectral = !options.dense
-        && options.method != Method::KMeans
-        && sample.n_docs <= MOST_COMPARED as u64
-        && options.k.is_none_or(|k| k <= MOST_SPECTRAL);
     if spectral {
         let n = sample.n_docs as usize;
         grow(&memory, options.function, 2 * n * n * size_of::<f32>())?;
@@ -273,6 +272,7 @@ pub(super) async fn place_all(
     let mut position = 0usize;
     let mut stream = source.documents(&options.set, &columns).await?;
     while let Some(batch) = stream.try_next().await? {
+        grow(&memory, options.function, batch.num_rows() * size_of::<u16>())?;
         let doc_ids = texts(options.function, "doc_id", batch.column(0))?;
         let features = match model.placing {
             Placing::Projected { .. } => Some(FeaturesView::try_new(options.function, batch.column(1))?),
@@ -302,6 +302,7 @@ pub(super) async fn place_all(
             };
             let group = found.map_or(model.n_clusters, |place| place.cluster);
             placed.sizes[group] += 1;
+            placed.groups.push(group as u16);
             let ids = match (&features, &id_lists) {
                 (Some(features), _) => features.ids(row),
                 (None, Some(lists)) => lists.ids(row),

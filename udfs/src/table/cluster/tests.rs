@@ -115,6 +115,7 @@ async fn the_summary_describes_the_same_groups() {
     // A group is named by words of one layout, and its central documents are of it.
     let tops = summary.column_by_name("top_features").unwrap().as_list::<i32>();
     let central = summary.column_by_name("central_doc_ids").unwrap().as_list::<i32>();
+    let words = summary.column_by_name("top_words").unwrap().as_list::<i32>();
     for row in 0..3 {
         let layout = (0..3)
             .find(|&layout| {
@@ -128,6 +129,10 @@ async fn the_summary_describes_the_same_groups() {
         let features = features.as_struct();
         let difference = features.column_by_name("difference").unwrap().as_primitive::<Float64Type>();
         assert!(features.len() == 4 && difference.values().iter().all(|difference| *difference > 0.5));
+        let told = words.value(row);
+        let told: Vec<&str> = told.as_string::<i32>().iter().flatten().collect();
+        assert!(LAYOUT[layout].iter().all(|word| told.contains(word)), "{told:?}");
+        assert!(!LAYOUT.iter().enumerate().any(|(other, list)| other != layout && told.contains(&list[0])), "{told:?}");
         let ids = central.value(row);
         assert_eq!(ids.len(), 5);
         for id in ids.as_string::<i32>().iter().flatten() {
