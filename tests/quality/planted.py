@@ -359,8 +359,8 @@ def measure_ranks(data, figures, resamples):
 def add_ranks(figures, title, view, how, ranks, resamples, possible):
     """Adds what ranks say; returns the mean rank of each property, repeated for the bootstrap."""
     hits = sum(np.mean([rank is not None and rank <= 5 for rank in own]) for own in ranks.values())
-    figures.add_share(title, view, f"{how}first 5", round(float(hits), 2), len(ranks), possible=len(possible), tracked=possible,
-                      ranks=ranks)
+    figures.add_share(title, view, f"{how}first 5", round(float(hits), 2), len(ranks), possible=len(possible),
+                      tracked=possible, ranks=ranks)
     mean = np.array([np.mean([rank or MOST_RANKED for rank in own]) for own in ranks.values()])
     mean = np.tile(mean[:, None], resamples + 1)
     figures.add(title, view, f"{how}rank", over_groups(mean))
