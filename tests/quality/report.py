@@ -114,6 +114,8 @@ def of_planted():
                        in_controls=dense, because="planted", **own)
             yield Line("the same, findings folded", "planted", data, "folded, first 5", counts=True, in_controls={},
                        because="planted", told=False, **({"target": target} if group == "templated" else {}))
+            yield Line("the same, judged by the sentences planted", "planted", data, "known sentences, first 5",
+                       in_controls={WORDS: "known sentences, first 5"}, because="planted", told=False)
             yield Line("the same, mean rank", "planted", data, "rank", above=False, control=f"rank - {WORDS}", because="planted",
                        told=False, beside=(WORDS, 0) if group == "paraphrased" else (), counts=True)
         yield Line(f"{group} .3, length controlled", "planted", f"{group} .3", "length controlled, first 5", told=False)
