@@ -47,6 +47,7 @@ PAIR_RATE = 0.05
 RARE_RATE = 0.01
 N_RARE = 10  # pairs of each group
 RARE_DOCS = 5000
+RARE_VARIANTS = {"first 10, features of all levels": ", level => 'all'", "first 10, topics not held": ", control => 'none'"}
 NOT_SEEN = ("capitals", "emoji")
 UNEXPECTED = 0.3
 N_SPLITS = 20
@@ -278,34 +279,41 @@ def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pair
     corpus = bench.corpus("rare_pairs", table)
     own_pair, own_slot = (np.array(corpus.table[name]) for name in ("pair", "slot"))
     ranks = {}
+    jobs = [(view, "first 10", selection(view)) for view in bench.views]
+    for title, options in RARE_VARIANTS.items():
+        if bench.offers(f"SELECT 1 FROM correlate('{corpus.name}', unexpected => {UNEXPECTED}{options}) LIMIT 0"):
+            jobs.append((bench.main_view, title, selection(bench.main_view) + options))
+        else:
+            for group in dict.fromkeys(group for group, _ in pairs):
+                figures.not_offered(f"1 %, {group}", bench.main_view, title)
     for number, ((group, (x, y)), (start, end)) in enumerate(zip(pairs, slots)):
         where = f"(pair = -1 AND (slot < {start} OR slot >= {end})) OR pair = {number}"
-        statements = [f"SELECT {i} AS view, * FROM correlate('{corpus.name} WHERE {where}', unexpected => {UNEXPECTED}"
-                      f"{selection(view)})" for i, view in enumerate(bench.views)]
-        orders = {view: [] for view in bench.views}
+        statements = [f"SELECT {i} AS job, * FROM correlate('{corpus.name} WHERE {where}', unexpected => {UNEXPECTED}"
+                      f"{options})" for i, (_, _, options) in enumerate(jobs)]
+        orders = [[] for _ in jobs]
         for row in bench.sql(*statements):
-            orders[bench.views[row["view"]]].append(members(row))
+            orders[row["job"]].append(members(row))
         kept = ((own_pair == -1) & ((own_slot < start) | (own_slot >= end))) | (own_pair == number)
-        found = {WORDS: WordPairs([corpus.texts[i] for i in np.flatnonzero(kept)]).rank(
+        found = {(WORDS, "first 10"): WordPairs([corpus.texts[i] for i in np.flatnonzero(kept)]).rank(
             tracking[x.name][WORDS], tracking[y.name][WORDS])}
-        for view, order in orders.items():
+        for (view, title, _), order in zip(jobs, orders):
             of_x, of_y = tracking[x.name][view], tracking[y.name][view]
-            found[view] = next((rank for rank, own in enumerate(order, 1) if any(
+            found[view, title] = next((rank for rank, own in enumerate(order, 1) if any(
                 (a in of_x and b in of_y) or (a in of_y and b in of_x) for a, b in own)), None)
-        for view, rank in found.items():
+        for (view, title), rank in found.items():
             possible = tracking[x.name][view] and tracking[y.name][view]
-            ranks.setdefault((group, view), {})[f"{x.name} + {y.name}"] = [rank if possible else NONE]
-    for (group, view), by_pair in ranks.items():
+            ranks.setdefault((group, view, title), {})[f"{x.name} + {y.name}"] = [rank if possible else NONE]
+    for (group, view, title), by_pair in ranks.items():
         every = [rank for own in by_pair.values() for rank in own]
-        figures.add_share(f"1 %, {group}", view, "first 10", sum(rank not in (None, NONE) and rank <= 10 for rank in every),
+        figures.add_share(f"1 %, {group}", view, title, sum(rank not in (None, NONE) and rank <= 10 for rank in every),
                           len(every), possible=len(every) - every.count(NONE), ranks=by_pair)
     return figures
 
 
 def report_rare_pairs(figures):
     for data in dict.fromkeys(row["set"] for row in figures.rows):
-        own = [row for row in figures.rows if row["set"] == data]
-        print_table([f"pairs, {data}", *(row["view"] for row in own)], [
+        own = [row for row in figures.rows if row["set"] == data and "ranks" in row]
+        print_table([f"pairs, {data}", *(row["view"] + row["measure"].removeprefix("first 10") for row in own)], [
             [pair, *("-" if row["ranks"][pair][0] is None else row["ranks"][pair][0] for row in own)]
             for pair in own[0]["ranks"]] + [["first 10", *(f"{row['hits']}/{row['of']}" for row in own)]])
         print()

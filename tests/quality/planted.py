@@ -310,31 +310,25 @@ def first(order, wanted):
     return next((rank for rank, items in enumerate(order[:MOST_RANKED], 1) if wanted.intersection(items)), None)
 
 
-def findings(row):
-    """Features that a row of `diff` stands for."""
-    return {row["feature_id"], *(member["feature_id"] if isinstance(member, dict) else member
-                                 for member in row.get("members") or ())}
-
-
-def diff_orders(data, cases, views, options="", folded=False):
+def diff_orders(data, cases, views, options="", columns="feature_id"):
     """{(case, view): features of each of the first rows}; `cases` are {case: (condition of A, of B)}."""
     jobs = [(case, view) for case in cases for view in views]
     statements = []
     for at, (case, view) in enumerate(jobs):
         a, b = (quoted(data.where(condition)) for condition in cases[case])
-        fold = ", fold => true" if folded else ""
-        statements.append(f"SELECT {at} AS job, * FROM diff({b}, {a}, words => false, limit => {MOST_RANKED}"
-                          f"{selection(view)}{fold}{options})")
+        statements.append(f"SELECT {at} AS job, {columns} FROM diff({b}, {a}, words => false, limit => {MOST_RANKED}"
+                          f"{selection(view)}{options})")
     orders = {job: [] for job in jobs}
     for row in data.bench.sql(*statements):
-        orders[jobs[row["job"]]].append(findings(row))
+        orders[jobs[row["job"]]].append({row["feature_id"], *(row.get("members") or ())})
     return orders
 
 
 def measure_ranks(data, figures, resamples):
     bench, seeds = data.bench, range(data.sizes.seeds)
-    probe = data.where(f"kind = {CUT}")
-    controlled = bench.offers(f"SELECT 1 FROM diff({quoted(probe)}, {quoted(probe)}, control => 'n_tokens', limit => 1)")
+    probe = ", ".join(quoted(data.where(f"kind = {kind}")) for kind in (CUT, BASE))
+    controlled = bench.offers(f"SELECT 1 FROM diff({probe}, control => 'n_tokens', limit => 1) LIMIT 0")
+    members = bench.offers(f"SELECT members FROM diff({probe}, fold => true) LIMIT 0")
     for group in dict.fromkeys(planted.group for planted in data.properties):
         own = {number: planted.name for number, planted in enumerate(data.properties) if planted.group == group}
         for rate in RATES:
@@ -342,7 +336,8 @@ def measure_ranks(data, figures, resamples):
             jobs = [(number, seed) for number in own for seed in seeds]
             cases = {job: data.sides(job[0], n_planted, job[1]) for job in jobs}
             orders = {"": diff_orders(data, cases, bench.views),
-                      "folded, ": diff_orders(data, cases, [bench.main_view], folded=True)}
+                      "folded, ": diff_orders(data, cases, [bench.main_view], ", fold => true",
+                                                "feature_id, members" if members else "feature_id")}
             title = f"{group} {rate:g}".replace("0.", ".")
             if controlled and rate == max(RATES):
                 orders["length controlled, "] = diff_orders(data, cases, [bench.main_view], ", control => 'n_tokens'")

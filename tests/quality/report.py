@@ -141,8 +141,11 @@ ANALYSES = [
     *of_planted(), *of_null(), *of_length(),
     Line("3 points more, paired: found", "planted", "3 points more", "found paired", 1, counts=True, because="planted"),
     Line("the same, not paired", "planted", "3 points more", "found unpaired", 0, False, counts=True, told=False),
-    *(Line(f"pairs in 1 %, {group}: in the first 10", "rare pairs", f"1 %, {group}", "first 10", 0.9, counts=True,
-           because="pairs") for group in ("templated", "paraphrased")),
+    *(line for group in ("templated", "paraphrased") for line in (
+        Line(f"pairs in 1 %, {group}: in the first 10", "rare pairs", f"1 %, {group}", "first 10", 0.9, counts=True,
+             because="pairs"),
+        *(Line(f"the same{title.removeprefix('first 10')}", "rare pairs", f"1 %, {group}", title, in_controls={}, told=False)
+          for title in pairs_diffs.RARE_VARIANTS))),
     Line("emotion of tweets, \"which emotion is expressed\", NMI", "clustering", "tweets_emotion", "question, cluster", 0.20,
          in_controls={DENSE: "everything, cluster", WORDS: "everything, k-means"}, because="question"),
     *(Line(f"the same, {method}", "clustering", "tweets_emotion", f"question, {method}", in_controls={}, told=False)

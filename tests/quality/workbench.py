@@ -23,7 +23,8 @@ WORDS = "words and pairs"
 DENSE = "dense"
 CONTROLS = {WORDS: "presence of words and of pairs of words",
             DENSE: "the embedding of the document that saequel stores: mean of the last layer's states, length 1"}
-NOT_OFFERED = re.compile(r"unknown option|argument '\w+' is missing|[Tt]able function '\w+' not found|expected one of")
+NOT_OFFERED = re.compile(r"unknown option|argument '\w+' is missing|[Tt]able function '\w+' not found|expected one of"
+                         r"|[Nn]o field named")
 
 
 def add_arguments(parser, data="required"):
