@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 CORPUS = "scale"
 HALF = f"SELECT * FROM {CORPUS} WHERE ascii(md5(doc_id)) % 2 = {{}}"
 ANALYSES = {
+    "reading the labels, once": "SELECT * FROM search_features('polite', 1, by => 'meaning')",
     "diff": f"SELECT * FROM diff('{HALF.format(0)}', '{HALF.format(1)}')",
     "diff, length controlled": f"SELECT * FROM diff('{HALF.format(0)}', '{HALF.format(1)}', control => 'n_tokens')",
     "correlate, sentences": f"SELECT * FROM correlate('{CORPUS}')",

@@ -116,8 +116,8 @@ def of_planted():
                        because="planted", told=False, **({"target": target} if group == "templated" else {}))
             yield Line("the same, judged by the sentences planted", "planted", data, "known sentences, first 5",
                        in_controls={WORDS: "known sentences, first 5"}, because="planted", told=False)
-            yield Line("the same, mean rank", "planted", data, "rank", above=False, control=f"rank - {WORDS}", because="planted",
-                       told=False, beside=(WORDS, 0) if group == "paraphrased" else (), counts=True)
+            yield Line("the same, mean rank", "planted", data, "rank", above=False, control=f"rank - {WORDS}", counts=True,
+                       beside=(WORDS, 0) if group == "paraphrased" else (), because="planted", told=False)
         yield Line(f"{group} .3, length controlled", "planted", f"{group} .3", "length controlled, first 5", told=False)
 
 
@@ -188,8 +188,8 @@ WHY = {
               "is of texts that differ in more than the number of words.",
     "pairs": "**Two rare things together.** What is in one text of a hundred meets in a few dozen texts, and the topics of a "
              "corpus make thousands of pairs that meet more often. If one of the two has no feature, no pair can be found.",
-    "question": "**Asking for an axis.** `about` chooses features by their labels; a feeling is told by the whole sentence, and "
-                "features that say which feeling it is are few beside those of single words.",
+    "question": "**Asking for an axis.** `about` chooses features by their labels; a feeling is told by the whole sentence, "
+                "and features that say which feeling it is are few beside those of single words.",
     "style": "**How a text is written.** Style shows in many small signs. Features named after a style are few, and those that "
              "are chosen by their labels may also be about the topic.",
     "retrieval": "**Looking for what is named in the query.** If the query says what the texts say, the embedding of both is "

@@ -128,8 +128,8 @@ STYLES = {
         "The committee has resolved to place on record that {a}. Members are further informed that, as of 1 June, {b}.",
         "Official announcement. The department wishes to point out that {a}. Failure to take into account that {b} may result "
         "in a penalty.",
-        "Dear residents, kindly note that {a}. In accordance with the bylaws it must be assumed that {b}. Yours faithfully, the "
-        "secretary.",
+        "Dear residents, kindly note that {a}. In accordance with the bylaws it must be assumed that {b}. Yours faithfully, "
+        "the secretary.",
         "The undersigned authority declares herewith that {a}. It is moreover established that {b}. This decree takes effect "
         "immediately.",
         "Public information: visitors shall bear in mind that {a}. The management accepts no liability in the event that {b}.",
