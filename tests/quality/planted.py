@@ -12,10 +12,10 @@ all look alike to it.
 
 Rank: the row of `diff(B, A)` in which the first feature stands that *tracks* the property (50 if there is none among
 the first 50); folded: the row of `fold => true` of which it is the feature or a member. A feature tracks a property
-if its presence has a phi of .5 or an F1 of .4 with it in a fresh split: answers of another model of which every fifth
-has the property in sentences that were not used before. "Known sentences": it tracks the property where it was planted,
-which words can do that happen to be in the sentences. Halves are drawn anew for every seed; the documents with a
-property are the same.
+if its presence has a phi of .5 or an F1 of .4 with it, by no chance (p < 0.00001), in a fresh split: answers of
+another model of which every fifth has the property in sentences that were not used before. "Known sentences": it
+tracks the property where it was planted, which words can do that happen to be in the sentences. Halves are drawn anew
+for every seed; the documents with a property are the same.
 
 The same for words (presence of words and pairs of words, ranked in the same way, tracking in the same sense). Dense
 control: area under the curve (AUC) of the direction from the mean embedding of A to that of B, in the fresh split.
@@ -42,6 +42,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import stats
 
 from measures import Figures, benjamini_hochberg, diff_words, mcnemar_p, over_groups, print_table, shown
 from paraphrase import HERE, read_properties
@@ -49,7 +50,7 @@ from workbench import ALL, DENSE, WORDS, Workbench, add_arguments, count_words, 
 
 RATES = (0.3, 0.1)
 MOST_RANKED = 50
-PHI, F1 = 0.5, 0.4
+PHI, F1, BY_CHANCE = 0.5, 0.4, 1e-5
 N_HALVINGS = 100
 N_COINS = 128
 N_NULL_FIRST = 20  # coins before it are for the seeds
@@ -276,8 +277,10 @@ class Planted:
         return rows, self.kinds[rows] != FRESH
 
     def known_split(self, number):
-        rows = np.flatnonzero(((self.kinds == BASE) & (self.slots >= round(max(RATES) * self.n_base)))
-                              | (self.kinds == number))
+        n_planted = round(max(RATES) * self.n_base)
+        n_kept = round((self.n_base - n_planted) * TRACKING_RATE / (1 - TRACKING_RATE))
+        rows = np.flatnonzero(((self.kinds == BASE) & (self.slots >= n_planted))
+                              | ((self.kinds == number) & (self.slots < n_kept)))
         return rows, self.kinds[rows] != BASE
 
     def judge(self, rows, target):
@@ -298,7 +301,8 @@ def tracks(rows, target):
     n, positive = len(target), target.sum()
     spread = np.sqrt(np.maximum(said * (n - said) * positive * (n - positive), 1e-9))
     phi = (n * hits - said * positive) / spread
-    return np.flatnonzero((phi >= PHI) | (2 * hits / np.maximum(said + positive, 1) >= F1))
+    chance = stats.hypergeom.sf(hits - 1, n, positive, said)
+    return np.flatnonzero(((phi >= PHI) | (2 * hits / np.maximum(said + positive, 1) >= F1)) & (chance < BY_CHANCE))
 
 
 def selection(view):
