@@ -160,7 +160,8 @@ ANALYSES = [
       for title, target in zip(topic_style.ABOUT, (0.5, None))),
     *(Line(f"the same, {method}", "topic and style", STYLE, f"style, {title}, {method}", in_controls={}, told=False)
       for title in topic_style.ABOUT for method in topic_style.METHODS[1:]),
-    Line("topic x style, not asked for, ARI with the topics", "topic and style", STYLE, "topic", told=False),
+    *(Line(f"topic x style, not asked for, ARI with the {name}s", "topic and style", STYLE, name, told=False)
+      for name in ("style", "topic")),
     *(Line(f"retrieval, {group}, AP (beside the embedding)", "retrieval", group, "default", beside=(DENSE, margin),
            counts=True, in_controls={DENSE: "AP", WORDS: "AP"}, because="retrieval")
       for group, margin in (("tweets", -0.01), ("news", -0.01), ("intents", -0.01), ("all", 0))),
