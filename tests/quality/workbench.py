@@ -24,7 +24,7 @@ DENSE = "dense"
 CONTROLS = {WORDS: "presence of words and of pairs of words",
             DENSE: "the embedding of the document that saequel stores: mean of the last layer's states, length 1"}
 NOT_OFFERED = re.compile(r"unknown option|argument '\w+' is missing|[Tt]able function '\w+' not found|expected one of"
-                         r"|[Nn]o field named")
+                         r"|column '\w+' not found")
 
 
 def add_arguments(parser, data="required"):
