@@ -7,7 +7,8 @@ FOLDER holds tweets_emotion.parquet (doc_id, emotion, text) and news.parquet (do
 information of groups and classes, four groups each.
 
 Emotion is *targeted*: the axis is named ("emotions and feelings"), the classes are not; mean over three wordings of
-the axis, with 200 and 600 features. News are grouped by everything. Each way of grouping stands there twice:
+the axis, with 200 and 600 features; beside it "which emotion is expressed", the axis as a question, with `cluster` as it is
+and with each of its methods. News are grouped by everything. Each way of grouping stands there twice:
 `cluster`, the SQL function (mean over three seeds; documents in no group are a group), and `k-means`: the features'
 saturated activations times idf, length 1, brought to 20 dimensions if targeted and else 50, k-means of ten starts.
 Features of an axis are in either case those whose labels are most like its wording. Controls: as many random
@@ -26,12 +27,15 @@ from workbench import ALL, DENSE, WORDS, Workbench, add_arguments, count_words, 
 
 AXES = {"tweets_emotion": ["emotions and feelings", "the mood of the writer", "how the writer feels"], "news": []}
 CLASSES = {"tweets_emotion": "emotion", "news": "topic"}
+QUESTIONS = {"tweets_emotion": "which emotion is expressed", "news": None}
+METHODS = ("kmeans", "jaccard-spectral")
+MOST_SPECTRAL = 3000  # documents that the latter takes
 N_FEATURES = (200, 600)
 N_GROUPS = 4
 SEEDS = (0, 1, 2)
 
 
-def group_rows(rows, n_dimensions, seed=0):
+def group_rows(rows, n_dimensions, seed=0, k=N_GROUPS):
     """k-means of the rows, brought to fewer dimensions and to length 1."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import TruncatedSVD
@@ -40,7 +44,7 @@ def group_rows(rows, n_dimensions, seed=0):
     if sparse.issparse(rows):
         n_dimensions = min(n_dimensions, rows.shape[1] - 1)
         rows = normalize(TruncatedSVD(n_dimensions, random_state=seed).fit_transform(rows))
-    return KMeans(N_GROUPS, n_init=10, random_state=seed).fit_predict(rows)
+    return KMeans(k, n_init=10, random_state=seed).fit_predict(rows)
 
 
 def weighted(rows, q50=None):
@@ -102,6 +106,15 @@ def measure(bench, data, n_resamples=1000, limit=None):
             figures.add(name, view, "everything, cluster",
                         sets.nmi(*sets.by_sql([f"{dictionary}, seed => {seed}" for seed in SEEDS])))
             figures.add(name, view, "everything, k-means", sets.nmi(group_rows(saturated[:, visible], 50)))
+            question = f", about => '{QUESTIONS[name]}'{dictionary}"
+            methods = ["", *(METHODS if view == bench.main_view else ())] if axes else []
+            for method in methods[:2] if len(corpus) > MOST_SPECTRAL else methods:
+                how, title = (f", method => '{method}'", f"question, {method}") if method else ("", "question, cluster")
+                if bench.offers(f"SELECT 1 FROM cluster('{corpus.name}', k => {N_GROUPS}{question}{how}) LIMIT 0"):
+                    found = sets.by_sql([f"{question}{how}, seed => {seed}" for seed in SEEDS])
+                    figures.add(name, view, title, sets.nmi(*found))
+                else:
+                    figures.not_offered(name, view, title)
             for n_features in N_FEATURES if axes else ():
                 calls = [f", about => '{axis}', n_features => {n_features}{dictionary}, seed => {seed}"
                          for axis in axes for seed in SEEDS]

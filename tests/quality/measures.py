@@ -60,6 +60,21 @@ def nmi(labels, groups, weights):
     return (by_label + by_group - entropy(joint)) / np.maximum((by_label + by_group) / 2, 1e-12)
 
 
+def ari(labels, groups, weights):
+    """Adjusted Rand index."""
+    labels, groups = np.unique(labels, return_inverse=True)[1], np.unique(groups, return_inverse=True)[1]
+    n_labels, n_groups = labels.max() + 1, groups.max() + 1
+    cells = np.zeros((len(labels), n_labels * n_groups), np.float32)
+    cells[np.arange(len(labels)), labels * n_groups + groups] = 1
+    joint = (weights @ cells).reshape(len(weights), n_labels, n_groups).astype(np.float64)
+
+    def pairs(counts):
+        return (counts * (counts - 1) / 2).reshape(len(counts), -1).sum(1)
+    both, by_label, by_group = pairs(joint), pairs(joint.sum(2)), pairs(joint.sum(1))
+    expected = by_label * by_group / pairs(joint.sum((1, 2))[:, None])
+    return (both - expected) / np.maximum((by_label + by_group) / 2 - expected, 1e-9)
+
+
 def over_groups(figures, seed=0):
     """Mean of figures of several properties or queries, whose resamples draw those too."""
     figures = np.asarray(figures)
@@ -76,6 +91,39 @@ def interval(figure, level=0.95):
         return float(figure[0]), np.nan, np.nan
     low, high = np.quantile(figure[1:], [(1 - level) / 2, (1 + level) / 2]) - figure[1:].mean() + figure[0]
     return float(figure[0]), float(max(low, figure.min())), float(min(high, figure.max()))
+
+
+def hypergeometric_p(hits, said, n_hits, n):
+    """Two-sided, twice the smaller tail."""
+    from scipy import stats
+    upper = stats.hypergeom.sf(hits - 1, n, n_hits, said)
+    lower = stats.hypergeom.cdf(hits, n, n_hits, said)
+    return np.minimum(1, 2 * np.minimum(upper, lower))
+
+
+def benjamini_hochberg(p):
+    order = np.argsort(p)
+    q = p[order] * len(p) / np.arange(1, len(p) + 1)
+    out = np.empty(len(p))
+    out[order] = np.minimum(1, np.minimum.accumulate(q[::-1])[::-1])
+    return out
+
+
+def diff_words(b, a):
+    """Words in the order in which `diff` would give them."""
+    with_b, with_a = b.getnnz(0), a.getnnz(0)
+    tested = np.flatnonzero(with_a + with_b >= 5)
+    with_b, with_a = with_b[tested], with_a[tested]
+    p = hypergeometric_p(with_b, with_a + with_b, b.shape[0], a.shape[0] + b.shape[0])
+    q = benjamini_hochberg(p)
+    difference = np.abs(with_b / b.shape[0] - with_a / a.shape[0])
+    return tested[np.lexsort((-difference, q >= 0.05))], p, q
+
+
+def mcnemar_p(only_b, only_a):
+    """Two-sided and exact, of how many pairs have something on one side alone."""
+    from scipy import stats
+    return np.minimum(1, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
 
 
 def share_interval(hits, n):
@@ -176,6 +224,15 @@ class Figures:
         figure = self.figures[data, view, measure] - self.figures[data, control, measure]
         self.add(data, view, f"{measure} - {control}", figure)
         return figure
+
+    def not_offered(self, data, view, measure):
+        """The program has no such option."""
+        self.rows.append({"test": self.test, "set": data, "view": view, "measure": measure, "value": None, "low": None,
+                          "high": None, "not_offered": True})
+
+    def add_share(self, data, view, measure, hits, of, **more):
+        """So many of so many, with Wilson's interval."""
+        self.add(data, view, measure, share_interval(hits, of), hits=hits, of=of, **more)
 
     def write(self, path):
         if path:

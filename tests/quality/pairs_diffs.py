@@ -19,6 +19,12 @@ a feature of X and one of Y stands.
 
 "Possible" are the properties and pairs for which there are such features at all.
 
+Rare pairs (with --rare, which needs a file with models and prompts as in planted.py): properties X and Y of planted.py
+in 1 % of 5000 documents, each alone in a third as many; ten pairs of templated kinds (of those that the reader can
+see) and ten of paraphrased properties, other documents for each. The rank is the row of `correlate(..., unexpected =>
+0.3)`, in its own order, in which the first pair of a feature that tracks X and one that tracks Y stands (in the sense
+of planted.py).
+
 Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a
 pair of words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits
 or pairs.
@@ -26,16 +32,23 @@ or pairs.
 
 import argparse
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from scipy import sparse, stats
 
-from measures import Figures, print_table, share_interval, shown
+import planted
+from measures import Figures, diff_words, print_table, share_interval, shown
 from paraphrase import BASE_RATE, FOUND_F1, HERE, N_COINS, fold, read_pool, read_properties, sides
 from workbench import ALL, WORDS, Workbench, add_arguments, count_words
 
 PAIR_RATE = 0.05
+RARE_RATE = 0.01
+N_RARE = 10  # pairs of each group
+RARE_DOCS = 5000
+RARE_VARIANTS = {"first 10, features of all levels": ", level => 'all'", "first 10, topics not held": ", control => 'none'"}
+NOT_SEEN = ("capitals", "emoji")
 UNEXPECTED = 0.3
 N_SPLITS = 20
 NO_FEATURE = 2 ** 32 - 1
@@ -50,32 +63,6 @@ def judge(rows, target):
     works = 2 * hits / np.maximum(said + target.sum(), 1) >= FOUND_F1
     chance = stats.hypergeom.sf(hits - 1, len(target), target.sum(), said)
     return np.flatnonzero(works), np.flatnonzero((hits >= said / 2) & (said > 0) & (chance < 1e-5))
-
-
-def hypergeometric_p(hits, said, n_hits, n):
-    """Two-sided, twice the smaller tail."""
-    upper = stats.hypergeom.sf(hits - 1, n, n_hits, said)
-    lower = stats.hypergeom.cdf(hits, n, n_hits, said)
-    return np.minimum(1, 2 * np.minimum(upper, lower))
-
-
-def benjamini_hochberg(p):
-    order = np.argsort(p)
-    q = p[order] * len(p) / np.arange(1, len(p) + 1)
-    out = np.empty(len(p))
-    out[order] = np.minimum(1, np.minimum.accumulate(q[::-1])[::-1])
-    return out
-
-
-def diff_words(b, a):
-    """Words in the order in which `diff` would give them."""
-    with_b, with_a = b.getnnz(0), a.getnnz(0)
-    tested = np.flatnonzero(with_a + with_b >= 5)
-    with_b, with_a = with_b[tested], with_a[tested]
-    p = hypergeometric_p(with_b, with_a + with_b, b.shape[0], a.shape[0] + b.shape[0])
-    q = benjamini_hochberg(p)
-    difference = np.abs(with_b / b.shape[0] - with_a / a.shape[0])
-    return tested[np.lexsort((-difference, q >= 0.05))], p, q
 
 
 def first(order, wanted):
@@ -153,41 +140,41 @@ def measure_chance(bench, train, views, words, n_splits):
 def pair_table(texts, pairs, properties, rng):
     """Texts as they are (`plant` -1), and for each pair of properties its share of texts with both sentences."""
     n_planted = round(len(texts) / (len(pairs) + (1 - PAIR_RATE) / PAIR_RATE))
-    planted, plants = [], []
+    changed, plants = [], []
     for pair, (x, y) in enumerate(pairs):
         for text in texts[pair * n_planted:(pair + 1) * n_planted]:
-            planted.append(" ".join([rng.choice(properties[x]["train"]), text, rng.choice(properties[y]["train"])]))
+            changed.append(" ".join([rng.choice(properties[x]["train"]), text, rng.choice(properties[y]["train"])]))
             plants.append(pair)
-    rest = texts[len(planted):]
-    return pa.table({"doc_id": [f"pair-{i:06d}" for i in range(len(texts))], "text": planted + rest,
+    rest = texts[len(changed):]
+    return pa.table({"doc_id": [f"pair-{i:06d}" for i in range(len(texts))], "text": changed + rest,
                      "plant": plants + [-1] * len(rest)})
 
 
-def correlate_words(texts, vocabulary_of_judged, x, y):
-    """Ranks of the first pair of words of X and Y, by kind."""
-    min_docs = max(5, round(0.005 * len(texts)))
-    words, vocabulary = count_words(texts, min_docs=min_docs)
-    names = sorted(vocabulary, key=vocabulary.get)
-    n, with_word = len(texts), words.getnnz(0).astype(float)
-    both = np.asarray((words.T @ words).todense(), float)
-    expected = np.outer(with_word, with_word) / n
-    cells = [both, with_word[:, None] - both, with_word[None, :] - both]
-    cells.append(n - sum(cells))
-    rest = n - with_word
-    means = [expected, np.outer(with_word, rest) / n, np.outer(rest, with_word) / n, np.outer(rest, rest) / n]
-    llr = 2 * sum(np.where(cell > 0, cell * np.log(np.maximum(cell, 1e-9) / np.maximum(mean, 1e-9)), 0)
-                  for cell, mean in zip(cells, means))
-    llr[both <= expected] = -1
-    llr[echoes(names)] = -1
-    sorted_llr = np.sort(llr[np.triu_indices(len(names), 1)])
-    place = {word: i for i, word in enumerate(names)}
-    judged_names = sorted(vocabulary_of_judged, key=vocabulary_of_judged.get)
-    ranks = []
-    for of_x, of_y in zip(x, y):
-        own_x, own_y = ([place[judged_names[i]] for i in own if judged_names[i] in place] for own in (of_x, of_y))
-        best = llr[np.ix_(own_x, own_y)].max(initial=-1)
-        ranks.append(int(len(sorted_llr) - np.searchsorted(sorted_llr, best, side="right")) + 1 if best > 0 else None)
-    return ranks
+class WordPairs:
+    """Pairs of terms that come together more often than chance, by log-likelihood ratio; echoes left out."""
+
+    def __init__(self, texts):
+        words, vocabulary = count_words(texts, min_docs=max(5, round(0.005 * len(texts))))
+        self.place, n = vocabulary, len(texts)
+        with_word = words.getnnz(0).astype(np.float64)
+        both = sparse.triu(words.T @ words, 1).tocoo()
+        a, b, together = both.row, both.col, both.data.astype(np.float64)
+        kept = (together > with_word[a] * with_word[b] / n) & ~echoes(sorted(vocabulary, key=vocabulary.get))[a, b]
+        a, b, together = a[kept], b[kept], together[kept]
+        only_a, only_b = with_word[a] - together, with_word[b] - together
+        llr = 2 * sum(cell * np.log(np.maximum(cell, 1e-9) * n / (of_a * of_b)) for cell, of_a, of_b in (
+            (together, with_word[a], with_word[b]), (only_a, with_word[a], n - with_word[b]),
+            (only_b, n - with_word[a], with_word[b]), (n - together - only_a - only_b, n - with_word[a], n - with_word[b])))
+        self.llr = sparse.coo_matrix((llr, (a, b)), shape=both.shape).tocsr()
+        self.sorted = np.sort(llr)
+
+    def rank(self, x, y):
+        """Rank of the first pair of a term of each."""
+        x, y = ([self.place[term] for term in terms if term in self.place] for terms in (x, y))
+        if not x or not y:
+            return None
+        best = max(self.llr[np.ix_(x, y)].max(), self.llr[np.ix_(y, x)].max())
+        return int(len(self.sorted) - np.searchsorted(self.sorted, best, side="right")) + 1 if best > 0 else None
 
 
 def echoes(names):
@@ -195,8 +182,8 @@ def echoes(names):
     words = sorted({word for name in names for word in name.split()})
     place = {word: i for i, word in enumerate(words)}
     rows, columns = zip(*((i, place[word]) for i, name in enumerate(names) for word in name.split()))
-    holds = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(words)))
-    beside = sparse.lil_matrix((len(words), len(words)))
+    holds = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(names), len(words)))
+    beside = sparse.lil_matrix((len(words), len(words)), dtype=np.float32)
     for name in names:
         parts = name.split()
         if len(parts) == 2:
@@ -214,6 +201,7 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
     texts = rng.sample(pool, min(len(pool), docs))
     corpus = bench.corpus("pairs", pair_table(texts, [(names[x], names[y]) for x, y in pairs], properties, rng))
     plants = np.array(corpus.table["plant"])
+    terms = sorted(vocabulary, key=vocabulary.get)
     ranks = {view: {kind: {} for kind in KINDS} for view in [*views, WORDS]}
     for pair, (x, y) in enumerate(pairs):
         name = f"{names[x]} + {names[y]}"
@@ -231,14 +219,104 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
         for row in bench.sql(*statements):
             for kind in KINDS:
                 ranks[views[row["view"]]][kind][name] = row[kind]
-        kept = [corpus.texts[i] for i in np.flatnonzero((plants == -1) | (plants == pair))]
-        for kind, rank in zip(KINDS, correlate_words(kept, vocabulary, judged.of[WORDS, x], judged.of[WORDS, y])):
-            ranks[WORDS][kind][name] = rank
+        of_words = WordPairs([corpus.texts[i] for i in np.flatnonzero((plants == -1) | (plants == pair))])
+        for kind, of_x, of_y in zip(KINDS, judged.of[WORDS, x], judged.of[WORDS, y]):
+            ranks[WORDS][kind][name] = of_words.rank([terms[i] for i in of_x], [terms[i] for i in of_y])
         for view, kinds in ranks.items():
             for i, kind in enumerate(KINDS):
                 if not all(len(judged.of[view, k][i]) for k in (x, y)):
                     kinds[kind][name] = NONE
     return ranks
+
+
+def rare_pairs(properties, n_pairs):
+    """[(group, properties x and y)]; of all neighbours in a shuffled circle, then of all that are farther apart."""
+    rng = random.Random(2000)
+    pairs = []
+    for group in dict.fromkeys(one.group for one in properties):
+        own = [one for one in properties if one.group == group and one.name not in NOT_SEEN]
+        rng.shuffle(own)
+        every = [(own[i], own[(i + apart) % len(own)]) for apart in range(1, len(own) // 2 + 1) for i in range(len(own))]
+        pairs += [(group, pair) for pair in every[:n_pairs]]
+    return pairs
+
+
+def rare_table(texts, pairs, rng):
+    """Texts as they are (`pair` -1), and for each pair some of them with both properties or with one. Returns the table
+    and for each pair the slots of its texts."""
+    n_both = round(RARE_RATE * len(texts))
+    n_one = round(n_both / 3)
+    n_own = min(n_both + 2 * n_one, len(texts) // len(pairs))
+    rows = [(-1, slot, text) for slot, text in enumerate(texts)]
+    for number, (_, (x, y)) in enumerate(pairs):
+        for at in range(n_own):
+            text = texts[number * n_own + at]
+            if at < n_both + n_one:
+                text = x.put(text, "train", rng)
+            if not n_both <= at < n_both + n_one:
+                text = y.put(text, "train", rng)
+            rows.append((number, number * n_own + at, text))
+    table = pa.table({"doc_id": [f"{pair}-{slot}" for pair, slot, _ in rows], "text": [text for _, _, text in rows],
+                      "pair": [pair for pair, _, _ in rows], "slot": [slot for _, slot, _ in rows]})
+    return table, [(number * n_own, (number + 1) * n_own) for number in range(len(pairs))]
+
+
+def members(row):
+    """Pairs that a row of `correlate` stands for."""
+    pairs = [(row["feature_a"], row["feature_b"])]
+    for member in row.get("members") or ():
+        if isinstance(member, dict) and "feature_a" in member:
+            pairs.append((member["feature_a"], member["feature_b"]))
+    return pairs
+
+
+def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pairs=N_RARE):
+    """`tracking`: {property: {view: features or terms that track it}}"""
+    figures = Figures("rare pairs")
+    rng = random.Random(3000)
+    pairs = rare_pairs(properties, n_pairs)
+    table, slots = rare_table(rng.sample(pool, min(len(pool), docs)), pairs, rng)
+    corpus = bench.corpus("rare_pairs", table)
+    own_pair, own_slot = (np.array(corpus.table[name]) for name in ("pair", "slot"))
+    ranks = {}
+    jobs = [(view, "first 10", selection(view)) for view in bench.views]
+    for title, options in RARE_VARIANTS.items():
+        if bench.offers(f"SELECT 1 FROM correlate('{corpus.name}', unexpected => {UNEXPECTED}{options}) LIMIT 0"):
+            jobs.append((bench.main_view, title, selection(bench.main_view) + options))
+        else:
+            for group in dict.fromkeys(group for group, _ in pairs):
+                figures.not_offered(f"1 %, {group}", bench.main_view, title)
+    for number, ((group, (x, y)), (start, end)) in enumerate(zip(pairs, slots)):
+        where = f"(pair = -1 AND (slot < {start} OR slot >= {end})) OR pair = {number}"
+        statements = [f"SELECT {i} AS job, * FROM correlate('{corpus.name} WHERE {where}', unexpected => {UNEXPECTED}"
+                      f"{options})" for i, (_, _, options) in enumerate(jobs)]
+        orders = [[] for _ in jobs]
+        for row in bench.sql(*statements):
+            orders[row["job"]].append(members(row))
+        kept = ((own_pair == -1) & ((own_slot < start) | (own_slot >= end))) | (own_pair == number)
+        found = {(WORDS, "first 10"): WordPairs([corpus.texts[i] for i in np.flatnonzero(kept)]).rank(
+            tracking[x.name][WORDS], tracking[y.name][WORDS])}
+        for (view, title, _), order in zip(jobs, orders):
+            of_x, of_y = tracking[x.name][view], tracking[y.name][view]
+            found[view, title] = next((rank for rank, own in enumerate(order, 1) if any(
+                (a in of_x and b in of_y) or (a in of_y and b in of_x) for a, b in own)), None)
+        for (view, title), rank in found.items():
+            possible = tracking[x.name][view] and tracking[y.name][view]
+            ranks.setdefault((group, view, title), {})[f"{x.name} + {y.name}"] = [rank if possible else NONE]
+    for (group, view, title), by_pair in ranks.items():
+        every = [rank for own in by_pair.values() for rank in own]
+        figures.add_share(f"1 %, {group}", view, title, sum(rank not in (None, NONE) and rank <= 10 for rank in every),
+                          len(every), possible=len(every) - every.count(NONE), ranks=by_pair)
+    return figures
+
+
+def report_rare_pairs(figures):
+    for data in dict.fromkeys(row["set"] for row in figures.rows):
+        own = [row for row in figures.rows if row["set"] == data and "ranks" in row]
+        print_table([f"pairs, {data}", *(row["view"] + row["measure"].removeprefix("first 10") for row in own)], [
+            [pair, *("-" if row["ranks"][pair][0] is None else row["ranks"][pair][0] for row in own)]
+            for pair in own[0]["ranks"]] + [["first 10", *(f"{row['hits']}/{row['of']}" for row in own)]])
+        print()
 
 
 def measure(bench, pool, properties, docs=1500, pair_docs=1500, n_seeds=1, n_splits=N_SPLITS):
@@ -303,13 +381,22 @@ def main():
     parser.add_argument("--properties", nargs="+", default=[str(HERE / "properties.json")])
     parser.add_argument("--docs", type=int, default=1500, help="documents on each side")
     parser.add_argument("--pair-docs", type=int, default=1500, help="documents for the planted pairs")
+    parser.add_argument("--rare", type=int, nargs="?", const=RARE_DOCS, metavar="DOCS",
+                        help="rare pairs alone, in so many documents [default: %(const)s]")
     parser.add_argument("--splits", type=int, default=N_SPLITS, help=f"A/A splits of each seed, at most {N_COINS}")
     parser.add_argument("--seeds", type=int, default=1)
     add_arguments(parser, data=None)
     args = parser.parse_args()
-    figures = measure(Workbench(args), read_pool(args.answers, args.text, args.where), read_properties(args.properties),
-                      args.docs, args.pair_docs, args.seeds, min(args.splits, N_COINS))
-    report(figures)
+    bench, pool = Workbench(args), read_pool(args.answers, args.text, args.where)
+    if args.rare:
+        own = planted.all_properties(args.properties)
+        tracking = planted.Planted(bench, Path(args.answers), own, planted.Sizes()).tracking
+        figures = measure_rare_pairs(bench, pool, own, tracking, args.rare)
+        report_rare_pairs(figures)
+    else:
+        figures = measure(bench, pool, read_properties(args.properties), args.docs, args.pair_docs, args.seeds,
+                          min(args.splits, N_COINS))
+        report(figures)
     figures.write(args.json)
 
 

@@ -1,16 +1,20 @@
-"""All quality tests for a set of dictionaries, against the targets, as one Markdown table.
+"""All quality tests for a set of dictionaries, against the targets, as one Markdown report.
 
     pip install numpy scipy pyarrow scikit-learn
     python tests/quality/report.py --data FOLDER --work FOLDER --output report.md --saequel PATH/TO/saequel [--sae DIR ...] \
-        [--properties FILE ...] [--heldout heldout.parquet]
+        [--properties FILE ...] [--heldout heldout.parquet] [--scale scale.json]
 
 --data is the folder of evaluation sets that the other tests name. --work keeps the database and the figures of each
 test, so that a run that was stopped goes on behind the last test, and a test with other options is run again. --quick
-takes little of everything: to see that it runs, not to quote.
+takes little of everything: to see that it runs, not to quote. --scale takes what tests/bench/analyses_scale.py wrote.
 
-A cell is value [95 % interval] and a verdict: *met*, *missed*, or *open* where the interval holds the target;
-"above", "below" or "tie" tell how the value stands to a control, by the interval of the difference. What each measure
-means and what its interval is drawn over is said at the top of its test.
+A cell is value [95 % interval] and a verdict: *met*, *missed*, or *open* where the interval holds the target. Targets
+of the analyses are counts (9 of 10) or stand beside a control: there the value alone decides. "above", "below" or
+"tie" tell how the value stands to a control, by the interval of the difference. What each measure means and what its
+interval is drawn over is said at the top of its test. *not offered*: the program has no such option.
+
+The last section says where features lose: a line is told there if a view of all features misses its target or stands
+below words or the embedding, under the reason that the line is known to have.
 """
 
 import argparse
@@ -24,14 +28,18 @@ import clustering
 import fvu
 import pairs_diffs
 import paraphrase
+import planted
 import probes
 import retrieval
-from measures import shown
+import topic_style
+from measures import share_interval, shown
 from workbench import ALL, DENSE, WORDS, Workbench, add_arguments
 
+MOST_READ = {"model_answers": 2000}  # documents of a set that retrieval looks through, if not told
 NOT_MEASURED = ["clear features by two blind raters (target .85 after the filter)",
                 "differences of real sets, controlled for length, by two raters (target 8 of the first 12)",
-                "speed (see tests/bench)"]
+                "speed (see tests/bench)",
+                "shuffled features in `correlate` (see its unit tests), statistics against scipy (see udfs/tests)"]
 
 
 @dataclass
@@ -46,10 +54,16 @@ class Line:
     level: str | None = None  # of the dictionaries that the line is for
     control: str | None = None  # measure of the difference from a control
     in_controls: dict | None = None  # measures in the columns of controls, if not the same
+    beside: tuple = ()  # (control, margin): the value should be the control's plus the margin, or more
+    counts: bool = False  # the value alone decides, not its interval
+    own: str | None = None  # control that is judged itself, since the line is about it
+    because: str = ""  # why features lose here, where they do, if not for the reason of the test
+    told: bool = True  # whether it is told where features lose
 
 
-K = retrieval.N_MARKED[-1]
-FEEDBACK = f"default + feedback, K {K}"
+LAST = f"round {retrieval.N_ROUNDS}"
+ROCCHIO = retrieval.ROCCHIO
+WON = "queries above Rocchio"
 LINES = [
     Line("unexplained, answers", "reconstruction", "answers", "FVU", 0.28, False, "token"),
     Line("unexplained, news", "reconstruction", "news", "FVU", 0.26, False, "token"),
@@ -68,9 +82,11 @@ LINES = [
     Line("paraphrases: all features, AP", "paraphrase", "specific", "regression AP", control=f"regression AP - {WORDS}"),
     Line("planted differences: right feature in first 5", "pairs and differences", "differences", "works, first 5", 0.75),
     Line("the same, a feature that tells", "pairs and differences", "differences", "tells, first 5"),
-    Line("A/A: halves with a discovery, q < .05", "pairs and differences", "A/A", "splits with a discovery", 0.05, False),
-    Line("planted pairs: right pair in first 5", "pairs and differences", "pairs", "works, first 5", 1),
-    Line("the same, features that tell", "pairs and differences", "pairs", "tells, first 5"),
+    Line("A/A: halves with a discovery, q < .05", "pairs and differences", "A/A", "splits with a discovery", 0.05, False,
+         because="chance"),
+    Line("planted pairs: right pair in first 5", "pairs and differences", "pairs", "works, first 5", 1,
+         because="pairs"),
+    Line("the same, features that tell", "pairs and differences", "pairs", "tells, first 5", because="pairs"),
     *(Line(f"probe, {task}, AP", "probes", task, "AP", control=f"AP - {DENSE}") for _, _, task in probes.TASKS),
     Line("clusters, emotion named, 200 features, cluster", "clustering", "tweets_emotion", "axis, 200 features, cluster", 0.20,
          in_controls={DENSE: "everything, cluster", WORDS: "everything, k-means"}),
@@ -78,78 +94,313 @@ LINES = [
          in_controls={DENSE: "everything, k-means", WORDS: "everything, k-means"}),
     Line("the same, random features", "clustering", "tweets_emotion", "random 200 features, k-means",
          in_controls={}),
-    Line("clusters, news, cluster", "clustering", "news", "everything, cluster", 0.60),
-    Line("clusters, news, k-means", "clustering", "news", "everything, k-means", 0.60),
-    *(Line(f"retrieval, {group}, AP", "retrieval", group, "default", in_controls={DENSE: "AP", WORDS: "AP"})
-      for group in ("tweets", "news", "intents", "all")),
-    Line(f"the same with feedback, K {K}, tweets", "retrieval", "tweets", FEEDBACK, 0.48, control=f"{FEEDBACK} - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}"}),
-    Line(f"the same with feedback, K {K}, all", "retrieval", "all", FEEDBACK, 0.65, control=f"{FEEDBACK} - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}"}),
-    Line("the same, unseen only", "retrieval", "all", f"{FEEDBACK}, unseen", control=f"{FEEDBACK}, unseen - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}, unseen"}),
+    Line("clusters, news, cluster", "clustering", "news", "everything, cluster", 0.60, because="whole"),
+    Line("clusters, news, k-means", "clustering", "news", "everything, k-means", 0.60, because="whole"),
+    Line(f"retrieval, mean of sets, AP, {LAST} of feedback", "retrieval", retrieval.MEAN, f"feedback, {LAST}",
+         control=f"feedback, {LAST} - {ROCCHIO}", in_controls={DENSE: f"{ROCCHIO}, {LAST}"}),
+    Line("the same, unseen only", "retrieval", retrieval.MEAN, f"feedback, {LAST}, unseen",
+         control=f"feedback, {LAST}, unseen - {ROCCHIO}", in_controls={DENSE: f"{ROCCHIO}, {LAST}, unseen"}),
 ]
+
+
+
+def of_planted():
+    for group in ("templated", "paraphrased"):
+        for rate, target in zip(planted.RATES, (0.9, 0.6)):
+            data = f"{group} {rate:g}".replace("0.", ".")
+            own = {"target": target} if group == "templated" else {"beside": (WORDS, 0)}
+            dense = {DENSE: "AUC", WORDS: "first 5"}
+            yield Line(f"{data}: a feature that tracks it in the first 5", "planted", data, "first 5", counts=True,
+                       in_controls=dense, because="planted", **own)
+            yield Line("the same, findings folded", "planted", data, "folded, first 5", counts=True, in_controls={},
+                       because="planted", told=False, **({"target": target} if group == "templated" else {}))
+            yield Line("the same, judged by the sentences planted", "planted", data, "known sentences, first 5",
+                       in_controls={WORDS: "known sentences, first 5"}, because="planted", told=False)
+            yield Line("the same, mean rank", "planted", data, "rank", above=False, control=f"rank - {WORDS}", counts=True,
+                       beside=(WORDS, 0) if group == "paraphrased" else (), because="planted", told=False)
+        yield Line(f"{group} .3, length controlled", "planted", f"{group} .3", "length controlled, first 5", told=False)
+
+
+def of_null():
+    for statistic in ("unpaired", "unpaired, a tenth against the rest", "paired", "groups", "groups against the largest",
+                      "number", "length controlled"):
+        yield Line(f"nothing planted, {statistic}: runs with a finding", "planted", f"null, {statistic}", "runs with q < .05",
+                   0.08, False, counts=True, because="chance")
+
+
+def of_length():
+    for name, target in (("short against long answers", 0.05), ("answers cut in half against whole", 0.05),
+                         ("concise against verbose", None)):
+        yield Line(f"{name}: features with q < .05", "planted", name, "significant", told=False, because="length")
+        yield Line("the same, length controlled", "planted", name, "significant, controlled", target, False, counts=True,
+                   in_controls={}, because="length")
+
+
+STYLE = "held-out frames"
+ANALYSES = [
+    *of_planted(), *of_null(), *of_length(),
+    Line("3 points more, paired: found", "planted", "3 points more", "found paired", 1, counts=True, because="planted"),
+    Line("the same, not paired", "planted", "3 points more", "found unpaired", 0, False, counts=True, told=False),
+    *(line for group in ("templated", "paraphrased") for line in (
+        Line(f"pairs in 1 %, {group}: in the first 10", "rare pairs", f"1 %, {group}", "first 10", 0.9, counts=True,
+             because="pairs"),
+        *(Line(f"the same{title.removeprefix('first 10')}", "rare pairs", f"1 %, {group}", title, in_controls={}, told=False)
+          for title in pairs_diffs.RARE_VARIANTS))),
+    Line("emotion of tweets, \"which emotion is expressed\", NMI", "clustering", "tweets_emotion", "question, cluster", 0.20,
+         in_controls={DENSE: "everything, cluster", WORDS: "everything, k-means"}, because="question"),
+    *(Line(f"the same, {method}", "clustering", "tweets_emotion", f"question, {method}", in_controls={}, told=False)
+      for method in clustering.METHODS),
+    Line("topics of news, method for topics, NMI (beside k-means of the embedding)", "clustering", "news",
+         "everything, cluster", own=DENSE, beside=("everything, k-means", -0.03), counts=True, told=False),
+    Line("topics of news, features", "clustering", "news", "everything, cluster",
+         in_controls={DENSE: "everything, k-means", WORDS: "everything, k-means"}, beside=(DENSE, 0), counts=True,
+         because="whole"),
+    *(Line(f"topic x style, grouped by {title}, ARI with the styles", "topic and style", STYLE, f"style, {title}", target,
+           in_controls={DENSE: "style", WORDS: "style"}, because="style")
+      for title, target in zip(topic_style.ABOUT, (0.5, None))),
+    *(Line(f"the same, {method}", "topic and style", STYLE, f"style, {title}, {method}", in_controls={}, told=False)
+      for title in topic_style.ABOUT for method in topic_style.METHODS[1:]),
+    *(Line(f"topic x style, not asked for, ARI with the {name}s", "topic and style", STYLE, name, told=False)
+      for name in ("style", "topic")),
+    *(Line(f"retrieval, {name}, AP", "retrieval", name, "default", beside=(DENSE, -0.01), counts=True,
+           in_controls={DENSE: "AP", WORDS: "AP"}) for name in retrieval.SETS),
+    *(Line("retrieval, mean of sets, AP" if control == DENSE else f"the same, beside {control}", "retrieval", retrieval.MEAN,
+           "default", beside=(control, 0), counts=True, in_controls={name: "AP" for name in (DENSE, WORDS, retrieval.PLAIN)},
+           told=control == DENSE) for control in (DENSE, WORDS, retrieval.PLAIN)),
+    Line(f"feedback, {LAST}: queries above Rocchio", "retrieval", retrieval.MEAN, WON, 2 / 3, counts=True),
+]
+
+WHY = {
+    "case": "**Capital letters and emoji.** The model that reads the texts takes capital and small letters for the same and "
+            "knows few emoji. What it does not see no feature can show: look for it in the text itself, "
+            "with a pattern (`text ~ '[A-Z]{5}'`).",
+    "no feature": "**No feature for it.** No feature goes with the property even where every fifth text has it. A dictionary "
+                  "holds what is frequent in the texts it was trained on; a manner that every sentence puts in other words "
+                  "is often not one feature but a part of several.",
+    "ranked": "**One sentence in a long text.** There is a feature, but few texts have the property, and in some the feature "
+              "is not among those that are kept (the 128 strongest of a text); chance differences between the halves are "
+              "then as large. More texts help.",
+    "words": "**Words tell as much.** What is sought shows in particular words. A count of words sees every one of them, a "
+             "dictionary only those that it has a feature for. The column `also_in_words` says so row by row.",
+    "whole": "**What a text is about as a whole.** An embedding holds the topic in all its numbers; features cut it into many "
+             "narrow parts, and a text has only some of them. For plain topics use `view => 'dense'`.",
+    "labels": "**Where right answers are given.** A model trained on labelled texts may use all of the embedding, also what "
+              "no feature stands for. Features are for finding what nobody has labelled, and for saying what it is.",
+    "chance": "**Findings where there is nothing.** More runs have a finding than the level allows. Take such findings for "
+              "hints, and look at new texts before relying on them.",
+    "length": "**Length.** A longer text has more of everything, and texts cut short lack their endings. What control leaves "
+              "is of texts that differ in more than the number of words.",
+    "pairs": "**Two rare things together.** What is in one text of a hundred meets in a few dozen texts, and the topics of a "
+             "corpus make thousands of pairs that meet more often. If one of the two has no feature, no pair can be found.",
+    "question": "**Asking for an axis.** `about` chooses features by their labels; a feeling is told by the whole sentence, "
+                "and features that say which feeling it is are few beside those of single words.",
+    "style": "**How a text is written.** Style shows in many small signs. Features named after a style are few, and those that "
+             "are chosen by their labels may also be about the topic.",
+    "retrieval": "**Looking for what is named in the query.** If the query says what the texts say, the embedding of both is "
+                 "hard to beat; labels of features add where the query names a property that no text mentions.",
+    "fit": "**What a dictionary leaves out.** A few features a word or sentence stand for all that the reader holds of it; "
+           "the rest is in no feature.",
+}
+TEST_WHY = {"probes": "labels", "reconstruction": "fit", "retrieval": "retrieval", "paraphrase": "words",
+            "pairs and differences": "no feature", "clustering": "question"}
 
 
 def bounds(row):
     return row["value"], *(float("nan") if row[side] is None else row[side] for side in ("low", "high"))
 
 
-def verdict(row, target, above):
+def verdict(row, target, above, counts=False):
     value, low, high = bounds(row)
-    if low <= target <= high and low < high:
+    if not counts and low <= target <= high and low < high:
         return "open"
     return "met" if (value >= target if above else value <= target) else "missed"
 
 
-def against(row):
+def against(row, above=True):
     _, low, high = bounds(row)
-    return "above" if low > 0 else "below" if high < 0 else "tie"
+    return "tie" if low <= 0 <= high else "above" if (low > 0) == above else "below"
+
+
+def short(number):
+    return f"{number:.3g}".replace("0.", ".")
+
+
+def derived(rows):
+    """Share of the queries for which feedback is above the control."""
+    for row in rows:
+        if row["test"] == "retrieval" and row["measure"] == f"feedback, {LAST} - {ROCCHIO}" and row["set"] == retrieval.MEAN:
+            known = next(own for own in rows if own["test"] == "retrieval" and own["set"] == retrieval.MEAN
+                         and own["view"] == row["view"] and own["measure"] == f"feedback, {LAST}")
+            n = sum(value == value for value in known["by_query"].values())
+            value, low, high = share_interval(row["wins"], n)
+            yield {**row, "measure": WON, "value": value, "low": low, "high": high, "hits": row["wins"], "of": n}
 
 
 class Report:
-    """The table."""
+    """The tables."""
 
     def __init__(self, rows, dictionaries):
+        rows = [*rows, *derived(rows)]
         self.rows = {(row["test"], row["set"], row["view"], row["measure"]): row for row in rows}
         self.levels = dictionaries
         self.views = [*dictionaries, *([ALL] if len(dictionaries) > 1 else [])]
 
-    def control(self, line, view):
+    def row(self, line, view, measure=None):
+        return self.rows.get((line.test, line.data, view, measure or line.measure))
+
+    def control_row(self, line, view):
         measure = line.measure if line.in_controls is None else line.in_controls.get(view)
-        row = self.rows.get((line.test, line.data, view, measure))
-        return "" if row is None else self.number(row)
+        return self.row(line, view, measure) if measure else None
+
+    def control(self, line, view):
+        row = self.control_row(line, view)
+        if row is None or line.own == view:
+            return self.cell(line, view) if line.own == view else ""
+        return self.number(row)
 
     def number(self, row):
+        if row.get("not_offered"):
+            return "not offered"
         if "hits" in row:
             possible = f" ({row['possible']} possible)" if "possible" in row else ""
-            return f"{row['hits']}/{row['of']}{possible} {shown(bounds(row)).partition(' ')[2]}"
-        return shown(bounds(row)) if abs(row["value"]) < 10 else f"{row['value']:.0f}"
+            return f"{row['hits']:g}/{row['of']}{possible} {shown(bounds(row)).partition(' ')[2]}"
+        if abs(row["value"]) < 10:
+            return shown(bounds(row))
+        value, low, high = bounds(row)
+        return f"{value:.0f}" if row["low"] is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+    def target(self, line):
+        """What the value should reach: a number, or None."""
+        if line.beside:
+            control, margin = line.beside
+            row = self.row(line, line.own, control) if line.own else self.control_row(line, control)
+            return None if row is None or row["value"] is None else row["value"] + margin
+        return line.target
+
+    def verdict(self, line, view):
+        row, target = self.row(line, view), self.target(line)
+        if row is None or row["value"] is None or target is None:
+            return None
+        return verdict(row, target, line.above, line.counts)
+
+    def against(self, line, view):
+        row = self.row(line, view, line.control) if line.control else None
+        return None if row is None else against(row, line.above)
 
     def cell(self, line, view):
-        row = self.rows.get((line.test, line.data, view, line.measure))
+        row = self.row(line, view)
         if row is None or (line.level and self.levels.get(view) != line.level):
             return ""
         parts = [self.number(row)]
-        if line.target is not None:
-            parts.append(f"**{verdict(row, line.target, line.above)}**")
-        difference = self.rows.get((line.test, line.data, view, line.control)) if line.control else None
-        if difference:
+        if self.verdict(line, view):
+            parts.append(f"**{self.verdict(line, view)}**")
+        if self.against(line, view):
+            difference = self.row(line, view, line.control)
             won = f" ({difference['wins']} won, {difference['losses']} lost)" if "wins" in difference else ""
-            parts.append(f"{against(difference)}{won}")
+            parts.append(f"{self.against(line, view)}{won}")
         return ", ".join(parts)
 
-    def markdown(self, head):
-        lines = [*head, "", "| | target | " + " | ".join([DENSE, WORDS, *self.views]) + " |",
-                 "|---|---|" + "---|" * (2 + len(self.views))]
-        for line in LINES:
+    def table(self, lines):
+        out = ["| | target | " + " | ".join([DENSE, WORDS, *self.views]) + " |",
+               "|---|---|" + "---|" * (2 + len(self.views))]
+        for line in lines:
             cells = [self.cell(line, view) for view in self.views]
-            if any(cells):
-                target = "" if line.target is None else f"{'≥' if line.above else '≤'} {line.target:g}".replace(" 0.", " .")
+            if any(cells) or (line.own and self.row(line, line.own)):
+                sign = "≥" if line.above else "≤"
+                target = "" if line.target is None else f"{sign} {short(line.target)}"
+                if line.beside:
+                    control, margin = line.own or line.beside[0], line.beside[1]
+                    target = self.named(line, control, sign, margin)
                 compared = f" (against {line.control.split(' - ')[1]})" if line.control else ""
-                lines.append("| " + " | ".join([line.title + compared, target, self.control(line, DENSE),
-                                                self.control(line, WORDS), *cells]) + " |")
-        return "\n".join([*lines, "", "Not measured here: " + "; ".join(NOT_MEASURED) + "."]) + "\n"
+                controls = [self.control(line, DENSE), self.control(line, WORDS)]
+                cells = [""] * len(cells) if line.own else cells
+                out.append("| " + " | ".join([line.title + compared, target, *controls, *cells]) + " |")
+        return out
+
+    def named(self, line, control, sign, margin):
+        """`≥ dense - .01`; a control that has no column with its value."""
+        row = None if control in (DENSE, WORDS) else self.control_row(line, control)
+        value = f" ({self.number(row)})" if row else ""
+        return f"{sign} {control}{value}" + (f" {'-' if margin < 0 else '+'} {short(abs(margin))}" if margin else "")
+
+    def count(self):
+        """How many targets of the analyses are met."""
+        found = {"met": 0, "missed": 0, "open": 0, "not offered": 0}
+        for line in ANALYSES:
+            row = self.row(line, line.own or self.views[-1])
+            if row is not None and (line.target is not None or line.beside):
+                said = "not offered" if row.get("not_offered") else self.verdict(line, line.own or self.views[-1])
+                if said:
+                    found[said] += 1
+        return f"Targets, {self.views[-1]}: " + ", ".join(f"{n} {said}" for said, n in found.items() if n) + "."
+
+    def scale(self):
+        """Table of time and memory."""
+        names = list(dict.fromkeys(data for test, data, _, _ in self.rows if test == "scale"))
+        lines = []
+        for name in names:
+            seconds = self.rows["scale", name, "program", "seconds"]
+            peak = self.rows.get(("scale", name, "program", "peak MiB"))
+            cells = ["not offered", ""] if peak is None else [f"{seconds['value']:.1f}", f"{peak['value']:.0f}"]
+            lines.append(f"| {name} | {seconds['of']:,} | {cells[0]} | {cells[1]} |")
+        head = ["## Many documents", "", "| | documents | seconds | peak MiB |", "|---|---|---|---|"]
+        return [*head, *lines, ""] if names else []
+
+    def losses(self):
+        """{reason: what was lost} of the features of all dictionaries together, or of those that a line is for."""
+        lost, above = {}, ""
+        for line in [*ANALYSES, *LINES]:
+            above = above if line.title.startswith("the same") else line.title
+            title = line.title if above == line.title else f"{above}; {line.title}"
+            views = [view for view in self.views if self.levels.get(view) == line.level] if line.level else self.views[-1:]
+            for view in views:
+                row = self.row(line, view)
+                if not line.told or row is None or row["value"] is None:
+                    continue
+                controls = {name: self.control_row(line, name) for name in (DENSE, WORDS)}
+                better = any(control and self.is_better(line, name, control, row) for name, control in controls.items())
+                missed = self.verdict(line, view) == "missed"
+                if not (missed or better or self.against(line, view) == "below"):
+                    continue
+                said = f"{title}: {self.number(row)}"
+                if missed and line.target is not None:
+                    said += f", wanted {'≥' if line.above else '≤'} {short(line.target)}"
+                said += "".join(f"; {name} {self.number(control)}" for name, control in controls.items() if control)
+                for reason, more in self.reasons(line, row, view):
+                    lost.setdefault(reason, {})[said + more] = None
+        return lost
+
+    @staticmethod
+    def is_better(line, name, control, row):
+        """Whether a control has a better value of the same kind (an AUC is no share of properties), where no interval of the
+        difference is known."""
+        if line.control or line.in_controls and line.in_controls.get(name) == "AUC" or control["value"] is None:
+            return False
+        return control["value"] > row["value"] if line.above else control["value"] < row["value"]
+
+    def reasons(self, line, row, view):
+        """Reasons with what they hold for; of planted properties one a property that was not found."""
+        if line.because != "planted" or "ranks" not in row:
+            return [("ranked" if line.because == "planted" else line.because or TEST_WHY[line.test], "")]
+        by_reason = {}
+        for name, ranks in row["ranks"].items():
+            if sum(rank is not None and rank <= 5 for rank in ranks) * 2 < len(ranks):
+                seen = name not in pairs_diffs.NOT_SEEN
+                reason = "case" if not seen else "ranked" if name in row["tracked"] else "no feature"
+                by_reason.setdefault(reason, []).append(name)
+        return [(reason, f" (not found: {', '.join(names)})") for reason, names in by_reason.items()]
+
+    def markdown(self, head):
+        lines = [*head, "", "## Analyses", "", self.count(), "", *self.table(ANALYSES), "", *self.scale(), "## Features", "",
+                 *self.table(LINES), ""]
+        lost = self.losses()
+        lines += ["## Where features lose, and why", ""]
+        for reason, text in WHY.items():
+            if reason in lost:
+                lines += [f"{text}", "", *(f"- {said}" for said in lost[reason]), ""]
+        if not lost:
+            lines += ["In no line of this report.", ""]
+        return "\n".join([*lines, "Not measured here: " + "; ".join(NOT_MEASURED) + "."]) + "\n"
 
 
 def runs(bench, args):
@@ -157,16 +408,26 @@ def runs(bench, args):
     properties = paraphrase.read_properties(args.properties)
     quick = args.quick
     docs, limit = (200, 400) if quick else (args.docs, args.limit)
+    answers = args.data / "model_answers.parquet"
+    sizes = planted.QUICK if quick else planted.Sizes()
 
     def pool():
-        return paraphrase.read_pool(args.data / "model_answers.parquet", "output")
+        return paraphrase.read_pool(answers, "output")
+
+    def rare():
+        own = planted.all_properties(args.properties)
+        tracking = planted.Planted(bench, answers, own, sizes).tracking
+        return pairs_diffs.measure_rare_pairs(bench, pool(), own, tracking, *((600, 2) if quick else ()))
 
     def retrieved():
-        queries, relevant = retrieval.read_queries(args.data)
-        names = [name for own in retrieval.GROUPS.values() for name in own]
-        corpora = retrieval.read_corpora(bench, args.data, names, limit=limit)
-        return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 24), relevant, args.resamples)
+        queries, relevant = retrieval.read_queries(args.data, half="report")
+        corpora = {name: retrieval.read_corpora(bench, args.data, [name], limit=limit or MOST_READ.get(name))[name]
+                   for name in retrieval.SETS}
+        return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 1000), relevant, args.resamples)
     return {
+        "planted": lambda: planted.measure(bench, answers, planted.all_properties(args.properties), sizes, args.resamples)[0],
+        "rare pairs": rare,
+        "topic and style": lambda: topic_style.measure(bench, args.resamples),
         "reconstruction": lambda: fvu.measure(bench, args.data, 5_000 if quick else 60_000,
                                               None if quick else args.heldout, args.models),
         "paraphrase": lambda: paraphrase.measure(bench, pool(), properties, docs, args.seeds, args.resamples)[0],
@@ -189,6 +450,7 @@ def main():
     parser.add_argument("--docs", type=int, default=1500, help="documents a side of planted sentences")
     parser.add_argument("--seeds", type=int, default=1, help="of planted sentences")
     parser.add_argument("--limit", type=int, help="documents of each other set [default: all]")
+    parser.add_argument("--scale", type=Path, help="JSON file of tests/bench/analyses_scale.py")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", default=[], help="only these tests (and what is known of the others)")
     args = parser.parse_args()
@@ -209,6 +471,8 @@ def main():
             known = {"settings": settings, "rows": run().rows}
             file.write_text(json.dumps(known, indent=1))
         rows += known["rows"]
+    if args.scale:
+        rows += json.loads(args.scale.read_text())
     version = subprocess.run([args.saequel, "--version"], capture_output=True, text=True).stdout.strip()
     head = [f"# Quality of {', '.join(name for name, _ in bench.prints)}", "",
             f"{version}; {200 if args.quick else args.docs} documents a side and {args.seeds} seed(s) of planted sentences of "

@@ -6,6 +6,7 @@ they are stored. A corpus is named after its content and its dictionaries, so th
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ WORDS = "words and pairs"
 DENSE = "dense"
 CONTROLS = {WORDS: "presence of words and of pairs of words",
             DENSE: "the embedding of the document that saequel stores: mean of the last layer's states, length 1"}
+NOT_OFFERED = re.compile(r"unknown option|argument '\w+' is missing|[Tt]able function '\w+' not found|expected one of"
+                         r"|column '\w+' not found")
 
 
 def add_arguments(parser, data="required"):
@@ -71,15 +74,20 @@ class Workbench:
         self.dictionaries = [Dictionary(row["name"], row["first_feature_id"], row["n_features"])
                              for name in names for row in self.listed() if row["name"] == name]
         self.n_in_database = len(self.listed())
+        self.views = [dictionary.name for dictionary in self.dictionaries] + ([ALL] if len(self.dictionaries) > 1 else [])
+        self.main_view = self.views[-1]
         self.prints = [(name, known[name]) for name in names]
 
     def run(self, *command, given=None):
-        threads = ["--threads", str(self.threads)] if self.threads else []
-        done = subprocess.run([self.program, "--db", str(self.db), *threads, "--quiet", *command], input=given,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = self.finished(*command, given=given)
         if done.returncode:
             sys.exit(f"{' '.join(command)[:300]}\n{done.stderr}")
         return done.stdout
+
+    def finished(self, *command, given=None):
+        threads = ["--threads", str(self.threads)] if self.threads else []
+        return subprocess.run([self.program, "--db", str(self.db), *threads, "--quiet", *command], input=given,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def listed(self):
         return self.sql("SELECT * FROM saequel.saes ORDER BY first_feature_id")
@@ -87,6 +95,13 @@ class Workbench:
     def sql(self, *statements):
         """Rows of all statements, which run in one process."""
         return self.rows("sql", "--format", "jsonl", given=";\n".join(statements) + ";")
+
+    def offers(self, statement):
+        """Whether the program knows what the statement asks for; another error ends the test."""
+        done = self.finished("sql", "--format", "jsonl", given=statement + ";")
+        if done.returncode and not NOT_OFFERED.search(done.stderr):
+            sys.exit(f"{statement[:300]}\n{done.stderr}")
+        return not done.returncode
 
     def rows(self, *command, given=None):
         return [json.loads(line) for line in self.run(*command, given=given).splitlines()]
@@ -109,6 +124,10 @@ class Workbench:
         names = ", ".join(f"'{dictionary.name}'" for dictionary in self.dictionaries)
         return self.sql("SELECT feature_id, dictionary, label, hidden, hidden_because, q50, q90 FROM saequel.features "
                         f"WHERE dictionary IN ({names})")
+
+
+def quoted(text):
+    return "'" + text.replace("'", "''") + "'"
 
 
 def fingerprint(folder):
