@@ -48,8 +48,8 @@ class Line:
     in_controls: dict | None = None  # measures in the columns of controls, if not the same
 
 
-K = retrieval.N_MARKED[-1]
-FEEDBACK = f"default + feedback, K {K}"
+LAST = f"round {retrieval.N_ROUNDS}"
+ROCCHIO = retrieval.ROCCHIO
 LINES = [
     Line("unexplained, answers", "reconstruction", "answers", "FVU", 0.28, False, "token"),
     Line("unexplained, news", "reconstruction", "news", "FVU", 0.26, False, "token"),
@@ -80,14 +80,12 @@ LINES = [
          in_controls={}),
     Line("clusters, news, cluster", "clustering", "news", "everything, cluster", 0.60),
     Line("clusters, news, k-means", "clustering", "news", "everything, k-means", 0.60),
-    *(Line(f"retrieval, {group}, AP", "retrieval", group, "default", in_controls={DENSE: "AP", WORDS: "AP"})
-      for group in ("tweets", "news", "intents", "all")),
-    Line(f"the same with feedback, K {K}, tweets", "retrieval", "tweets", FEEDBACK, 0.48, control=f"{FEEDBACK} - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}"}),
-    Line(f"the same with feedback, K {K}, all", "retrieval", "all", FEEDBACK, 0.65, control=f"{FEEDBACK} - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}"}),
-    Line("the same, unseen only", "retrieval", "all", f"{FEEDBACK}, unseen", control=f"{FEEDBACK}, unseen - rocchio",
-         in_controls={DENSE: f"rocchio, K {K}, unseen"}),
+    *(Line(f"retrieval, {name}, AP", "retrieval", name, "default", control=f"default - {DENSE}",
+           in_controls={DENSE: "AP", WORDS: "AP"}) for name in (*retrieval.SETS, retrieval.MEAN)),
+    Line(f"the same, {LAST} of feedback", "retrieval", retrieval.MEAN, f"feedback, {LAST}",
+         control=f"feedback, {LAST} - {ROCCHIO}", in_controls={DENSE: f"{ROCCHIO}, {LAST}"}),
+    Line("the same, unseen only", "retrieval", retrieval.MEAN, f"feedback, {LAST}, unseen",
+         control=f"feedback, {LAST}, unseen - {ROCCHIO}", in_controls={DENSE: f"{ROCCHIO}, {LAST}, unseen"}),
 ]
 
 
@@ -162,10 +160,9 @@ def runs(bench, args):
         return paraphrase.read_pool(args.data / "model_answers.parquet", "output")
 
     def retrieved():
-        queries, relevant = retrieval.read_queries(args.data)
-        names = [name for own in retrieval.GROUPS.values() for name in own]
-        corpora = retrieval.read_corpora(bench, args.data, names, limit=limit)
-        return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 24), relevant, args.resamples)
+        queries, relevant = retrieval.read_queries(args.data, half="report")
+        corpora = retrieval.read_corpora(bench, args.data, retrieval.SETS, limit=limit)
+        return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 1000), relevant, args.resamples)
     return {
         "reconstruction": lambda: fvu.measure(bench, args.data, 5_000 if quick else 60_000,
                                               None if quick else args.heldout, args.models),

@@ -17,6 +17,9 @@ const LEAST_CURVATURE: f64 = 1e-9;
 pub fn fit(kernel: &[f64], targets: &[bool], weights: &[f64], penalty: f64) -> Vec<f64> {
     let n = targets.len();
     let mut a = vec![0.0; n];
+    if n == 0 {
+        return a;
+    }
     let mut f = vec![0.0; n];
     let mut loss = objective(&f, &a, targets, weights, penalty);
     let mut system = vec![0.0; n * n];

@@ -141,7 +141,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ),
         ("include_hidden, dictionary, level", "which features labels and feedback may use; see `diff`"),
     ],
-    example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'sorry', k => 2)",
+    example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'apology', k => 2)",
 };
 
 /// The table function `retrieve`.
@@ -508,7 +508,8 @@ fn words_alone(hits: Vec<WordHit>, k: usize) -> (Candidates, Fusion) {
     for (rank, hit) in hits.into_iter().enumerate().take(k) {
         let mut scores = [None; N_SIGNALS];
         scores[words] = Some(hit.score);
-        candidates.hits.push(Candidate { doc_id: hit.doc_id.clone(), position: rank as u64, scores });
+        let (doc_id, fused) = (hit.doc_id.clone(), hit.score / best);
+        candidates.hits.push(Candidate { doc_id, position: rank as u64, fused, scores });
         fusion.words.insert(hit.doc_id, (rank + 1, hit.score));
     }
     (candidates, fusion)
@@ -535,13 +536,8 @@ fn result(
         latents: per_unit(Signal::Latents),
         learned: per_unit(Signal::Feedback),
     };
-    let score = |hit: &Candidate| {
-        let part = |signal: Signal| {
-            let at = signal as usize;
-            if fusion.units[at] == 0.0 { 0.0 } else { per_unit(signal) * (hit.scores[at].unwrap_or(0.0) - low(at)) }
-        };
-        if most > 0.0 { Signal::ALL.into_iter().map(part).sum::<f32>().clamp(0.0, 1.0) } else { 1.0 }
-    };
+    let least: f32 = (0..N_SIGNALS).filter(|at| fusion.units[*at] != 0.0).map(|at| fusion.units[at] * low(at)).sum();
+    let score = |hit: &Candidate| if most > 0.0 { ((hit.fused - least) / most).clamp(0.0, 1.0) } else { 1.0 };
     let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), hits.len()))
         .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
     let (mut sentences, mut texts) = (StringBuilder::new(), StringBuilder::new());

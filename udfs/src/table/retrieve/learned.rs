@@ -44,7 +44,7 @@ pub const LEARNED_DOC: FunctionDoc = FunctionDoc {
         ),
         ("include_hidden, dictionary, level", "which features; see `diff`"),
     ],
-    example: "SELECT label, docs_like, docs_unlike, docs FROM learned_features('answers', like => 'd1', unlike => 'd4') LIMIT 2",
+    example: "SELECT label, docs_like, docs_unlike, docs FROM learned_features('answers', like => 'd2', unlike => 'd1') LIMIT 2",
 };
 
 /// The table function `learned_features`.

@@ -142,11 +142,6 @@ impl Options {
     pub(super) fn weight(&self, signal: Signal) -> f32 {
         self.signals.iter().find(|(used, _)| *used == signal).map_or(0.0, |(_, weight)| *weight)
     }
-
-    /// Whether documents are marked.
-    pub(super) fn has_marks(&self) -> bool {
-        !(self.like.is_empty() && self.unlike.is_empty())
-    }
 }
 
 impl fmt::Display for Options {
@@ -251,6 +246,9 @@ fn read_signals(
         }
     }
     used.retain(|(_, weight)| *weight > 0.0);
+    if !has_query && !used.iter().any(|(signal, _)| *signal == Signal::Feedback) {
+        return plan_err!("retrieve: weight 0 of 'feedback' without a query leaves nothing to look for");
+    }
     if used.is_empty() {
         return plan_err!("retrieve: all weights are 0");
     }
@@ -330,6 +328,9 @@ mod tests {
         let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("words=1"))];
         let no_query = Options::parse(&marks).unwrap_err().strip_backtrace();
         assert!(no_query.contains("weight of 'words' without a query"), "{no_query}");
+        let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("feedback=0"))];
+        let nothing = Options::parse(&marks).unwrap_err().strip_backtrace();
+        assert!(nothing.contains("weight 0 of 'feedback' without a query leaves nothing"), "{nothing}");
         let nothing = Options::parse(&[lit("answers"), lit(" ")]).unwrap_err().strip_backtrace();
         assert!(nothing.contains("nothing to look for; give a query, or mark documents"), "{nothing}");
     }

@@ -18,7 +18,7 @@ use crate::kernels::feedback::Example;
 use crate::kernels::fusion::{Moments, Scale};
 use crate::kernels::random::Random;
 use crate::kernels::retrieval::{Contribution, Scorer, document_length};
-use crate::kernels::top_k::{Ranked, TopK};
+use crate::kernels::top_k::TopK;
 use crate::table::document_columns::{Embeddings, lacks_column, texts, with_ids};
 
 /// Memory of a candidate, about: its id and its scores.
@@ -262,6 +262,8 @@ pub(super) type Scores = [Option<f32>; N_SIGNALS];
 pub(super) struct Candidate {
     pub(super) doc_id: String,
     pub(super) position: u64,
+    /// Sum of the scores, weighed; those that say nothing are 0.
+    pub(super) fused: f32,
     pub(super) scores: Scores,
 }
 
@@ -339,11 +341,12 @@ pub(super) async fn score(
                 }
             }
             if found {
-                let fused = all.iter().zip(&fusion.units).map(|(value, unit)| value * unit).sum();
+                let fused: f32 = all.iter().zip(&fusion.units).map(|(value, unit)| value * unit).sum();
                 let said = |at: usize| used(at) && (all[at] != 0.0 || (known && at == DENSE));
                 let candidate = || Candidate {
                     doc_id: doc_id.to_owned(),
                     position,
+                    fused,
                     scores: std::array::from_fn(|at| said(at).then_some(all[at])),
                 };
                 best.offer(fused, position, candidate);
