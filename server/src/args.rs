@@ -209,7 +209,8 @@ const RETRIEVE_EXAMPLES: &str = "\
 Examples:
   saequel retrieve answers \"politely refuses to answer\"
   saequel retrieve \"answers WHERE model='a'\" \"gives numbers\" --k 20 --but-not \"recipes\"
-  saequel retrieve answers \"apologises\" --like a-17,a-40 --unlike a-3";
+  saequel retrieve answers \"apologises\" --like a-17,a-40 --unlike a-3
+  saequel retrieve answers \"apologises\" --like a-17,a-40 --unlike a-3 --learned";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -469,9 +470,26 @@ pub(crate) struct RetrieveArgs {
     /// doc_ids of hits that were wrong, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) unlike: Vec<String>,
+    /// Signals to use, separated by commas: dense, labels, latents, words [default: dense,labels,words]
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) signals: Option<String>,
+    /// What each signal counts, e.g. dense=1,words=0.3 [default: 1, labels by the query]
+    #[arg(long, value_name = "NAME=NUMBER,...")]
+    pub(crate) weights: Option<String>,
+    /// Features that are matched by their labels, at most [default: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) n_labels: Option<u64>,
+    /// First hits that the query is moved towards; 0 for none [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) expand: Option<u64>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Also each signal's rank and score, and the features behind the reasons
     #[arg(long)]
     pub(crate) explain: bool,
+    /// In place of documents, the features that --like and --unlike teach
+    #[arg(long, conflicts_with = "explain")]
+    pub(crate) learned: bool,
     #[command(flatten)]
     pub(crate) answer: Answer,
 }

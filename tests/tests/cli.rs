@@ -139,6 +139,7 @@ fn a_command_is_the_statement_that_it_shows() {
         vec!["cluster", "answers", "--k", "3", "--seed", "7"],
         vec!["cluster", "answers", "--k", "3", "--documents"],
         vec!["retrieve", "answers", "apologises; it can't help", "--k", "4", "--but-not", "recipes"],
+        vec!["retrieve", "answers", "apologises", "--k", "4", "--signals", "dense,labels", "--expand", "0"],
         vec!["features", "search", "sorry", "--limit", "5"],
         vec!["features", "search", "sorry"],
     ] {
@@ -176,6 +177,18 @@ fn the_columns_are_the_promised_ones() {
             assert!(there.contains(column), "{arguments:?}: no {column} in {there:?}");
         }
     }
+}
+
+#[test]
+fn labels_are_matched_without_network() {
+    let mut command = saequel(shared());
+    // Port 9 discards: whoever asks there waits or is refused.
+    for name in ["HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        command.env(name, "http://127.0.0.1:9");
+    }
+    let arguments = ["retrieve", "answers", "apologises", "--signals", "labels", "--explain", "--format", "json"];
+    let answer: Value = serde_json::from_str(&succeed(command.args(arguments))).expect("JSON");
+    assert!(answer["row_count"].as_u64().expect("a number") > 0, "{answer}");
 }
 
 #[test]

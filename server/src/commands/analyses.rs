@@ -98,19 +98,35 @@ fn cluster_call(args: &ClusterArgs) -> Call {
 pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()> {
     let engine = context.open().await?;
     let columns = if args.explain { "*" } else { "rank, doc_id, score, reasons, text" };
-    context.answer(&engine, &retrieve_call(&args).statement_of(columns), &args.answer).await?;
+    let statement = if args.learned { learned_statement(&args) } else { retrieve_call(&args).statement_of(columns) };
+    context.answer(&engine, &statement, &args.answer).await?;
     Ok(())
 }
 
 fn retrieve_call(args: &RetrieveArgs) -> Call {
-    let joined = |ids: &[String]| (!ids.is_empty()).then(|| ids.join(","));
-    Call::new("retrieve")
+    let call = Call::new("retrieve")
         .text(&args.set)
         .text(&args.query)
         .named("k", Some(args.k))
         .named_text("but_not", args.but_not.as_deref())
-        .named_text("like", joined(&args.like).as_deref())
+        .named_text("signals", args.signals.as_deref())
+        .named_text("weights", args.weights.as_deref())
+        .named("n_labels", args.n_labels)
+        .named("expand", args.expand);
+    marked(call, args)
+}
+
+/// As many rows as there would be documents.
+fn learned_statement(args: &RetrieveArgs) -> String {
+    format!("{} LIMIT {}", marked(Call::new("learned_features").text(&args.set), args).statement(), args.k)
+}
+
+/// Adds the marked documents and which features are meant.
+fn marked(call: Call, args: &RetrieveArgs) -> Call {
+    let joined = |ids: &[String]| (!ids.is_empty()).then(|| ids.join(","));
+    call.named_text("like", joined(&args.like).as_deref())
         .named_text("unlike", joined(&args.unlike).as_deref())
+        .selection(&args.selection)
 }
 
 pub(super) async fn export(args: ExportArgs, context: &Context) -> Result<()> {
@@ -197,6 +213,34 @@ mod tests {
         assert_eq!(
             retrieve_call(&args).statement(),
             "SELECT * FROM retrieve('a', 'it''s', k => 5, but_not => 'x', like => '1,2')"
+        );
+        let cli = Cli::parse_from([
+            "saequel",
+            "retrieve",
+            "a",
+            "b",
+            "--signals",
+            "dense,labels",
+            "--weights",
+            "labels=0.5",
+            "--n-labels",
+            "20",
+            "--expand",
+            "0",
+            "--level",
+            "span",
+        ]);
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!(
+            retrieve_call(&args).statement(),
+            "SELECT * FROM retrieve('a', 'b', k => 10, signals => 'dense,labels', weights => 'labels=0.5', \
+             n_labels => 20, expand => 0, level => 'span')"
+        );
+        let cli = Cli::parse_from(["saequel", "retrieve", "a", "b", "--like", "1", "--unlike", "2,3", "--learned"]);
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!(
+            learned_statement(&args),
+            "SELECT * FROM learned_features('a', like => '1', unlike => '2,3') LIMIT 10"
         );
     }
 }

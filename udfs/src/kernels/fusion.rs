@@ -1,80 +1,112 @@
-//! Reciprocal rank fusion (Cormack, Clarke, Buettcher 2009): `score(d) = sum over signals of w_s / (60 + rank_s(d))`.
+//! Fusion of several scores of the same documents: `score(d) = sum over signals of w_s x_s(d) / sd_s`.
 //!
-//! Ranks, not scores, are added, because a cosine, a BM25 score and a sum of activations have no common unit.
+//! A cosine, a BM25 score and a sum of activations have no common unit, so each is divided by its standard deviation over
+//! the documents (standardised scores: Montague and Aslam 2001). Unlike ranks, which reciprocal rank fusion adds, they
+//! keep how far a document stands out.
+//!
+//! How much labels count depends on the query: where the embedding finds a group that stands out, as it does of topics,
+//! little is left for them; where it finds nothing, as it does of forms and styles, they decide ([`label_weight`]).
 
-use std::collections::HashMap;
+/// Hits whose mean tells how far the best documents stand out.
+pub const TAIL_DOCS: usize = 10;
+/// Labels weigh as much as the embedding where its best documents stand out by the cube root of this, about 3.1.
+const LABELS: f32 = 30.0;
 
-/// Damping of the first ranks, from the paper.
-pub const RANK_OFFSET: f32 = 60.0;
-
-/// What a rank is worth; `rank` counts from 1.
-pub fn reciprocal_rank(weight: f32, rank: usize) -> f32 {
-    weight / (RANK_OFFSET + rank as f32)
+/// Mean and standard deviation of a signal over documents.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// Mean.
+    pub mean: f32,
+    /// Standard deviation, 0 if all are equal.
+    pub sd: f32,
 }
 
-/// A fused document.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fused {
-    /// Identity of the document.
-    pub doc_id: String,
-    /// Sum of the parts below; larger is better.
-    pub score: f32,
-    /// For each signal the rank there, counted from 1, if the signal found the document.
-    pub ranks: Vec<Option<usize>>,
+/// Sums from which a [`Scale`] is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moments {
+    n: f64,
+    sum: f64,
+    squares: f64,
 }
 
-/// Fuses ranked lists of document ids, best first; of an id that a list repeats the first place counts.
-///
-/// `signals` are pairs of weight and list. The result is best first; ties are broken by the best single rank, then by
-/// the id, so that it never depends on chance.
-pub fn fuse(signals: &[(f32, Vec<String>)]) -> Vec<Fused> {
-    let mut ranks: HashMap<&str, Vec<Option<usize>>> = HashMap::new();
-    for (signal, (_, list)) in signals.iter().enumerate() {
-        let mut rank = 0;
-        for doc_id in list {
-            let entry = ranks.entry(doc_id).or_insert_with(|| vec![None; signals.len()]);
-            if entry[signal].is_none() {
-                rank += 1;
-                entry[signal] = Some(rank);
-            }
+impl Moments {
+    /// Adds a score; one that is not finite is left out.
+    pub fn add(&mut self, score: f32) {
+        if score.is_finite() {
+            let score = f64::from(score);
+            self.n += 1.0;
+            self.sum += score;
+            self.squares += score * score;
         }
     }
-    let mut fused: Vec<Fused> = ranks
-        .into_iter()
-        .map(|(doc_id, ranks)| {
-            let parts =
-                ranks.iter().zip(signals).filter_map(|(rank, (weight, _))| Some(reciprocal_rank(*weight, (*rank)?)));
-            Fused { doc_id: doc_id.to_owned(), score: parts.sum(), ranks }
-        })
-        .collect();
-    let best_rank = |fused: &Fused| fused.ranks.iter().flatten().min().copied();
-    fused.sort_by(|a, b| {
-        b.score.total_cmp(&a.score).then_with(|| best_rank(a).cmp(&best_rank(b))).then_with(|| a.doc_id.cmp(&b.doc_id))
-    });
-    fused
+
+    /// Mean and deviation of the scores; 0 and 0 of none. A spread in the order of rounding errors is none.
+    pub fn scale(self) -> Scale {
+        if self.n == 0.0 {
+            return Scale { mean: 0.0, sd: 0.0 };
+        }
+        let (mean, square) = (self.sum / self.n, self.squares / self.n);
+        let variance = square - mean * mean;
+        let sd = if variance > 1e-10 * square { variance.sqrt() } else { 0.0 };
+        Scale { mean: mean as f32, sd: sd as f32 }
+    }
+}
+
+impl Scale {
+    /// Of these scores.
+    pub fn of(scores: impl IntoIterator<Item = f32>) -> Self {
+        let mut moments = Moments::default();
+        scores.into_iter().for_each(|score| moments.add(score));
+        moments.scale()
+    }
+
+    /// What one unit of the signal counts if one standard deviation shall count `weight`; a signal that is the same
+    /// everywhere is taken as it is.
+    pub fn unit(self, weight: f32) -> f32 {
+        if self.sd > 0.0 { weight / self.sd } else { weight }
+    }
+
+    /// How many standard deviations the mean of the best scores is above that of all.
+    pub fn tail(self, best: &[f32]) -> f32 {
+        let mean = best.iter().sum::<f32>() / best.len().max(1) as f32;
+        if best.is_empty() || self.sd == 0.0 { 0.0 } else { (mean - self.mean) / self.sd }
+    }
+}
+
+/// Weight of labels beside an embedding of weight 1 whose [`TAIL_DOCS`] best documents are `tail` standard deviations above
+/// the mean: `30 / tail^3`, at most 1. Constant and power were chosen on one half of 135 property queries
+/// (`tests/quality/retrieval.py`) and confirmed on the other.
+pub fn label_weight(tail: f32) -> f32 {
+    let tail = tail.max(1.0);
+    (LABELS / (tail * tail * tail)).min(1.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn list(ids: &str) -> Vec<String> {
-        ids.split_whitespace().map(str::to_owned).collect()
+    #[test]
+    fn scales_are_mean_and_deviation() {
+        let scale = Scale::of([1.0, 3.0, 5.0, 7.0, f32::NAN]);
+        assert_eq!(scale.mean, 4.0);
+        assert!((scale.sd - 5.0f32.sqrt()).abs() < 1e-6);
+        assert!((scale.unit(2.0) - 2.0 / 5.0f32.sqrt()).abs() < 1e-6);
+        assert!((scale.tail(&[7.0, 5.0]) - 2.0 / 5.0f32.sqrt()).abs() < 1e-6);
+        assert_eq!(scale.tail(&[]), 0.0);
     }
 
     #[test]
-    fn agreement_beats_one_first_place() {
-        let fused = fuse(&[(1.0, list("a b c")), (1.0, list("b d")), (0.5, list("b"))]);
-        assert_eq!(fused.iter().map(|f| f.doc_id.as_str()).collect::<Vec<_>>(), ["b", "a", "d", "c"]);
-        assert_eq!(fused[0].ranks, [Some(2), Some(1), Some(1)]);
-        assert!((fused[0].score - (1.0 / 62.0 + 1.0 / 61.0 + 0.5 / 61.0)).abs() < 1e-7);
-        assert_eq!(fused[2].ranks, [None, Some(2), None]);
+    fn what_is_the_same_everywhere_has_no_spread() {
+        for scores in [vec![], vec![0.3], vec![0.1; 1_000], vec![f32::INFINITY]] {
+            let scale = Scale::of(scores);
+            assert_eq!((scale.sd, scale.unit(0.5), scale.tail(&[1.0])), (0.0, 0.5, 0.0));
+        }
     }
 
     #[test]
-    fn repeats_count_once_and_do_not_use_up_ranks() {
-        let fused = fuse(&[(1.0, list("a a b"))]);
-        assert_eq!(fused[1].ranks, [Some(2)]);
-        assert!(fuse(&[(1.0, vec![])]).is_empty());
+    fn labels_weigh_more_where_the_embedding_finds_no_group() {
+        let weights = [0.0, f32::NAN, 3.0, 4.0, 6.0].map(label_weight);
+        assert_eq!(weights[..3], [1.0, 1.0, 1.0]);
+        assert!((weights[3] - 30.0 / 64.0).abs() < 1e-6 && (weights[4] - 30.0 / 216.0).abs() < 1e-6);
     }
 }

@@ -4,8 +4,8 @@
 //! - *labels* (arXiv 2512.10092, section 4.4): features whose label means what the query says;
 //!   `sum_i w_i s_i(d) / sum_i w_i` with `w_i = exp(-(r_i / k) / T)` for the feature of rank `r_i` of `k`.
 //! - *latents* (arXiv 2605.29384): features that fire when the query itself is read, by [`crate::kernels::bm25`].
-//! - *learned*: features that set documents marked as right apart from those marked as wrong and from all others, by
-//!   [`crate::kernels::log_odds`]; `sum_j z_j s_j(d) / sum_j |z_j|`.
+//! - *learned*: features that set documents marked as right apart from the others, by [`crate::kernels::feedback`];
+//!   `sum_j w_j s_j(d)`, a part of the log-odds of being right.
 //!
 //! `s(d) = a / (a + q50)` saturates an activation `a`: half at the feature's median. The *strength* that is shown is
 //! `a / q90`: 1 is as strong as in the strongest tenth of documents with the feature.
@@ -15,18 +15,9 @@ use half::f16;
 use crate::features::FeatureId;
 use crate::kernels::bm25;
 use crate::kernels::dense::dot;
-use crate::kernels::log_odds::{Counts, log_odds};
 
 /// Temperature of the paper: its best mean over six corpora.
 pub const TEMPERATURE: f32 = 0.2;
-/// Features that feedback learns, on each side: 40 of the trial that the defaults rest on.
-pub const N_LEARNED: usize = 40;
-/// Weight of all documents, as so many pseudo-documents, beside those marked as wrong.
-const BACKGROUND_DOCS: f64 = 20.0;
-/// Pseudo-documents that shrink each side's odds.
-const PRIOR_DOCS: f64 = 2.0;
-/// Learned features are at least this many standard errors away from chance.
-const LEAST_Z: f64 = 1.0;
 
 /// Weights of one feature; those for hits are zero or more, those against are what `but_not` adds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -161,50 +152,6 @@ pub fn rank_weights(k: usize) -> Vec<f32> {
     raw.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Learns from marked documents, given by their present features: `(id, weight)`, the sizes of the weights summing to
-/// 1; positive weights first, strongest first.
-///
-/// `n_with[id]` of `n_docs` documents have the feature; `usable` says which features may be learned. A feature's weight
-/// is how clearly it sets the right ones apart from the wrong ones and from all documents, less how clearly it sets the
-/// wrong ones apart.
-pub fn learn(
-    right: &[Vec<FeatureId>],
-    wrong: &[Vec<FeatureId>],
-    n_with: &[u64],
-    n_docs: u64,
-    usable: impl Fn(FeatureId) -> bool,
-) -> Vec<(FeatureId, f32)> {
-    let hits = |documents: &[Vec<FeatureId>], id: FeatureId| {
-        documents.iter().filter(|ids| ids.binary_search(&id).is_ok()).count() as f64
-    };
-    let mut candidates: Vec<FeatureId> =
-        right.iter().chain(wrong).flatten().copied().filter(|&id| usable(id)).collect();
-    candidates.sort_unstable();
-    candidates.dedup();
-    let z = |id: FeatureId, inside: &[Vec<FeatureId>], outside: &[Vec<FeatureId>]| {
-        let with = n_with.get(id as usize).copied().unwrap_or(0);
-        let background = (with as f64 + 0.5) / (n_docs as f64 + 1.0);
-        let counts = Counts {
-            inside: hits(inside, id),
-            n_inside: inside.len() as f64,
-            outside: hits(outside, id) + BACKGROUND_DOCS * background,
-            n_outside: outside.len() as f64 + BACKGROUND_DOCS,
-            background,
-        };
-        log_odds(counts, PRIOR_DOCS).z.max(0.0)
-    };
-    // What both sides share, such as their topic, cancels.
-    let mut scored: Vec<(FeatureId, f64)> =
-        candidates.into_iter().map(|id| (id, z(id, right, wrong) - z(id, wrong, right))).collect();
-    scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let for_it = scored.iter().take(N_LEARNED).filter(|(_, z)| *z >= LEAST_Z);
-    let against = scored.iter().rev().take(N_LEARNED).filter(|(_, z)| *z <= -LEAST_Z);
-    let mut learned: Vec<(FeatureId, f64)> = for_it.chain(against).copied().collect();
-    let total: f64 = learned.iter().map(|(_, z)| z.abs()).sum();
-    learned.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    learned.into_iter().map(|(id, z)| (id, (z / total) as f32)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,20 +201,5 @@ mod tests {
         assert_eq!(most_similar(&[1.0, 0.0], &values, 2, 3, 0.5).iter().map(|f| f.0).collect::<Vec<_>>(), [0, 3, 1]);
         assert_eq!(most_similar(&[1.0, 0.0], &values, 2, 9, 0.9).len(), 1);
         assert!(most_similar(&[1.0], &values, 2, 9, 0.0).is_empty());
-    }
-
-    #[test]
-    fn learns_what_only_the_right_ones_share() {
-        // Feature 1: in all right ones, rare. 2: in all right ones, common everywhere. 3: in the wrong ones. 4: noise.
-        let right = vec![vec![1, 2, 4], vec![1, 2], vec![1, 2]];
-        let wrong = vec![vec![2, 3], vec![2, 3]];
-        let n_with = [0, 20, 900, 50, 30];
-        let learned = learn(&right, &wrong, &n_with, 1_000, |_| true);
-        assert_eq!(learned[0].0, 1);
-        assert!(learned.iter().find(|(id, _)| *id == 2).is_none_or(|(_, weight)| *weight < learned[0].1 / 2.0));
-        assert!(learned.iter().any(|&(id, weight)| id == 3 && weight < 0.0), "{learned:?}");
-        assert!((learned.iter().map(|(_, weight)| weight.abs()).sum::<f32>() - 1.0).abs() < 1e-5);
-        assert!(learn(&right, &wrong, &n_with, 1_000, |_| false).is_empty());
-        assert!(learn(&[], &[], &n_with, 1_000, |_| true).is_empty());
     }
 }

@@ -30,6 +30,7 @@ pub const DOCS: &[FunctionDoc] = &[
     cluster::DOC,
     cluster::SUMMARY_DOC,
     retrieve::DOC,
+    retrieve::LEARNED_DOC,
     search_features::DOC,
     similar_features::DOC,
 ];
@@ -42,6 +43,7 @@ pub fn functions(source: &SharedSource) -> Vec<(&'static str, Arc<dyn TableFunct
         ("cluster", cluster::cluster_udtf(source)),
         ("cluster_summary", cluster::cluster_summary_udtf(source)),
         ("retrieve", retrieve::retrieve_udtf(source)),
+        ("learned_features", retrieve::learned_features_udtf(source)),
         ("search_features", search_features::search_features_udtf(source)),
         ("similar_features", similar_features::similar_features_udtf(source)),
     ]

@@ -1,25 +1,29 @@
-//! `retrieve(set, query, ...)`: the documents of a set that have a property said in words, and why.
+//! `retrieve(set, query, ...)`: the documents of a set that have a property said in words, and why; and
+//! `learned_features(set, ...)`: what marked documents teach.
 //!
-//! Four rankings, fused by reciprocal rank (`kernels::fusion`): the *dense* embedding; features whose *labels* mean
-//! what the query says and features that fire when the query is read, the *latents* (`kernels::retrieval`); and the
-//! *words*. Documents marked with `like` and `unlike` move the dense query (Rocchio) and add a fifth ranking,
-//! *feedback*, by the features that set them apart.
+//! Scores of several kinds are standardised and added (`kernels::fusion`): the *dense* embedding; features whose *labels*
+//! mean what the query says and, if asked for, features that fire when the query is read, the *latents*
+//! (`kernels::retrieval`); the *words*, relative to the best hit. The weight of the labels follows from how far the
+//! embedding's best documents stand out. The query's embedding is moved towards the first hits (pseudo-relevance feedback:
+//! Rocchio 1971, Lavrenko and Croft 2001). Documents marked with `like` and `unlike` move it further and add a signal,
+//! *feedback*, of the features that set them apart: both are one logistic regression (`kernels::feedback`).
 //!
 //! ```sql
 //! SELECT rank, doc_id, reasons FROM retrieve('answers', 'politely refuses to answer', k => 3);
 //! SELECT * FROM retrieve('answers WHERE model = ''a''', 'apology', but_not => 'refund', like => 'd17,d40');
+//! SELECT label, weight, docs_like, docs_unlike FROM learned_features('answers', like => 'd17,d40', unlike => 'd3');
 //! ```
 //!
-//! Options: `k` (or `limit`, default 10); `signals => 'dense,labels,latents,words'`; `weights => 'dense=1,words=0.3'`;
-//! `but_not => 'text'`; `like`, `unlike` (doc_ids, separated by commas or as an array); `n_labels` (features matched
-//! by label, default 100). `score` is 1 for a document that is first in every ranking;
-//! `docs_searched` is null where the words alone are asked. What the query and `but_not`
-//! have in common does not count against a document; documents marked as wrong are not shown, those marked as right are.
+//! `score` is 1 for a document that is best by every signal and 0 for one that is last by all. `docs_searched` is null
+//! where the words alone are asked. What the query and `but_not` have in common does not count against a document;
+//! documents marked as wrong are not shown, those marked as right are.
 //!
-//! The set is streamed once to count features (if a ranking needs that) and once to be scored; memory is that of the
-//! candidates, not of the set. Documents without features, embedding or text can only be found by what they have. A
-//! query without a known feature or word is answered by the other rankings; an empty set gives no rows.
+//! The set is streamed once to count features and to draw a sample, of which standard deviations are taken, and once to be
+//! scored; memory is that of the candidates and the sample, not of the set. Documents without features, embedding or text
+//! can only be found by what they have. A query without a known feature or word is answered by the other signals; an
+//! empty set gives no rows.
 
+mod learned;
 mod options;
 mod passes;
 mod reasons;
@@ -37,25 +41,34 @@ use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
 
+pub use self::learned::{LEARNED_DOC, learned_features_udtf};
 use self::options::{Options, Signal};
-use self::passes::{Candidates, DenseQuery, Statistics, Winner, beyond, count, fetch, rocchio, score};
+use self::passes::{
+    Candidate, Candidates, DenseQuery, Early, Fusion, Look, Marks, N_SIGNALS, Statistics, Winner, beyond, fetch, score,
+    survey,
+};
 use self::reasons::{FeatureReason, Found, divide, listed, name, sentence};
-use crate::SharedSource;
-use crate::catalog::FeatureCatalog;
+use crate::catalog::{FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, EncodedText};
 use crate::features::FeatureId;
 use crate::kernels::bm25;
-use crate::kernels::fusion::{Fused, fuse, reciprocal_rank};
-use crate::kernels::retrieval::{FeatureWeight, Scorer, learn, most_similar, rank_weights};
-use crate::kernels::top_k::Ranked;
+use crate::kernels::dense::{dot, normalise, widen};
+use crate::kernels::feedback::{Gain, Learned, feedback_weight, gain_idf, learn, mean_embedding};
+use crate::kernels::fusion::{Scale, TAIL_DOCS, label_weight};
+use crate::kernels::retrieval::{FeatureScores, FeatureWeight, Scorer, most_similar, rank_weights};
 use crate::kernels::words::words;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::{SharedSource, WordHit};
 
 /// A label whose cosine to the query is lower says something else.
 const LABEL_FLOOR: f32 = 0.25;
-/// Candidates that each ranking hands to the fusion, at least.
+/// Hits of each signal whose rank there is known, at least.
 const LEAST_DEPTH: usize = 1_000;
+/// How far the query moves towards its first hits: length of the step, the query having 1.
+const EXPANSION: f32 = 0.5;
+/// First hits are this share of the documents at most, one in so many: of few documents the first ten say nothing.
+const EXPANDED_SHARE: u64 = 20;
 
 static FEATURE_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     Fields::from(vec![
@@ -89,24 +102,46 @@ pub const DOC: FunctionDoc = FunctionDoc {
     name: "retrieve",
     kind: Kind::Table,
     syntax: "retrieve(set, query [, k => ...] [, like => ...] [, unlike => ...] [, but_not => ...])",
-    text: "The documents of a set that have a property said in words, best first, and why. Four rankings are fused by \
-           reciprocal rank: the embedding (`dense`), features whose labels mean what the query says (`labels`), features \
-           that fire when the query is read (`latents`), and the words (`words`). Documents marked with `like` and `unlike` \
-           move the embedding and add a fifth ranking, `feedback`, by the features that set them apart; the query may then \
-           be left out. `score` is 1 for a document that is first in every ranking. In `reasons` the number beside a \
-           feature is its activation over its 90th percentile; `features` has the same as a list, `<ranking>_rank` and \
-           `<ranking>_score` what each ranking said. Documents marked as wrong are not shown. An empty set gives no rows.",
+    text: "The documents of a set that have a property said in words, best first, and why. Scores of several kinds are \
+           divided by their standard deviation over the documents, weighed and added: the cosine of the embeddings \
+           (`dense`), features whose labels mean what the query says (`labels`), and the words (`words`, BM25, relative to \
+           the best hit); if asked for also features that fire when the query is read (`latents`, BM25 over features). \
+           Labels weigh `30 / t^3`, at most 1, where the first ten documents by the embedding are on average `t` standard \
+           deviations above the mean: where the embedding finds a group, as of topics, it decides; where it does not, as \
+           of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
+           first ten hits (pseudo-relevance feedback).\n\n\
+           Documents marked with `like` and `unlike` are told from each other, and lightly from a sample of all documents, by \
+           a logistic regression on features and embedding: it moves the embedding of the query further and adds the \
+           signal `feedback`, the log-odds of the features. Its weight grows with the number `n` of marked documents, `2 n / (n + 20)`; \
+           the query may then be left out. `learned_features` lists what was learned. Documents marked as wrong are not shown.\n\n\
+           `score` is 1 for a document that is best by every signal and 0 for one that is last by all. In `reasons` the number \
+           beside a feature is its activation over its 90th percentile, that beside `dense` the cosine with the moved query; \
+           `features` has the same as a list, with each feature's part of the score. `<signal>_rank` and `<signal>_score` are \
+           what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         ("query", "what to look for, in words"),
         ("k (or limit)", "hits; default 10"),
         ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
         ("but_not", "what is not wanted, in words; what it shares with the query does not count against a document"),
-        ("signals", "rankings to use, separated by commas; default all. `words` alone needs no reader"),
-        ("weights", "e.g. `'dense=1, words=0.3'`; default 1 for dense, 0.5 for feedback, 0.15 for the others"),
+        (
+            "signals",
+            "signals to use, separated by commas; default `dense, labels, words`. `words` alone needs no reader",
+        ),
+        (
+            "weights",
+            "what one standard deviation of a signal (of words the best hit) counts, e.g. `'dense=1, words=0.3'`; default 1, \
+             labels by the query, latents 0.1",
+        ),
         ("n_labels", "features that are matched by their labels, at most; default 100"),
+        (
+            "expand",
+            "first hits that the embedding of the query is moved towards; default 10, at most 100 and a twentieth of the \
+             documents, 0 for none",
+        ),
+        ("include_hidden, dictionary, level", "which features labels and feedback may use; see `diff`"),
     ],
-    example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'sorry', k => 2)",
+    example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'apology', k => 2)",
 };
 
 /// The table function `retrieve`.
@@ -123,6 +158,7 @@ pub fn retrieve_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
 impl TableFunctionImpl for Retrieve {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let options = Options::parse(args.exprs())?;
+        self.source.catalog().select("retrieve", &options.selection)?;
         Ok(ComputedTable::provider(RetrieveCall { source: Arc::clone(&self.source), options }))
     }
 }
@@ -149,14 +185,6 @@ struct Understood {
     labels_against: Vec<(FeatureId, f32)>,
 }
 
-/// One ranking, best first.
-struct Ranking {
-    signal: Signal,
-    weight: f32,
-    doc_ids: Vec<String>,
-    scores: HashMap<String, f32>,
-}
-
 #[async_trait]
 impl Computation for RetrieveCall {
     fn name(&self) -> &'static str {
@@ -172,49 +200,49 @@ impl Computation for RetrieveCall {
         let k = request.limit.map_or(options.k, |limit| limit.min(options.k));
         let depth = LEAST_DEPTH.max(k.saturating_mul(10));
         let catalog = self.source.catalog();
-        let understood = self.understand().await?;
-
-        let mut weights = base_weights(&catalog);
-        let statistics = if options.uses(Signal::Latents) || options.has_marks() {
-            count(&self.source, options, &weights).await?
-        } else {
-            Statistics::default()
-        };
-        set_weights(&mut weights, &understood, &statistics, options, &catalog);
-        let scorer = Scorer { weights, mean_length: statistics.mean_length };
-        let dense = dense_query(options, &understood, &statistics);
-
         let memory = request.memory("retrieve");
-        let candidates = if options.signals.iter().any(|(signal, _)| *signal != Signal::Words) {
-            score(&self.source, options, &dense, &scorer, depth, &memory).await?
+
+        let mut scorer = Scorer { weights: base_weights(&catalog), mean_length: 0.0 };
+        let (candidates, fusion) = if options.signals.iter().all(|(signal, _)| *signal == Signal::Words) {
+            words_alone(self.words(depth).await?, k)
         } else {
-            Candidates::default()
+            let understood = self.understand(catalog.select("retrieve", &options.selection)?).await?;
+            set_labels(&mut scorer.weights, &understood);
+            let dense = dense_query(options, &understood);
+            let marks = Marks { like: &options.like, unlike: &options.unlike };
+            let look = Look {
+                scorer: &scorer,
+                dense: &dense,
+                with_features: options.uses_features(),
+                with_embeddings: options.uses(Signal::Dense),
+            };
+            let statistics = survey("retrieve", &self.source, &options.set, marks, look, &memory).await?;
+            let depth = depth.min(statistics.n_rows as usize);
+            let words = if options.uses(Signal::Words) { self.words(depth).await? } else { Vec::new() };
+            let plan = Plan { options: options.clone(), catalog: Arc::clone(&catalog), understood, statistics, dense };
+            let planned = blocking("retrieve", move |_| plan.make(scorer, words)).await?;
+            scorer = planned.0;
+            let k = k.min(depth);
+            (score(&self.source, options, &planned.1, &scorer, (k, depth), &memory).await?, planned.1)
         };
-        let n_docs = candidates.n_docs;
-        let depth = n_docs.map_or(depth, |n_docs| depth.min(n_docs as usize));
-        let rankings = self.rankings(candidates, depth).await?;
-        let lists: Vec<(f32, Vec<String>)> =
-            rankings.iter().map(|ranking| (ranking.weight, ranking.doc_ids.clone())).collect();
-        let mut hits = fuse(&lists);
-        hits.truncate(k);
 
         let (reasons, text, features) = (request.wants(3), request.wants(4), request.wants(5));
         let mut wanted = Vec::new();
         wanted.extend(text.then_some(DocumentColumn::Text));
-        wanted.extend((reasons || features).then_some(DocumentColumn::Features));
+        wanted.extend(((reasons || features) && options.uses_features()).then_some(DocumentColumn::Features));
         let winners = if wanted.is_empty() {
             HashMap::new()
         } else {
-            let doc_ids: Vec<String> = hits.iter().map(|hit| hit.doc_id.clone()).collect();
+            let doc_ids: Vec<String> = candidates.hits.iter().map(|hit| hit.doc_id.clone()).collect();
             fetch(&self.source, options, &scorer, &doc_ids, &wanted, &memory).await?
         };
-        Ok(vec![result(&hits, &rankings, &winners, &catalog, n_docs)?])
+        Ok(vec![result(&candidates, &fusion, &winners, &catalog)?])
     }
 }
 
 impl RetrieveCall {
     /// Reads the query and `but_not`, and finds the features whose labels mean the same.
-    async fn understand(&self) -> Result<Understood> {
+    async fn understand(&self, selected: Vec<bool>) -> Result<Understood> {
         let options = self.options.clone();
         let needed = [Signal::Dense, Signal::Labels, Signal::Latents].iter().any(|signal| options.uses(*signal));
         if !needed || (options.query.is_none() && options.but_not.is_none()) {
@@ -230,14 +258,15 @@ impl RetrieveCall {
             let mut understood = Understood { query, against, ..Understood::default() };
             if options.uses(Signal::Labels) {
                 let labels = source.label_embeddings()?;
+                let is_selected = |id: &FeatureId| selected.get(*id as usize).copied().unwrap_or(false);
                 let matched = |text: &Option<EncodedText>| -> Vec<(FeatureId, f32)> {
                     let Some(text) = text else { return Vec::new() };
                     let rows =
-                        most_similar(&text.embedding, &labels.values, labels.width, options.n_labels, LABEL_FLOOR);
-                    rows.iter()
-                        .zip(rank_weights(rows.len()))
-                        .map(|((row, _), weight)| (labels.ids[*row], weight))
-                        .collect()
+                        most_similar(&text.embedding, &labels.values, labels.width, labels.ids.len(), LABEL_FLOOR);
+                    let ids = rows.into_iter().map(|(row, _)| labels.ids[row]);
+                    let ids: Vec<FeatureId> = ids.filter(is_selected).take(options.n_labels).collect();
+                    let weights = rank_weights(ids.len());
+                    ids.into_iter().zip(weights).collect()
                 };
                 understood.labels = matched(&understood.query);
                 understood.labels_against = matched(&understood.against);
@@ -247,31 +276,9 @@ impl RetrieveCall {
         .await
     }
 
-    /// All rankings that are used, the one by words included.
-    async fn rankings(&self, candidates: Candidates, depth: usize) -> Result<Vec<Ranking>> {
-        let options = &self.options;
-        let Candidates { dense, labels, latents, learned, .. } = candidates;
-        let (mut dense, mut labels, mut latents, mut learned) =
-            (Some(dense), Some(labels), Some(latents), Some(learned));
-        let mut rankings = Vec::new();
-        for &(signal, weight) in &options.signals {
-            let ranked = match signal {
-                Signal::Dense => dense.take().unwrap_or_default(),
-                Signal::Labels => labels.take().unwrap_or_default(),
-                Signal::Latents => latents.take().unwrap_or_default(),
-                Signal::Feedback => learned.take().unwrap_or_default(),
-                Signal::Words => self.words(depth).await?,
-            };
-            let scores = ranked.iter().rev().map(|hit| (hit.item.clone(), hit.score)).collect();
-            let doc_ids = ranked.into_iter().map(|hit| hit.item).collect();
-            rankings.push(Ranking { signal, weight, doc_ids, scores });
-        }
-        Ok(rankings)
-    }
-
     /// Hits by words: BM25 of the query's words, less, each relative to its best hit, that of words of `but_not` that
     /// the query does not have.
-    async fn words(&self, depth: usize) -> Result<Vec<Ranked<String>>> {
+    async fn words(&self, depth: usize) -> Result<Vec<WordHit>> {
         let options = &self.options;
         let Some(query) = &options.query else { return Ok(Vec::new()) };
         let mut hits = self.source.search_words(&options.set, query, depth).await?;
@@ -290,12 +297,7 @@ impl RetrieveCall {
             hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.doc_id.cmp(&b.doc_id)));
         }
         hits.retain(|hit| !options.unlike.contains(&hit.doc_id));
-        let ranked = |(position, hit): (usize, crate::WordHit)| Ranked {
-            score: hit.score,
-            position: position as u64,
-            item: hit.doc_id,
-        };
-        Ok(hits.into_iter().enumerate().map(ranked).collect())
+        Ok(hits)
     }
 }
 
@@ -311,47 +313,31 @@ fn base_weights(catalog: &FeatureCatalog) -> Vec<FeatureWeight> {
     weights
 }
 
-fn set_weights(
-    weights: &mut [FeatureWeight],
-    understood: &Understood,
-    statistics: &Statistics,
-    options: &Options,
-    catalog: &FeatureCatalog,
-) {
-    let latents_of = |text: &Option<EncodedText>| match text {
-        Some(text) if options.uses(Signal::Latents) => latent_weights(weights, text, statistics),
-        _ => Vec::new(),
-    };
-    let (latents, latents_against) = (latents_of(&understood.query), latents_of(&understood.against));
-    let mut set = |entries: Vec<(FeatureId, f32)>, write: fn(&mut FeatureWeight, f32)| {
-        for (id, value) in entries {
-            if let Some(weight) = weights.get_mut(id as usize) {
-                write(weight, value);
-            }
-        }
-    };
-    // What the query itself asks for never counts against a document.
-    set(understood.labels.clone(), |weight, value| weight.labels = value);
-    set(understood.labels_against.clone(), |weight, value| {
+/// Weights of the features whose labels match. What the query itself asks for never counts against a document.
+fn set_labels(weights: &mut [FeatureWeight], understood: &Understood) {
+    set(weights, &understood.labels, |weight, value| weight.labels = value);
+    set(weights, &understood.labels_against, |weight, value| {
         weight.labels_against = if weight.labels == 0.0 { value } else { 0.0 };
     });
-    set(latents, |weight, value| weight.latents = value);
-    set(latents_against, |weight, value| {
-        weight.latents_against = if weight.latents == 0.0 { value } else { 0.0 };
-    });
-    if options.uses(Signal::Feedback) {
-        let ids = |marked: &[passes::Marked]| marked.iter().map(|marked| marked.ids.clone()).collect::<Vec<_>>();
-        let usable = |id: FeatureId| catalog.feature(id).is_some_and(|feature| !feature.hidden);
-        let (right, wrong) = (ids(&statistics.right), ids(&statistics.wrong));
-        set(learn(&right, &wrong, &statistics.n_with, statistics.n_docs, usable), |weight, value| {
-            weight.learned = value
-        });
+}
+
+fn set(weights: &mut [FeatureWeight], entries: &[(FeatureId, f32)], write: impl Fn(&mut FeatureWeight, f32)) {
+    for &(id, value) in entries {
+        if let Some(weight) = weights.get_mut(id as usize) {
+            write(weight, value);
+        }
     }
 }
 
 /// `w_j(q) idf_j`, scaled to a sum of 1 so that a query and what is to be avoided weigh the same.
-fn latent_weights(weights: &[FeatureWeight], text: &EncodedText, statistics: &Statistics) -> Vec<(FeatureId, f32)> {
+fn latent_weights(
+    weights: &[FeatureWeight],
+    text: &EncodedText,
+    statistics: &Statistics,
+    selected: &[bool],
+) -> Vec<(FeatureId, f32)> {
     let weight = |(&id, &activation): (&FeatureId, &f32)| {
+        selected.get(id as usize).filter(|selected| **selected)?;
         let own = weights.get(id as usize)?;
         let idf = bm25::idf(*statistics.n_with.get(id as usize)?, statistics.n_docs);
         Some((id, bm25::term_weight(activation, own.q90) * idf))
@@ -363,62 +349,222 @@ fn latent_weights(weights: &[FeatureWeight], text: &EncodedText, statistics: &St
     found
 }
 
-fn dense_query(options: &Options, understood: &Understood, statistics: &Statistics) -> DenseQuery {
+fn dense_query(options: &Options, understood: &Understood) -> DenseQuery {
+    let unit = |text: &EncodedText| {
+        let mut direction = text.embedding.clone();
+        if normalise(&mut direction) > 0.0 { direction } else { Vec::new() }
+    };
     if !options.uses(Signal::Dense) {
         return DenseQuery::default();
     }
-    let query = understood.query.as_ref().map(|query| query.embedding.as_slice());
-    let wanted = rocchio(query, &statistics.right, &statistics.wrong);
-    let against = understood.against.as_ref().map(|against| beyond(query.unwrap_or(&wanted), &against.embedding));
-    DenseQuery { wanted, against: against.unwrap_or_default() }
+    let wanted = understood.query.as_ref().map(unit).unwrap_or_default();
+    let against = understood.against.as_ref().map(|against| beyond(&wanted, &unit(against))).unwrap_or_default();
+    DenseQuery { wanted, against, against_weight: 1.0 }
+}
+
+/// What is learned of features from documents marked as right and wrong.
+fn learn_from(statistics: &Statistics, catalog: &FeatureCatalog, selected: &[bool]) -> Learned {
+    let mut gains = vec![Gain::default(); statistics.n_with.len()];
+    for feature in catalog.features() {
+        let id = feature.id as usize;
+        if let (Some(gain), Some(&n_with), Some(true)) =
+            (gains.get_mut(id), statistics.n_with.get(id), selected.get(id))
+        {
+            *gain = Gain { q50: feature.scales().0, idf: gain_idf(n_with, statistics.n_docs) };
+        }
+    }
+    learn(&statistics.right, &statistics.wrong, &statistics.sample, &gains)
+}
+
+/// All that the second pass is planned from.
+struct Plan {
+    options: Options,
+    catalog: Arc<FeatureCatalog>,
+    understood: Understood,
+    statistics: Statistics,
+    dense: DenseQuery,
+}
+
+impl Plan {
+    /// Weights of features, and what each signal counts.
+    fn make(self, mut scorer: Scorer, words: Vec<WordHit>) -> Result<(Scorer, Fusion)> {
+        let Self { options, catalog, understood, statistics, mut dense } = self;
+        scorer.mean_length = statistics.mean_length;
+        if options.uses(Signal::Latents) {
+            let everything = FeatureSelection { include_hidden: true, ..options.selection.clone() };
+            let selected = catalog.select("retrieve", &everything)?;
+            let latents = |text: &Option<EncodedText>| {
+                text.as_ref()
+                    .map(|text| latent_weights(&scorer.weights, text, &statistics, &selected))
+                    .unwrap_or_default()
+            };
+            let (latents, against) = (latents(&understood.query), latents(&understood.against));
+            set(&mut scorer.weights, &latents, |weight, value| weight.latents = value);
+            set(&mut scorer.weights, &against, |weight, value| {
+                weight.latents_against = if weight.latents == 0.0 { value } else { 0.0 };
+            });
+        }
+        let sample = &statistics.sample;
+        let sums = |scorer: &Scorer, part: fn(FeatureScores) -> f32| -> Vec<f32> {
+            sample.iter().map(|example| part(scorer.score(&example.ids, &example.activations))).collect()
+        };
+        let first: Vec<f32> = statistics.early[0].iter().take(TAIL_DOCS).map(|early| early.dense).collect();
+        let [dense_scale, labels_scale] = statistics.scales;
+        let of_labels =
+            if options.adaptive { label_weight(dense_scale.tail(&first)) } else { options.weight(Signal::Labels) };
+        let best_word = words.first().map_or(1.0, |hit| hit.score);
+        let words = words.into_iter().enumerate().map(|(rank, hit)| (hit.doc_id, (rank + 1, hit.score)));
+        let mut fusion = Fusion { words: words.collect(), ..Fusion::default() };
+        let unit = |units: &mut [f32; N_SIGNALS], signal: Signal, value: f32| {
+            units[signal as usize] = if options.uses(signal) { value } else { 0.0 };
+        };
+        let units = &mut fusion.units;
+        unit(units, Signal::Labels, labels_scale.unit(of_labels));
+        unit(units, Signal::Words, options.weight(Signal::Words) / best_word);
+        if options.uses(Signal::Latents) {
+            let scale = Scale::of(sums(&scorer, |scores| scores.latents));
+            unit(units, Signal::Latents, scale.unit(options.weight(Signal::Latents)));
+        }
+        if !dense.wanted.is_empty() {
+            let weight = options.weight(Signal::Dense);
+            let n_first = options.expand.min((statistics.n_rows / EXPANDED_SHARE) as usize);
+            if n_first > 0 {
+                unit(units, Signal::Dense, dense_scale.unit(weight));
+                dense.wanted = expanded(&dense.wanted, &fusion, &statistics, n_first);
+            }
+            let scale = Scale::of(dense.scores(sample));
+            unit(&mut fusion.units, Signal::Dense, scale.unit(weight));
+        }
+        if options.uses(Signal::Feedback) {
+            let selected = catalog.select("retrieve", &options.selection)?;
+            let Learned { features, direction } = learn_from(&statistics, &catalog, &selected);
+            set(&mut scorer.weights, &features, |weight, value| weight.learned = value);
+            let mut log_odds = sums(&scorer, |scores| scores.learned);
+            let mut buffer = Vec::new();
+            for (sum, example) in log_odds.iter_mut().zip(sample) {
+                widen(&example.embedding, &mut buffer);
+                *sum += dot(&direction, &buffer);
+            }
+            let n_marked = statistics.right.len() + statistics.wrong.len();
+            let weight = options.weight(Signal::Feedback) * feedback_weight(n_marked);
+            let per_log_odds = Scale::of(log_odds).unit(weight);
+            unit(&mut fusion.units, Signal::Feedback, per_log_odds);
+            move_by(&mut dense, &mut fusion.units[Signal::Dense as usize], &direction, per_log_odds);
+        }
+        fusion.dense = dense;
+        Ok((scorer, fusion))
+    }
+}
+
+/// Adds a learned direction to a query that counts `unit`: the two are one direction then, and `unit` what it counts.
+fn move_by(dense: &mut DenseQuery, unit: &mut f32, direction: &[f32], per_log_odds: f32) {
+    if direction.is_empty() {
+        return;
+    }
+    let mut moved: Vec<f32> = direction.iter().map(|value| value * per_log_odds).collect();
+    moved.iter_mut().zip(&dense.wanted).for_each(|(moved, wanted)| *moved += *unit * wanted);
+    let length = normalise(&mut moved);
+    if length > 0.0 && length.is_finite() {
+        dense.against_weight *= *unit / length;
+        (dense.wanted, *unit) = (moved, length);
+    }
+}
+
+/// The query moved towards the first hits, as far as they are known before the set is scored: among the best by embedding
+/// and by labels.
+fn expanded(wanted: &[f32], fusion: &Fusion, statistics: &Statistics, n_first: usize) -> Vec<f32> {
+    let units = &fusion.units;
+    let fused = |early: &Early| {
+        let words = fusion.words.get(&early.doc_id).map_or(0.0, |(_, score)| *score);
+        early.dense * units[Signal::Dense as usize]
+            + early.labels * units[Signal::Labels as usize]
+            + words * units[Signal::Words as usize]
+    };
+    let mut first: Vec<(f32, &Early)> = statistics.early.iter().flatten().map(|early| (fused(early), early)).collect();
+    first.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.doc_id.cmp(&b.1.doc_id)));
+    first.dedup_by(|a, b| a.1.doc_id == b.1.doc_id);
+    first.truncate(n_first);
+    let mut step = vec![0.0; wanted.len()];
+    let mut buffer = Vec::new();
+    for (_, early) in &first {
+        widen(&early.embedding, &mut buffer);
+        step.iter_mut().zip(&buffer).for_each(|(sum, value)| *sum += value / first.len() as f32);
+    }
+    let mean = mean_embedding(&statistics.sample);
+    step.iter_mut().zip(&mean).for_each(|(step, mean)| *step -= mean);
+    normalise(&mut step);
+    let mut moved: Vec<f32> = wanted.iter().zip(&step).map(|(wanted, step)| wanted + EXPANSION * step).collect();
+    normalise(&mut moved);
+    moved
+}
+
+/// Hits of the words alone.
+fn words_alone(hits: Vec<WordHit>, k: usize) -> (Candidates, Fusion) {
+    let mut fusion = Fusion::default();
+    let mut candidates = Candidates::default();
+    let words = Signal::Words as usize;
+    let best = hits.first().map_or(1.0, |hit| hit.score);
+    (fusion.units[words], candidates.bounds[words]) = (1.0 / best, (0.0, best));
+    for (rank, hit) in hits.into_iter().enumerate().take(k) {
+        let mut scores = [None; N_SIGNALS];
+        scores[words] = Some(hit.score);
+        let (doc_id, fused) = (hit.doc_id.clone(), hit.score / best);
+        candidates.hits.push(Candidate { doc_id, position: rank as u64, fused, scores });
+        fusion.words.insert(hit.doc_id, (rank + 1, hit.score));
+    }
+    (candidates, fusion)
 }
 
 fn result(
-    hits: &[Fused],
-    rankings: &[Ranking],
+    candidates: &Candidates,
+    fusion: &Fusion,
     winners: &HashMap<String, Winner>,
     catalog: &FeatureCatalog,
-    n_docs: Option<u64>,
 ) -> Result<RecordBatch> {
-    let most: f32 = rankings.iter().map(|ranking| reciprocal_rank(ranking.weight, 1)).sum();
+    let Candidates { hits, ranks, bounds, n_docs } = candidates;
+    let span = |low: &dyn Fn(usize) -> f32| -> f32 {
+        let part = |at: usize| fusion.units[at] * (bounds[at].1 - low(at));
+        (0..N_SIGNALS).filter(|at| fusion.units[*at] != 0.0).map(part).sum()
+    };
+    // Where all are the same, they are the best.
+    let differ = span(&|at| bounds[at].0) > 0.0;
+    let low = |at: usize| if differ { bounds[at].0 } else { 0.0 };
+    let most = span(&low);
+    let per_unit = |signal: Signal| if most > 0.0 { fusion.units[signal as usize] / most } else { 0.0 };
+    let per_sum = FeatureScores {
+        labels: per_unit(Signal::Labels),
+        latents: per_unit(Signal::Latents),
+        learned: per_unit(Signal::Feedback),
+    };
+    let least: f32 = (0..N_SIGNALS).filter(|at| fusion.units[*at] != 0.0).map(|at| fusion.units[at] * low(at)).sum();
+    let score = |hit: &Candidate| if most > 0.0 { ((hit.fused - least) / most).clamp(0.0, 1.0) } else { 1.0 };
     let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), hits.len()))
         .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
     let (mut sentences, mut texts) = (StringBuilder::new(), StringBuilder::new());
     for hit in hits {
-        let found: Vec<Found> = rankings
-            .iter()
-            .zip(&hit.ranks)
-            .filter_map(|(ranking, rank)| {
-                let part = reciprocal_rank(ranking.weight, (*rank)?) / most;
-                Some(Found { signal: ranking.signal, part, score: *ranking.scores.get(&hit.doc_id)? })
-            })
-            .collect();
-        let missed: Vec<(Signal, f32)> = rankings
-            .iter()
-            .zip(&hit.ranks)
-            .filter(|(_, rank)| rank.is_none())
-            .map(|(ranking, _)| (ranking.signal, reciprocal_rank(ranking.weight, 1) / most))
-            .collect();
         let winner = winners.get(&hit.doc_id);
-        let divided = divide(&found, &missed, winner.map_or(&[], |winner| &winner.contributions));
-        sentences.append_value(sentence(&divided, &found, catalog));
+        let divided = divide(per_sum, winner.map_or(&[], |winner| &winner.contributions));
+        let found =
+            Found { words: hit.scores[Signal::Words as usize].is_some(), dense: hit.scores[Signal::Dense as usize] };
+        sentences.append_value(sentence(&divided, found, catalog));
         texts.append_option(winner.and_then(|winner| winner.text.as_deref()));
         append_features(&mut features, &listed(&divided), catalog)?;
     }
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new((1..=hits.len() as i64).collect::<Int64Array>()),
         Arc::new(hits.iter().map(|hit| Some(hit.doc_id.as_str())).collect::<StringArray>()),
-        Arc::new(hits.iter().map(|hit| Some(hit.score / most)).collect::<Float32Array>()),
+        Arc::new(hits.iter().map(|hit| Some(score(hit))).collect::<Float32Array>()),
         Arc::new(sentences.finish()),
         Arc::new(texts.finish()),
         Arc::new(features.finish()),
     ];
     for signal in Signal::ALL {
-        let ranking = rankings.iter().enumerate().find(|(_, ranking)| ranking.signal == signal);
-        let rank = |hit: &Fused| ranking.and_then(|(position, _)| Some(hit.ranks[position]? as i64));
-        let own_score = |hit: &Fused| ranking.and_then(|(_, ranking)| ranking.scores.get(&hit.doc_id).copied());
+        let rank = |hit: &Candidate| match signal {
+            Signal::Words => fusion.words.get(&hit.doc_id).map(|(rank, _)| *rank as i64),
+            signal => ranks[signal as usize].get(&hit.position).map(|rank| *rank as i64),
+        };
         columns.push(Arc::new(hits.iter().map(rank).collect::<Int64Array>()));
-        columns.push(Arc::new(hits.iter().map(own_score).collect::<Float32Array>()));
+        columns.push(Arc::new(hits.iter().map(|hit| hit.scores[signal as usize]).collect::<Float32Array>()));
     }
     columns.push(Arc::new(Int64Array::from(vec![n_docs.map(|n| n as i64); hits.len()])));
     Ok(RecordBatch::try_new(Arc::clone(&SCHEMA), columns)?)

@@ -7,6 +7,10 @@ use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 
 use crate::args::{Argument, Arguments, did_you_mean};
+use crate::catalog::FeatureSelection;
+
+/// Most first hits that a query may be moved towards.
+pub(super) const MOST_EXPANDED: usize = 100;
 
 /// One way of ranking documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,20 +43,13 @@ impl Signal {
         }
     }
 
-    /// Weight in the fusion.
+    /// Weight in the fusion; that of labels unless the query has an embedding to go by ([`Options::adaptive`]).
     ///
-    /// Chosen among about twenty settings on the queries that they were measured on, so the figures flatter them. On 59
-    /// property queries (news, tweets, intents; mean over four sets of the average precision, default dictionary) the
-    /// embedding alone has .532; labels, latents and words at 0.5 each give .503, at 0.25 .522, at 0.15 .529, at 0.1
-    /// .532. At 0.15 the first ten hits of short requests gain (.778 to .808), emotion and irony gain .011 and .012, and
-    /// plain news topics lose .038. After one round of feedback on 20 hits (18 queries, the 20 left out) the embedding
-    /// without feedback has .502, with it (Rocchio alone) .557; learned features at 0.5 beside these weights give .558,
-    /// at 1 .544: they gain on tweets' emotions and on short requests and lose on news and irony.
+    /// Chosen on one half of 135 property queries over five sets and measured on the other (`tests/quality/retrieval.py`).
     pub(super) fn default_weight(self) -> f32 {
         match self {
-            Signal::Dense => 1.0,
-            Signal::Feedback => 0.5,
-            Signal::Labels | Signal::Latents | Signal::Words => 0.15,
+            Signal::Dense | Signal::Labels | Signal::Words | Signal::Feedback => 1.0,
+            Signal::Latents => 0.1,
         }
     }
 
@@ -86,8 +83,14 @@ pub(super) struct Options {
     pub(super) k: usize,
     /// Signals and their weights, in the order of [`Signal::ALL`], no weight 0.
     pub(super) signals: Vec<(Signal, f32)>,
+    /// Whether the weight of labels follows from the query.
+    pub(super) adaptive: bool,
     /// Features that are matched to the query by their labels.
     pub(super) n_labels: usize,
+    /// First hits that the embedding of the query is moved towards.
+    pub(super) expand: usize,
+    /// Features that labels, feedback and (hidden ones too) latents may use.
+    pub(super) selection: FeatureSelection,
 }
 
 impl Options {
@@ -108,16 +111,21 @@ impl Options {
         let signals = args.named("signals").text()?;
         let weights = args.named("weights").text()?;
         let n_labels = args.named("n_labels").count_or(100)?;
+        let expand = args.named("expand").count_or(10)?;
+        let selection = FeatureSelection::from_args(&mut args)?;
         args.finish()?;
+        if expand > MOST_EXPANDED {
+            return plan_err!("retrieve: expected from 0 to {MOST_EXPANDED} for 'expand', got {expand}");
+        }
         if query.is_none() && like.is_empty() {
             return plan_err!("retrieve: nothing to look for; give a query, or mark documents with like => 'id1,id2'");
         }
-        if let Some(id) = like.iter().find(|id| unlike.contains(id)) {
-            return plan_err!("retrieve: document '{id}' is both in 'like' and in 'unlike'");
-        }
+        contradiction("retrieve", &like, &unlike)?;
         let marked = !(like.is_empty() && unlike.is_empty());
-        let signals = read_signals(signals.as_deref(), weights.as_deref(), marked, query.is_some())?;
-        Ok(Self { set, query, but_not, like, unlike, k, signals, n_labels })
+        let (signals, given) = read_signals(signals.as_deref(), weights.as_deref(), marked, query.is_some())?;
+        let uses = |signal: Signal| signals.iter().any(|(used, _)| *used == signal);
+        let adaptive = uses(Signal::Dense) && uses(Signal::Labels) && !given.contains(&Signal::Labels);
+        Ok(Self { set, query, but_not, like, unlike, k, signals, adaptive, n_labels, expand, selection })
     }
 
     /// Whether a signal is used.
@@ -125,18 +133,26 @@ impl Options {
         self.signals.iter().any(|(used, _)| *used == signal)
     }
 
-    /// Whether documents are marked.
-    pub(super) fn has_marks(&self) -> bool {
-        !(self.like.is_empty() && self.unlike.is_empty())
+    /// Whether features are looked at.
+    pub(super) fn uses_features(&self) -> bool {
+        [Signal::Labels, Signal::Latents, Signal::Feedback].iter().any(|signal| self.uses(*signal))
+    }
+
+    /// Weight of a signal; 0 if it is not used.
+    pub(super) fn weight(&self, signal: Signal) -> f32 {
+        self.signals.iter().find(|(used, _)| *used == signal).map_or(0.0, |(_, weight)| *weight)
     }
 }
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "retrieve('{}', '{}', k => {}", self.set, self.query.as_deref().unwrap_or_default(), self.k)?;
-        let signals: Vec<String> =
-            self.signals.iter().map(|(signal, weight)| format!("{}={weight}", signal.name())).collect();
-        write!(f, ", weights => '{}'", signals.join(","))?;
+        let weighed = |(signal, weight): &(Signal, f32)| match signal {
+            Signal::Labels if self.adaptive => "labels=by query".to_owned(),
+            signal => format!("{}={weight}", signal.name()),
+        };
+        let signals: Vec<String> = self.signals.iter().map(weighed).collect();
+        write!(f, ", weights => '{}', expand => {}", signals.join(","), self.expand)?;
         if let Some(but_not) = &self.but_not {
             write!(f, ", but_not => '{but_not}'")?;
         }
@@ -153,8 +169,16 @@ fn not_blank(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.trim().is_empty())
 }
 
+/// Refuses a document that is marked as right and as wrong.
+pub(super) fn contradiction(function: &str, like: &[String], unlike: &[String]) -> Result<()> {
+    match like.iter().find(|id| unlike.contains(id)) {
+        Some(id) => plan_err!("{function}: document '{id}' is both in 'like' and in 'unlike'"),
+        None => Ok(()),
+    }
+}
+
 /// One text is a list separated by commas; of an array every item is one id.
-fn ids(argument: &Argument) -> Result<Vec<String>> {
+pub(super) fn ids(argument: &Argument) -> Result<Vec<String>> {
     let parts: Vec<String> = match argument.text() {
         Ok(text) => text.iter().flat_map(|text| text.split(',')).map(str::to_owned).collect(),
         Err(_) => argument.texts()?,
@@ -165,18 +189,23 @@ fn ids(argument: &Argument) -> Result<Vec<String>> {
     Ok(ids)
 }
 
+/// Signals with their weights, and those whose weight was given.
 fn read_signals(
     signals: Option<&str>,
     weights: Option<&str>,
     marked: bool,
     has_query: bool,
-) -> Result<Vec<(Signal, f32)>> {
+) -> Result<(Vec<(Signal, f32)>, Vec<Signal>)> {
     let items = |text: &str| -> Vec<String> {
         text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
     };
+    let weighed = |signal: Signal| {
+        let names = weights.unwrap_or_default().split(',').filter_map(|item| item.split_once('='));
+        names.map(|(name, _)| name.trim().to_lowercase()).any(|name| name == signal.name())
+    };
     let mut chosen: Vec<Signal> = match signals {
         Some(text) => items(text).iter().map(|name| Signal::parse(name, "signals")).collect::<Result<_>>()?,
-        None => Signal::ALL.to_vec(),
+        None => Signal::ALL.into_iter().filter(|signal| *signal != Signal::Latents || weighed(*signal)).collect(),
     };
     if chosen.is_empty() {
         return plan_err!("retrieve: 'signals' is empty; signals are {}", Signal::ALL.map(Signal::name).join(", "));
@@ -195,6 +224,7 @@ fn read_signals(
     }
     chosen.sort();
     chosen.dedup();
+    let mut given = Vec::new();
     let mut used: Vec<(Signal, f32)> = chosen.iter().map(|signal| (*signal, signal.default_weight())).collect();
     for item in items(weights.unwrap_or_default()) {
         let Some((name, number)) = item.split_once('=') else {
@@ -205,6 +235,7 @@ fn read_signals(
             Ok(weight) if (0.0..=1000.0).contains(&weight) => weight,
             _ => return plan_err!("retrieve: expected a weight from 0 to 1000 for '{}', got '{number}'", name.trim()),
         };
+        given.push(signal);
         match used.iter_mut().find(|(other, _)| *other == signal) {
             Some(slot) => slot.1 = weight,
             None if signal == Signal::Feedback => {
@@ -215,10 +246,13 @@ fn read_signals(
         }
     }
     used.retain(|(_, weight)| *weight > 0.0);
+    if !has_query && !used.iter().any(|(signal, _)| *signal == Signal::Feedback) {
+        return plan_err!("retrieve: weight 0 of 'feedback' without a query leaves nothing to look for");
+    }
     if used.is_empty() {
         return plan_err!("retrieve: all weights are 0");
     }
-    Ok(used)
+    Ok((used, given))
 }
 
 #[cfg(test)]
@@ -244,16 +278,24 @@ mod tests {
         let weights = |named: &[(&str, &str)]| -> Vec<(&'static str, f32)> {
             parse(named).unwrap().signals.iter().map(|(signal, weight)| (signal.name(), *weight)).collect()
         };
-        assert_eq!(weights(&[]), [("dense", 1.0), ("labels", 0.15), ("latents", 0.15), ("words", 0.15)]);
+        assert_eq!(weights(&[]), [("dense", 1.0), ("labels", 1.0), ("words", 1.0)]);
+        assert_eq!(weights(&[("weights", "latents=0.3")])[2], ("latents", 0.3), "a weight is a wish");
         assert_eq!(weights(&[("signals", "Words, dense"), ("weights", "words=2")]), [("dense", 1.0), ("words", 2.0)]);
-        assert_eq!(weights(&[("signals", "words"), ("like", "a,b")]), [("words", 0.15), ("feedback", 0.5)]);
-        assert_eq!(weights(&[("weights", "dense=0,labels=0,latents=0")]), [("words", 0.15)]);
+        assert_eq!(weights(&[("signals", "words"), ("like", "a,b")]), [("words", 1.0), ("feedback", 1.0)]);
+        assert_eq!(weights(&[("weights", "dense=0,labels=0")]), [("words", 1.0)]);
+    }
+
+    #[test]
+    fn labels_follow_the_query_unless_told_otherwise() {
+        let adaptive = |named: &[(&str, &str)]| parse(named).unwrap().adaptive;
+        assert!(adaptive(&[]) && adaptive(&[("weights", "words=0.5")]));
+        assert!(!adaptive(&[("weights", "labels=0.5")]) && !adaptive(&[("signals", "labels,words")]));
     }
 
     #[test]
     fn marks_alone_are_ranked_by_what_can_find_them() {
         let options = Options::parse(&[lit("answers"), named_argument("like", lit("a"))]).unwrap();
-        assert_eq!(options.signals, [(Signal::Dense, 1.0), (Signal::Feedback, 0.5)]);
+        assert_eq!(options.signals, [(Signal::Dense, 1.0), (Signal::Feedback, 1.0)]);
     }
 
     #[test]
@@ -272,15 +314,23 @@ mod tests {
             (("weights", "dense"), "expected pairs as in weights => 'dense=1, words=0.3', got 'dense'"),
             (("weights", "dense=-1"), "expected a weight from 0 to 1000 for 'dense', got '-1'"),
             (("weights", "feedback=1"), "without marked documents"),
-            (("weights", "dense=0,labels=0,latents=0,words=0"), "all weights are 0"),
+            (("weights", "dense=0,labels=0,words=0"), "all weights are 0"),
             (("signals", " , "), "'signals' is empty"),
         ] {
             assert!(message(&[named]).contains(expected), "{}", message(&[named]));
         }
+        let mut exprs = vec![lit("answers"), lit("apology"), named_argument("expand", lit(101))];
+        let too_many = Options::parse(&exprs).unwrap_err().strip_backtrace();
+        assert!(too_many.contains("expected from 0 to 100 for 'expand', got 101"), "{too_many}");
+        exprs[2] = named_argument("level", lit("word"));
+        assert!(Options::parse(&exprs).unwrap_err().strip_backtrace().contains("'level'"));
         assert!(message(&[("like", "a,b"), ("unlike", "b")]).contains("'b' is both in 'like' and in 'unlike'"));
         let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("words=1"))];
         let no_query = Options::parse(&marks).unwrap_err().strip_backtrace();
         assert!(no_query.contains("weight of 'words' without a query"), "{no_query}");
+        let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("feedback=0"))];
+        let nothing = Options::parse(&marks).unwrap_err().strip_backtrace();
+        assert!(nothing.contains("weight 0 of 'feedback' without a query leaves nothing"), "{nothing}");
         let nothing = Options::parse(&[lit("answers"), lit(" ")]).unwrap_err().strip_backtrace();
         assert!(nothing.contains("nothing to look for; give a query, or mark documents"), "{nothing}");
     }

@@ -1,5 +1,5 @@
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{Float32Type, Int64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -176,7 +176,7 @@ async fn feedback_finds_the_property_that_the_query_only_hints_at() {
     let reasons = strings(&taught, "reasons");
     assert!(reasons.value(0).contains("learned: politeness"), "{}", reasons.value(0));
 
-    // It is the learned feature that does it, more than the moved embedding.
+    // It is what was learned that does it; the feature alone is enough.
     let with = async |option: &str| {
         let sql = format!(
             "SELECT * FROM retrieve('answers', 'apology', named_argument('k', 400), \
@@ -185,19 +185,95 @@ async fn feedback_finds_the_property_that_the_query_only_hints_at() {
         average_precision(&unmarked(&run(&source, &sql).await.unwrap()), relevant, 37)
     };
     let learned = with("named_argument('signals', 'feedback')").await;
-    let moved = with("named_argument('weights', 'feedback=0')").await;
-    assert!(learned > 0.999 && after > moved + 0.3, "{learned} by the feature alone, {moved} without it");
+    let unlearned = with("named_argument('weights', 'feedback=0')").await;
+    assert!(learned > 0.999, "{learned} by the feature alone");
+    assert!(after > unlearned + 0.1, "{after} against {unlearned} of marks that teach nothing");
 
     // Marks alone, without a query.
-    let alone = async |weight: &str| {
-        let sql = format!(
-            "SELECT * FROM retrieve('answers', NULL, named_argument('like', 'd8,d28'), named_argument('k', 19), \
-             named_argument('weights', 'feedback={weight}'))"
-        );
-        average_precision(&ids(&run(&source, &sql).await.unwrap()), relevant, 19)
+    let sql = "SELECT * FROM retrieve('answers', NULL, named_argument('like', 'd8,d28'), named_argument('k', 19))";
+    let alone = average_precision(&ids(&run(&source, sql).await.unwrap()), relevant, 19);
+    assert!(alone > 0.7, "{alone}");
+
+    // What was learned can be asked for.
+    let sql = "SELECT * FROM learned_features('answers', named_argument('like', 'd8,d18,d28'), \
+               named_argument('unlike', 'd3,d13'))";
+    let rows = run(&source, sql).await.unwrap();
+    assert_eq!(strings(&rows, "label").iter().flatten().collect::<Vec<_>>(), ["politeness", "apology"]);
+    let weights = rows.column_by_name("weight").unwrap().as_primitive::<Float64Type>().values().to_vec();
+    assert!(weights[0] > 0.1 && weights[1].abs() < weights[0] / 2.0, "what both sides have tells little: {weights:?}");
+    let counts = |column: &str, row: usize| {
+        let column = arrow::compute::cast(rows.column_by_name(column).unwrap(), &DataType::Int64).unwrap();
+        column.as_primitive::<Int64Type>().value(row)
     };
-    let (taught, moved) = (alone("0.5").await, alone("0").await);
-    assert!(taught > 0.7 && taught > moved + 0.4, "{taught} with the learned feature, {moved} without it");
+    assert_eq!(["docs_like", "docs_unlike", "docs"].map(|column| counts(column, 0)), [3, 0, 40]);
+    assert_eq!(["docs_like", "docs_unlike", "docs"].map(|column| counts(column, 1)), [3, 2, 80]);
+    for (arguments, expected) in [
+        ("", "nothing to learn from; mark documents with like => 'id1,id2'"),
+        (", named_argument('like', 'a,b'), named_argument('unlike', 'b')", "'b' is both in 'like' and in 'unlike'"),
+        (", named_argument('like', 'd999')", "marked document 'd999' is not in 'answers'"),
+        (", named_argument('like', 'd1'), named_argument('dictionary', 'x')", "dictionary 'x' not found"),
+    ] {
+        let said = message(&source, &format!("SELECT * FROM learned_features('answers'{arguments})")).await;
+        assert!(said.contains("learned_features: ") && said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn first_hits_say_what_the_query_is_about() {
+    let source = source();
+    let texts: Vec<String> = (0..100)
+        .map(|i| match i % 20 {
+            3 => format!("thunder storm {}", FILLER[i / 20]),
+            9 => format!("thunder {} {}", FILLER[i / 20], FILLER[i / 20 + 1]),
+            _ => format!("{} {} {}", FILLER[i % 12], FILLER[(i + 5) % 12], FILLER[(i + 7) % 12]),
+        })
+        .collect();
+    put(&source, &texts);
+    let call = async |expand: usize| {
+        let sql = format!(
+            "SELECT * FROM retrieve('answers', 'storm', named_argument('k', 100), named_argument('signals', 'dense'), \
+             named_argument('expand', {expand}))"
+        );
+        ids(&run(&source, &sql).await.unwrap())
+    };
+    let thunder = |id: &str| id[1..].parse::<usize>().unwrap_or(0) % 20 == 9;
+    let (plain, moved) = (call(0).await, call(10).await);
+    assert!(moved[..5].iter().all(|id| plain[..5].contains(id)), "{moved:?}");
+    assert!(
+        moved[5..10].iter().all(|id| thunder(id)) && !plain[5..10].iter().all(|id| thunder(id)),
+        "{plain:?} {moved:?}"
+    );
+}
+
+#[tokio::test]
+async fn features_are_of_the_selection_and_their_parts_make_the_score() {
+    let source = source();
+    let texts: Vec<String> = (0..60)
+        .map(|i| match i % 20 {
+            5 => "apologise stone".to_owned(),
+            6 => "refund sorry river".to_owned(),
+            _ => FILLER[i % 12].to_owned(),
+        })
+        .collect();
+    put(&source, &texts);
+    let call = |more: &str| {
+        format!("SELECT * FROM retrieve('answers', 'apology refund', named_argument('signals', 'labels'){more})")
+    };
+    let hits = run(&source, &call("")).await.unwrap();
+    assert_eq!(hits.num_rows(), 6);
+    let scores = hits.column_by_name("score").unwrap().as_primitive::<Float32Type>().values().to_vec();
+    assert!((scores[0] - 1.0).abs() < 1e-6 && scores[5] < 0.95, "{scores:?}");
+    let lists = hits.column_by_name("features").unwrap().as_list::<i32>().clone();
+    for (row, score) in scores.iter().enumerate() {
+        let list = lists.value(row);
+        let sum: f32 = list.as_struct().column(3).as_primitive::<Float32Type>().values().iter().sum();
+        assert!((sum - score).abs() < 1e-6, "the labels alone: {sum} of {score}");
+    }
+    // The only dictionary has another level.
+    let none = run(&source, &call(", named_argument('level', 'document')")).await.unwrap();
+    assert_eq!(none.num_rows(), 0);
+    let said = message(&source, &call(", named_argument('dictionary', 'x')")).await;
+    assert!(said.contains("retrieve: dictionary 'x' not found"), "{said}");
 }
 
 #[tokio::test]
