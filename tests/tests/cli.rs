@@ -130,7 +130,7 @@ fn a_command_is_the_statement_that_it_shows() {
     for arguments in [
         vec!["diff", a, b, "--paired-by", "prompt_id", "--limit", "15"],
         vec!["diff", a, b, "--no-fold", "--include-hidden", "--dictionary", "minilm-l4-token-4096", "--limit", "5"],
-        vec!["diff", a, b, "--control", "n_tokens", "--control", "topic", "--no-words", "--limit", "5"],
+        vec!["diff", a, b, "--control", "topic", "--no-words", "--limit", "5"],
         vec!["diff", "answers", "--by", "topic", "--against", "max", "--no-words", "--limit", "2"],
         vec!["diff", a, "--others", b, "--examples", "1", "--no-words", "--limit", "2"],
         vec!["diff", "answers", "--target", "n_tokens", "--no-words", "--limit", "5"],

@@ -20,6 +20,9 @@ const MOST_RANGES: usize = 200;
 /// With fewer, what depends on the number would still differ within them.
 const FEWEST_RANGES: usize = 5;
 
+/// Documents that a stratum should hold: with fewer most would have no counterpart.
+const STRATUM_DOCS: usize = 8;
+
 /// The column of this name: `n_tokens` is known without being stored in every set.
 pub(crate) fn document_column(name: &str) -> DocumentColumn {
     match name {
@@ -61,6 +64,7 @@ pub(crate) fn names(function: &str, option: &str, column: &str, array: &ArrayRef
 pub(crate) struct Survey {
     columns: Vec<String>,
     seen: Vec<Seen>,
+    n_docs: usize,
 }
 
 #[derive(Debug)]
@@ -73,7 +77,7 @@ enum Seen {
 impl Survey {
     /// Nothing seen yet of these columns.
     pub(crate) fn new(columns: Vec<String>) -> Self {
-        Self { columns, seen: Vec::new() }
+        Self { columns, seen: Vec::new(), n_docs: 0 }
     }
 
     /// Memory that one document takes.
@@ -92,6 +96,7 @@ impl Survey {
         first: usize,
         rows: impl Iterator<Item = (usize, u32)> + Clone,
     ) -> Result<()> {
+        self.n_docs += rows.clone().count();
         for (at, column) in self.columns.iter().enumerate() {
             let array = batch.column(first + at);
             let values = numbers(array)?;
@@ -136,14 +141,16 @@ impl Survey {
         let n_numbers = self.seen.iter().filter(|seen| matches!(seen, Seen::Numbers(_))).count();
         let n_names: usize =
             self.seen.iter().map(|seen| if let Seen::Names(names) = seen { names.len().max(1) } else { 1 }).product();
-        let room = MOST_STRATA as f64 / n_names as f64;
-        let n_ranges = (room.powf(1.0 / n_numbers.max(1) as f64) as usize).min(MOST_RANGES);
+        let each = |strata: f64| (strata / n_names as f64).powf(1.0 / n_numbers.max(1) as f64) as usize;
+        let n_ranges = each(MOST_STRATA as f64).min(MOST_RANGES);
         if n_names > MOST_STRATA || n_numbers > 0 && n_ranges < FEWEST_RANGES {
             return exec_err!(
                 "{function}: 'control' by {} needs more than {MOST_STRATA} strata; leave out a column",
                 self.columns.join(", ")
             );
         }
+        let filled = each((self.n_docs / STRATUM_DOCS) as f64);
+        let n_ranges = n_ranges.min(filled.max(FEWEST_RANGES));
         let cut = |seen| match seen {
             Seen::Numbers(values) => Cut::Ranges(ranges(values, n_ranges)),
             Seen::Names(names) => Cut::Names(names),
