@@ -45,26 +45,50 @@ impl StratumCounts {
             f64::from(docs) / f64::from(self.n_docs[*stratum]).sqrt()
         };
         let rows = features.iter().flat_map(|id| strata.iter().map(move |stratum| scaled(id, stratum))).collect();
-        Background { rows, n_strata: strata.len() }
+        Background { groupings: vec![Grouping { rows, n_strata: strata.len() }] }
     }
 }
 
 /// What is expected of pairs.
 #[derive(Debug)]
 pub struct Background {
+    groupings: Vec<Grouping>,
+}
+
+#[derive(Debug)]
+struct Grouping {
     /// Row-major, features x strata: documents with the feature over the root of the stratum's size.
     rows: Vec<f64>,
     n_strata: usize,
 }
 
 impl Background {
-    /// Memory of the background of `n_features`.
+    /// Of several ways to group the same documents: of what they expect, the smallest but one counts (the smallest of
+    /// fewer than three). A grouping can happen to have a stratum of just those documents that have a pair, which it then
+    /// explains away; several hardly do.
+    pub fn join(backgrounds: Vec<Self>) -> Self {
+        Self { groupings: backgrounds.into_iter().flat_map(|background| background.groupings).collect() }
+    }
+
+    /// Memory of the background of `n_features` in one grouping.
     pub fn bytes(n_strata: usize, n_features: usize) -> usize {
         n_strata * n_features * size_of::<f64>()
     }
 
     /// Documents expected to have the features at both positions.
     pub fn expected(&self, a: usize, b: usize) -> f64 {
+        let (mut least, mut next) = (f64::INFINITY, f64::INFINITY);
+        for grouping in &self.groupings {
+            let expected = grouping.expected(a, b);
+            next = next.min(least.max(expected));
+            least = least.min(expected);
+        }
+        if self.groupings.len() < 3 { least } else { next }
+    }
+}
+
+impl Grouping {
+    fn expected(&self, a: usize, b: usize) -> f64 {
         let row = |position: usize| &self.rows[position * self.n_strata..][..self.n_strata];
         let mut lanes = [0.0; 4];
         let (a, b) = (row(a).chunks_exact(4), row(b).chunks_exact(4));
@@ -102,5 +126,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_several_groupings_the_smallest_but_one_counts() {
+        // Two features in the same 4 of 16 documents: expected 1 without strata, 4 if they are a stratum.
+        let grouped = |stratum_of: &dyn Fn(usize) -> usize| {
+            let mut counts = StratumCounts::new(2, 2);
+            (0..16).for_each(|row| counts.update(stratum_of(row), if row < 4 { &[0, 1] } else { &[] }));
+            counts.background(&[0, 1])
+        };
+        let (together, apart, half) =
+            (|| grouped(&|row| usize::from(row < 4)), || grouped(&|_| 0), || grouped(&|row| row / 8));
+        let expected = |groupings: Vec<Background>| Background::join(groupings).expected(0, 1);
+        assert_eq!(expected(vec![together()]), 4.0);
+        assert_eq!(expected(vec![together(), apart()]), 1.0);
+        assert!((expected(vec![together(), apart(), half()]) - 2.0).abs() < 1e-9);
+        assert_eq!(expected(vec![half(), together(), apart(), apart()]), 1.0);
     }
 }

@@ -74,7 +74,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "control",
             "`'topic'`: what is expected is summed over up to 150 topics (k-means of the stored embeddings, 33 documents \
                      each on the mean, or more), so that features of one topic are no finding (Mantel and Haenszel 1959); \
-                     `'none'`: over all documents. Default `'none'`, with `unexpected` `'topic'`",
+                     of five such groupings the one counts that expects least but one. `'none'`: over all documents. Default \
+                     `'none'`, with `unexpected` `'topic'`",
         ),
         (
             "min_lift",
@@ -341,19 +342,18 @@ impl CorrelateCall {
     }
 
     /// What is held constant: what the user says, and topics where the unexpected is looked for and embeddings are there.
-    async fn topics(&self, request: &Request) -> Result<Option<Topics>> {
+    async fn topics(&self, request: &Request) -> Result<Vec<Topics>> {
         let control = match (self.control, self.unexpected, &self.across) {
             (Some(control), ..) => control,
             (None, Some(_), None) => Control::Topic,
             _ => Control::None,
         };
         if control == Control::None {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         match topics(NAME, &self.source, &self.set, request).await {
-            Ok(topics) => Ok(Some(topics)),
-            Err(error) if self.control.is_none() && lacks_column(&error) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) if self.control.is_none() && lacks_column(&error) => Ok(Vec::new()),
+            found => found,
         }
     }
 
@@ -362,13 +362,14 @@ impl CorrelateCall {
         &self,
         selected: &[bool],
         held: Option<&Held>,
-        topics: Option<&Topics>,
+        topics: &[Topics],
         memory: &MemoryReservation,
     ) -> Result<(Vec<FeatureId>, Option<Background>)> {
         let mut counts = FeatureCounts::new(selected.len());
-        let n_topics = topics.map_or(0, |topics| topics.n);
+        let n_topics = topics.iter().map(|topics| topics.n).sum();
         memory.try_grow(StratumCounts::bytes(n_topics, selected.len()))?;
-        let mut by_topic = StratumCounts::new(n_topics, selected.len());
+        let mut by_topic: Vec<StratumCounts> =
+            topics.iter().map(|topics| StratumCounts::new(topics.n, selected.len())).collect();
         let (mut n_null, mut position) = (0u64, 0);
         let mut reading = self.read(held).await?;
         let mut visit = |ids: Option<&[FeatureId]>| {
@@ -376,8 +377,10 @@ impl CorrelateCall {
                 Some(ids) => counts.update(ids),
                 None => n_null += 1,
             }
-            if let (Some(ids), Some(topics)) = (ids, topics) {
-                by_topic.update(topics.of.get(position).map_or(n_topics - 1, |topic| usize::from(*topic)), ids);
+            for (counts, topics) in by_topic.iter_mut().zip(topics) {
+                if let (Some(ids), Some(topic)) = (ids, topics.of.get(position)) {
+                    counts.update(usize::from(*topic), ids);
+                }
             }
             position += 1;
         };
@@ -392,7 +395,8 @@ impl CorrelateCall {
         let enough = |(id, selected): &(FeatureId, &bool)| **selected && counts.docs(*id) >= min_docs;
         let features: Vec<FeatureId> = (0..).zip(selected).filter(enough).map(|(id, _)| id).collect();
         memory.try_grow(Background::bytes(n_topics, features.len()))?;
-        let background = topics.map(|_| by_topic.background(&features));
+        let backgrounds: Vec<Background> = by_topic.iter().map(|counts| counts.background(&features)).collect();
+        let background = (!backgrounds.is_empty()).then(|| Background::join(backgrounds));
         Ok((features, background))
     }
 
@@ -437,8 +441,7 @@ impl CorrelateCall {
         }
         let topics = self.topics(request).await?;
         let background_memory = request.memory(NAME);
-        let (shifted, background) =
-            self.eligible(&selected, held.as_ref(), topics.as_ref(), &background_memory).await?;
+        let (shifted, background) = self.eligible(&selected, held.as_ref(), &topics, &background_memory).await?;
         let background = background.map(Arc::new);
         let mut position_of = vec![u32::MAX; selected.len()];
         for (position, id) in (0..).zip(&shifted) {
