@@ -161,7 +161,8 @@ def runs(bench, args):
 
     def retrieved():
         queries, relevant = retrieval.read_queries(args.data, half="report")
-        corpora = retrieval.read_corpora(bench, args.data, retrieval.SETS, limit=limit)
+        answers = {"model_answers": min(limit or retrieval.N_ANSWERS, retrieval.N_ANSWERS)}
+        corpora = retrieval.read_corpora(bench, args.data, retrieval.SETS, limits=answers, limit=limit)
         return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 1000), relevant, args.resamples)
     return {
         "reconstruction": lambda: fvu.measure(bench, args.data, 5_000 if quick else 60_000,
