@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import norm
 
 N_SAMPLE, N_BACKGROUND = 1000, 100
 N_EARLY, N_TAIL, N_EXPANDED, EXPANSION = 100, 10, 10, 0.5
@@ -16,7 +17,8 @@ def default(scores, dense, query):
     """Standardised sums; `scores` has `dense`, `labels` and `words` of every document, `query` is its embedding."""
     cosine, labels, words = scores["dense"], scores["labels"], scores["words"]
     tail = (np.sort(cosine)[-N_TAIL:].mean() - cosine.mean()) / deviation(cosine)
-    rest = min(30 / max(tail, 1) ** 3, 1) * labels / deviation(labels) + words / max(words.max(), 1e-9)
+    ratio = tail / norm.isf(N_TAIL / 2 / max(len(cosine), 2 * N_TAIL))
+    rest = min(1.5 / max(ratio, 1e-3) ** 3, 1) * labels / deviation(labels) + words / max(words.max(), 1e-9)
     first = cosine / deviation(cosine) + rest
     n_early, n_expanded = min(N_EARLY, len(cosine)), min(N_EXPANDED, len(cosine) // 20)
     if n_expanded == 0:
@@ -50,7 +52,7 @@ def learned(features, dense, right, wrong, seed=0):
     sample = others if len(others) <= N_SAMPLE else rng.choice(others, N_SAMPLE, replace=False)
     centred = dense - dense[sample].mean(0)
     centred = centred * np.sqrt(len(sample) / np.maximum((centred[sample] ** 2).sum(), 1e-12))
-    features = features * np.sqrt(len(sample) / max(features[sample].multiply(features[sample]).sum(), 1e-12))
+    features = features * np.sqrt(0.5 * len(sample) / max(features[sample].multiply(features[sample]).sum(), 1e-12))
     background = rng.choice(sample, min(N_BACKGROUND, len(sample)), replace=False)
     rows = np.concatenate([marked, background])
     is_right = np.zeros(len(rows), bool)

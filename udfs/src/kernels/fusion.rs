@@ -7,10 +7,12 @@
 //! How much labels count depends on the query: where the embedding finds a group that stands out, as it does of topics,
 //! little is left for them; where it finds nothing, as it does of forms and styles, they decide ([`label_weight`]).
 
+use crate::kernels::statistics::normal_quantile_two_sided;
+
 /// Hits whose mean tells how far the best documents stand out.
 pub const TAIL_DOCS: usize = 10;
-/// Labels weigh as much as the embedding where its best documents stand out by the cube root of this, about 3.1.
-const LABELS: f32 = 30.0;
+/// Weight of labels beside an embedding whose best documents stand out no more than they would by chance, before it is cut.
+const LABELS: f32 = 1.5;
 
 /// Mean and standard deviation of a signal over documents.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,12 +75,14 @@ impl Scale {
     }
 }
 
-/// Weight of labels beside an embedding of weight 1 whose [`TAIL_DOCS`] best documents are `tail` standard deviations above
-/// the mean: `30 / tail^3`, at most 1. Constant and power were chosen on one half of 135 property queries
-/// (`tests/quality/retrieval.py`) and confirmed on the other.
-pub fn label_weight(tail: f32) -> f32 {
-    let tail = tail.max(1.0);
-    (LABELS / (tail * tail * tail)).min(1.0)
+/// Weight of labels beside an embedding of weight 1 whose [`TAIL_DOCS`] best of `n_docs` documents are on average `tail`
+/// standard deviations above the mean: `1.5 / r^3`, at most 1, with `r` the ratio of `tail` to what it is of a normal
+/// distribution (its quantile at `1 - 5 / n_docs`). Constant and power were chosen on one half of 135 property queries and
+/// confirmed on the other (`tests/quality/retrieval.py`).
+pub fn label_weight(tail: f32, n_docs: u64) -> f32 {
+    let beyond = TAIL_DOCS as f64 / n_docs.max(2 * TAIL_DOCS as u64) as f64;
+    let ratio = tail.max(0.0) / normal_quantile_two_sided(1.0 - beyond) as f32;
+    (LABELS / (ratio * ratio * ratio)).min(1.0)
 }
 
 #[cfg(test)]
@@ -105,8 +109,12 @@ mod tests {
 
     #[test]
     fn labels_weigh_more_where_the_embedding_finds_no_group() {
-        let weights = [0.0, f32::NAN, 3.0, 4.0, 6.0].map(label_weight);
-        assert_eq!(weights[..3], [1.0, 1.0, 1.0]);
-        assert!((weights[3] - 30.0 / 64.0).abs() < 1e-6 && (weights[4] - 30.0 / 216.0).abs() < 1e-6);
+        let weights = [0.0, f32::NAN, 3.0].map(|tail| label_weight(tail, 3_000));
+        assert_eq!(weights, [1.0; 3], "no more than by chance");
+        // scipy.stats.norm.isf(5 / 3000) = 2.935199.
+        let expected = 1.5 / (6.0f32 / 2.935_199).powi(3);
+        assert!((label_weight(6.0, 3_000) - expected).abs() < 1e-5);
+        assert!(label_weight(6.0, 300_000) > 2.0 * expected, "among more documents the best stand out more anyway");
+        assert!(label_weight(1.0, 0) <= 1.0);
     }
 }

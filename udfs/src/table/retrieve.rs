@@ -106,9 +106,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
            divided by their standard deviation over the documents, weighed and added: the cosine of the embeddings \
            (`dense`), features whose labels mean what the query says (`labels`), and the words (`words`, BM25, relative to \
            the best hit); if asked for also features that fire when the query is read (`latents`, BM25 over features). \
-           Labels weigh `30 / t^3`, at most 1, where the first ten documents by the embedding are on average `t` standard \
-           deviations above the mean: where the embedding finds a group, as of topics, it decides; where it does not, as \
-           of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
+           Labels weigh `1.5 / r^3`, at most 1, where the first ten documents by the embedding stand out `r` times as far, in \
+           standard deviations, as of a normal distribution: where the embedding finds a group, as of topics, it decides; where \
+           it does not, as of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
            first ten hits (pseudo-relevance feedback).\n\n\
            Documents marked with `like` and `unlike` are told from each other, and lightly from a sample of all documents, by \
            a logistic regression on features and embedding: it moves the embedding of the query further and adds the \
@@ -410,8 +410,11 @@ impl Plan {
         };
         let first: Vec<f32> = statistics.early[0].iter().take(TAIL_DOCS).map(|early| early.dense).collect();
         let [dense_scale, labels_scale] = statistics.scales;
-        let of_labels =
-            if options.adaptive { label_weight(dense_scale.tail(&first)) } else { options.weight(Signal::Labels) };
+        let of_labels = if options.adaptive {
+            label_weight(dense_scale.tail(&first), statistics.n_rows)
+        } else {
+            options.weight(Signal::Labels)
+        };
         let best_word = words.first().map_or(1.0, |hit| hit.score);
         let words = words.into_iter().enumerate().map(|(rank, hit)| (hit.doc_id, (rank + 1, hit.score)));
         let mut fusion = Fusion { words: words.collect(), ..Fusion::default() };

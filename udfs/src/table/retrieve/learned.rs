@@ -31,11 +31,11 @@ pub const LEARNED_DOC: FunctionDoc = FunctionDoc {
     name: NAME,
     kind: Kind::Table,
     syntax: "learned_features(set, like => ... [, unlike => ...])",
-    text: "What `retrieve` learns from documents marked as right and wrong: every feature of a marked document, the largest \
-           weights of either sign first. `weight` is what the feature adds, at full strength, to the log-odds of being right: \
-           above 0 it speaks for a document, below 0 against. `docs_like` and `docs_unlike` are the marked documents that have \
-           it, `docs` all of the set. The weights are those of a logistic regression on features and embedding, with a penalty: \
-           features that always come together share theirs.",
+    text: "What `retrieve`, by its default signals, learns from documents marked as right and wrong: every feature of a marked \
+           document, the largest weights of either sign first. `weight` is what the feature adds, at full strength, to the \
+           log-odds of being right: above 0 it speaks for a document, below 0 against. `docs_like` and `docs_unlike` are the \
+           marked documents that have it, `docs` all of the set. The weights are those of a logistic regression on features \
+           and embedding, with a penalty: features that always come together share theirs.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         (
