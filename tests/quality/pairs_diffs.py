@@ -270,8 +270,8 @@ def members(row):
     return pairs
 
 
-def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pairs=N_RARE):
-    """`tracking`: {property: {view: features or terms that track it}}"""
+def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pairs=N_RARE, views=None):
+    """`tracking`: {property: {view: features or terms that track it}}; `views` are those of `correlate` [default: all]"""
     figures = Figures("rare pairs")
     rng = random.Random(3000)
     pairs = rare_pairs(properties, n_pairs)
@@ -279,7 +279,7 @@ def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pair
     corpus = bench.corpus("rare_pairs", table)
     own_pair, own_slot = (np.array(corpus.table[name]) for name in ("pair", "slot"))
     ranks = {}
-    jobs = [(view, "first 10", selection(view)) for view in bench.views]
+    jobs = [(view, "first 10", selection(view)) for view in views or bench.views]
     for title, options in RARE_VARIANTS.items():
         if bench.offers(f"SELECT 1 FROM correlate('{corpus.name}', unexpected => {UNEXPECTED}{options}) LIMIT 0"):
             jobs.append((bench.main_view, title, selection(bench.main_view) + options))

@@ -5,7 +5,7 @@
         [--properties FILE ...]
 
 ANSWERS.parquet (doc_id, prompt_id, model, output) holds answers of several models to the same prompts. Those of one
-model, cut to 1500 characters, are halved at random; a property is put into 30 % or 10 % of the answers of half B. Ten
+model, cut to 1000 characters, are halved at random; a property is put into 30 % or 10 % of the answers of half B. Ten
 kinds are *templated* (a few fixed sentences or an edit: words find them too), the others *paraphrased*: every sentence
 in other words. The reader is uncased, so that no feature can see `capitals`; most emoji it does not know, so that they
 all look alike to it.
@@ -151,7 +151,7 @@ class Sizes:
     length_docs: int = 400  # answers asked to be concise, and verbose
     seeds: int = 3
     halvings: int = N_HALVINGS
-    cut: int = 1500
+    cut: int = 1000
     tracking: int = 80  # fresh documents with a property
 
 
@@ -328,7 +328,7 @@ def diff_orders(data, cases, views, options="", columns="feature_id"):
     return orders
 
 
-def measure_ranks(data, figures, resamples):
+def measure_ranks(data, figures, resamples, views):
     bench, seeds = data.bench, range(data.sizes.seeds)
     probe = ", ".join(quoted(data.where(f"kind = {kind}")) for kind in (CUT, BASE))
     controlled = bench.offers(f"SELECT 1 FROM diff({probe}, control => 'n_tokens', limit => 1) LIMIT 0")
@@ -339,7 +339,7 @@ def measure_ranks(data, figures, resamples):
             n_planted = round(rate * data.n_base)
             jobs = [(number, seed) for number in own for seed in seeds]
             cases = {job: data.sides(job[0], n_planted, job[1]) for job in jobs}
-            orders = {"": diff_orders(data, cases, bench.views),
+            orders = {"": diff_orders(data, cases, views),
                       "folded, ": diff_orders(data, cases, [bench.main_view], ", fold => true",
                                                 "feature_id, members" if members else "feature_id")}
             title = f"{group} {rate:g}".replace("0.", ".")
@@ -360,7 +360,7 @@ def measure_ranks(data, figures, resamples):
                          for number, name in own.items()}
                 add_ranks(figures, title, view, "known sentences, ", ranks, resamples, possible=[
                     name for name in own.values() if data.tracking_known[name][view]])
-            for view in bench.views:
+            for view in views:
                 figures.add(title, view, f"rank - {WORDS}", over_groups(means["", view] - means["", WORDS]))
             areas = np.array([[dense_area(data, number, n_planted, seed) for seed in seeds] for number in own]).mean(1)
             figures.add(title, DENSE, "AUC", over_groups(np.tile(areas[:, None], resamples + 1)),
@@ -495,11 +495,11 @@ def measure_pairs(data, figures):
                               discoveries=len(discoveries))
 
 
-def measure(bench, file, properties, sizes, resamples=1000, models=Models()):
-    """Figures, and the corpus with what tracks the properties."""
+def measure(bench, file, properties, sizes, resamples=1000, models=Models(), views=None):
+    """Figures, and the corpus with what tracks the properties. Ranks are taken in `views` [default: all]."""
     data = Planted(bench, file, properties, sizes, models)
     figures = Figures("planted")
-    measure_ranks(data, figures, resamples)
+    measure_ranks(data, figures, resamples, views or bench.views)
     measure_null(data, figures)
     measure_length(data, figures)
     measure_pairs(data, figures)

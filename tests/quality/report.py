@@ -6,7 +6,8 @@
 
 --data is the folder of evaluation sets that the other tests name. --work keeps the database and the figures of each
 test, so that a run that was stopped goes on behind the last test, and a test with other options is run again. --quick
-takes little of everything: to see that it runs, not to quote. --scale takes what tests/bench/analyses_scale.py wrote.
+takes little of everything: to see that it runs, not to quote. Planted properties and rare pairs are looked for with
+all dictionaries together, and with each if --sae is given. --scale takes what tests/bench/analyses_scale.py wrote.
 
 A cell is value [95 % interval] and a verdict: *met*, *missed*, or *open* where the interval holds the target. Targets
 of the analyses are counts (9 of 10) or stand beside a control: there the value alone decides. "above", "below" or
@@ -35,7 +36,7 @@ import topic_style
 from measures import share_interval, shown
 from workbench import ALL, DENSE, WORDS, Workbench, add_arguments
 
-MOST_READ = {"model_answers": 2000}  # documents of a set that retrieval looks through, if not told
+MOST_READ = {"model_answers": 1000}  # documents of a set that retrieval looks through, if not told
 NOT_MEASURED = ["clear features by two blind raters (target .85 after the filter)",
                 "differences of real sets, controlled for length, by two raters (target 8 of the first 12)",
                 "speed (see tests/bench)",
@@ -410,6 +411,7 @@ def runs(bench, args):
     docs, limit = (200, 400) if quick else (args.docs, args.limit)
     answers = args.data / "model_answers.parquet"
     sizes = planted.QUICK if quick else planted.Sizes()
+    views = bench.views if args.sae else [bench.main_view]
 
     def pool():
         return paraphrase.read_pool(answers, "output")
@@ -417,7 +419,8 @@ def runs(bench, args):
     def rare():
         own = planted.all_properties(args.properties)
         tracking = planted.Planted(bench, answers, own, sizes).tracking
-        return pairs_diffs.measure_rare_pairs(bench, pool(), own, tracking, *((600, 2) if quick else ()))
+        few = (600, 2) if quick else (pairs_diffs.RARE_DOCS, pairs_diffs.N_RARE)
+        return pairs_diffs.measure_rare_pairs(bench, pool(), own, tracking, *few, views)
 
     def retrieved():
         queries, relevant = retrieval.read_queries(args.data, half="report")
@@ -425,7 +428,8 @@ def runs(bench, args):
                    for name in retrieval.SETS}
         return retrieval.measure(bench, corpora, retrieval.choose(queries, 4 if quick else 1000), relevant, args.resamples)
     return {
-        "planted": lambda: planted.measure(bench, answers, planted.all_properties(args.properties), sizes, args.resamples)[0],
+        "planted": lambda: planted.measure(bench, answers, planted.all_properties(args.properties), sizes, args.resamples,
+                                           views=views)[0],
         "rare pairs": rare,
         "topic and style": lambda: topic_style.measure(bench, args.resamples),
         "reconstruction": lambda: fvu.measure(bench, args.data, 5_000 if quick else 60_000,
@@ -447,7 +451,7 @@ def main():
     parser.add_argument("--properties", nargs="+", default=[str(paraphrase.HERE / "properties.json")])
     parser.add_argument("--heldout", help="Parquet file with a column `text`, of the dictionaries' own corpus")
     parser.add_argument("--models", nargs="*", help="models whose answers are reconstructed [default: all]")
-    parser.add_argument("--docs", type=int, default=1500, help="documents a side of planted sentences")
+    parser.add_argument("--docs", type=int, default=1000, help="documents a side of planted sentences")
     parser.add_argument("--seeds", type=int, default=1, help="of planted sentences")
     parser.add_argument("--limit", type=int, help="documents of each other set [default: all]")
     parser.add_argument("--scale", type=Path, help="JSON file of tests/bench/analyses_scale.py")
