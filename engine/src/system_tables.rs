@@ -102,6 +102,10 @@ fn features(picture: &Picture) -> Columns {
         ("label_source", strings(all.iter().map(|feature| Some(feature.label_source.as_str())))),
         ("label_score", Arc::new(all.iter().map(|feature| feature.label_score).collect::<Float32Array>())),
         ("detection", Arc::new(all.iter().map(|feature| detail(feature)?.detection).collect::<Float32Array>())),
+        (
+            "evidence_version",
+            Arc::new(all.iter().map(|feature| detail(feature)?.evidence_version).collect::<UInt32Array>()),
+        ),
         ("level", strings(all.iter().map(|feature| known.level(feature.id).map(Level::as_str)))),
         ("density", float(|feature| feature.density)),
         ("max_activation", float(|feature| feature.max_activation)),
