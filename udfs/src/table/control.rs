@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::exec_err;
@@ -23,9 +23,10 @@ const FEWEST_RANGES: usize = 5;
 /// Documents that a stratum should hold: with fewer most would have no counterpart.
 const STRATUM_DOCS: usize = 8;
 
-/// The column of this name: `n_tokens` is known without being stored in every set.
+/// The column of this name.
 pub(crate) fn document_column(name: &str) -> DocumentColumn {
     match name {
+        "doc_id" => DocumentColumn::DocId,
         "n_tokens" => DocumentColumn::TokenCount,
         name => DocumentColumn::Named(name.to_string()),
     }
@@ -85,20 +86,18 @@ impl Survey {
         2 * self.columns.len() * size_of::<(f64, u32)>()
     }
 
-    /// Sees documents with their groups; the columns are those of the batch from `first` on.
+    /// Sees the columns of documents with their groups.
     ///
     /// # Errors
     /// If a column is neither numbers nor names, or not the same in all sets.
     pub(crate) fn update(
         &mut self,
         function: &str,
-        batch: &RecordBatch,
-        first: usize,
+        arrays: &[ArrayRef],
         rows: impl Iterator<Item = (usize, u32)> + Clone,
     ) -> Result<()> {
         self.n_docs += rows.clone().count();
-        for (at, column) in self.columns.iter().enumerate() {
-            let array = batch.column(first + at);
+        for (at, (column, array)) in self.columns.iter().zip(arrays).enumerate() {
             let values = numbers(array)?;
             if self.seen.len() == at {
                 let seen = if values.is_some() { Seen::Numbers(Vec::new()) } else { Seen::Names(HashMap::new()) };
@@ -187,14 +186,13 @@ impl Strata {
         self.cuts.iter().map(Cut::n).product()
     }
 
-    /// Stratum of each row; the columns are those of the batch from `first` on. `None` where a value is null.
+    /// Stratum of each of `n_rows` rows of the columns. `None` where a value is null.
     ///
     /// # Errors
     /// As [`Survey::update`].
-    pub(crate) fn of(&self, function: &str, batch: &RecordBatch, first: usize) -> Result<Vec<Option<usize>>> {
-        let mut strata = vec![Some(0); batch.num_rows()];
-        for ((at, column), cut) in (first..).zip(&self.columns).zip(&self.cuts) {
-            let array = batch.column(at);
+    pub(crate) fn of(&self, function: &str, arrays: &[ArrayRef], n_rows: usize) -> Result<Vec<Option<usize>>> {
+        let mut strata = vec![Some(0); n_rows];
+        for ((array, column), cut) in arrays.iter().zip(&self.columns).zip(&self.cuts) {
             let mut refine = |row: usize, part: Option<usize>| {
                 strata[row] = strata[row].zip(part).map(|(stratum, part)| stratum * cut.n() + part);
             };
@@ -224,26 +222,17 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{BooleanArray, Date32Array, Int64Array, ListArray};
-    use arrow::datatypes::{Field, Int32Type, Schema};
+    use arrow::datatypes::Int32Type;
 
     use super::*;
 
-    fn batch(columns: Vec<ArrayRef>) -> RecordBatch {
-        let fields: Vec<Field> = columns
-            .iter()
-            .enumerate()
-            .map(|(at, column)| Field::new(format!("c{at}"), column.data_type().clone(), true))
-            .collect();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
-    }
-
     fn strata(columns: Vec<ArrayRef>) -> Result<(Strata, Vec<Option<usize>>)> {
         let names = (0..columns.len()).map(|at| format!("c{at}")).collect();
-        let batch = batch(columns);
+        let n_rows = columns[0].len();
         let mut survey = Survey::new(names);
-        survey.update("diff", &batch, 0, (0..batch.num_rows()).map(|row| (row, (row % 2) as u32)))?;
+        survey.update("diff", &columns, (0..n_rows).map(|row| (row, (row % 2) as u32)))?;
         let strata = survey.strata("diff")?;
-        let of = strata.of("diff", &batch, 0)?;
+        let of = strata.of("diff", &columns, n_rows)?;
         Ok((strata, of))
     }
 

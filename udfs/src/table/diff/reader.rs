@@ -54,6 +54,34 @@ pub(super) struct Place {
     pub(super) stratum: usize,
 }
 
+/// Columns that are read, each once, and where those are that place a document.
+#[derive(Debug, Clone)]
+struct Layout {
+    columns: Vec<DocumentColumn>,
+    group: Option<usize>,
+    control: Vec<usize>,
+}
+
+impl Layout {
+    fn new(wanted: &[DocumentColumn], group: Option<&str>, control: &[String]) -> Self {
+        let mut columns = wanted.to_vec();
+        let mut place = |name: &str| {
+            let column = document_column(name);
+            columns.iter().position(|other| *other == column).unwrap_or_else(|| {
+                columns.push(column);
+                columns.len() - 1
+            })
+        };
+        let group = group.map(&mut place);
+        let control = control.iter().map(|name| place(name)).collect();
+        Self { columns, group, control }
+    }
+
+    fn control(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
+        self.control.iter().map(|at| ArrayRef::clone(batch.column(*at))).collect()
+    }
+}
+
 impl Reader {
     /// Reads sets, each of them a group.
     pub(super) fn of_sets(source: &SharedSource, sets: Vec<String>) -> Self {
@@ -76,16 +104,15 @@ impl Reader {
         let (mut survey, memory) = (Survey::new(control.clone()), request.memory(NAME));
         let mut groups: Vec<String> = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
-        let mut columns = vec![DocumentColumn::Ids];
-        columns.extend(by.map(document_column));
-        columns.extend(control.iter().map(|name| document_column(name)));
+        let layout = Layout::new(&[DocumentColumn::Ids], by, &control);
         for (set_at, set) in self.sets.iter().enumerate() {
-            let mut stream = self.source.documents(set, &columns).await?;
+            let mut stream = self.source.documents(set, &layout.columns).await?;
             while let Some(batch) = stream.try_next().await? {
                 memory.try_grow(batch.num_rows() * survey.bytes_per_document())?;
                 let ids = batch.column(0);
                 let mut rows: Vec<(usize, u32)> = Vec::with_capacity(batch.num_rows());
-                let values = by.map(|by| names(NAME, "by", by, batch.column(1))).transpose()?;
+                let values =
+                    by.zip(layout.group).map(|(by, at)| names(NAME, "by", by, batch.column(at))).transpose()?;
                 for row in (0..batch.num_rows()).filter(|row| ids.is_valid(*row)) {
                     let group = match &values {
                         None => set_at,
@@ -108,7 +135,7 @@ impl Reader {
                         by.unwrap_or_default()
                     );
                 }
-                survey.update(NAME, &batch, 1 + usize::from(by.is_some()), rows.iter().copied())?;
+                survey.update(NAME, &layout.control(&batch), rows.iter().copied())?;
             }
         }
         if let Some(by) = by {
@@ -142,21 +169,19 @@ impl Reader {
     /// Documents of all sets, one set after the other. The first of `columns` is ids or features; documents that were never
     /// encoded are passed over. `optional` comes last, where a set has it.
     pub(super) fn open(&self, columns: &[DocumentColumn], optional: Option<DocumentColumn>) -> Documents<'_> {
-        let n_wanted = columns.len();
-        let mut columns = columns.to_vec();
-        columns.extend(match &self.grouping {
-            Grouping::Sets => self.pairs.as_ref().map(|(column, _)| DocumentColumn::Named(column.clone())),
-            Grouping::Column(column, _) | Grouping::Above(column, _) => Some(document_column(column)),
-        });
-        columns.extend(self.control.iter().map(|name| document_column(name)));
-        Documents { reader: self, columns, n_wanted, optional, next_set: 0, stream: None }
+        let group = match &self.grouping {
+            Grouping::Sets => self.pairs.as_ref().map(|(column, _)| column.as_str()),
+            Grouping::Column(column, _) | Grouping::Above(column, _) => Some(column.as_str()),
+        };
+        let layout = Layout::new(columns, group, &self.control);
+        Documents { reader: self, n_wanted: columns.len(), layout, optional, next_set: 0, stream: None }
     }
 }
 
 /// A stream of documents.
 pub(super) struct Documents<'a> {
     reader: &'a Reader,
-    columns: Vec<DocumentColumn>,
+    layout: Layout,
     n_wanted: usize,
     optional: Option<DocumentColumn>,
     next_set: usize,
@@ -184,11 +209,12 @@ impl Documents<'_> {
                 None => {
                     let Some(set) = self.reader.sets.get(self.next_set) else { return Ok(None) };
                     self.next_set += 1;
-                    let with_optional: Vec<DocumentColumn> =
-                        self.columns.iter().chain(&self.optional).cloned().collect();
+                    let columns = &self.layout.columns;
+                    let optional = self.optional.iter().filter(|column| !columns.contains(column));
+                    let with_optional: Vec<DocumentColumn> = columns.iter().chain(optional).cloned().collect();
                     let stream = match self.reader.source.documents(set, &with_optional).await {
                         Err(error) if self.optional.is_some() && lacks_column(&error) => {
-                            self.reader.source.documents(set, &self.columns).await?
+                            self.reader.source.documents(set, columns).await?
                         }
                         stream => stream?,
                     };
@@ -204,27 +230,27 @@ impl Documents<'_> {
 
     fn places(&self, batch: &RecordBatch) -> Result<Batch> {
         let (reader, set) = (self.reader, self.next_set - 1);
+        let group = || batch.column(self.layout.group.unwrap_or(0));
         let groups: Vec<Option<usize>> = match &reader.grouping {
             Grouping::Sets => match &reader.pairs {
                 None => vec![Some(set); batch.num_rows()],
                 Some((_, matched)) => {
-                    let keys = cast(batch.column(self.n_wanted), &DataType::Utf8)?;
+                    let keys = cast(group(), &DataType::Utf8)?;
                     let has_partner = |key: Option<&str>| key.is_some_and(|key| matched.contains(key)).then_some(set);
                     keys.as_string::<i32>().iter().map(has_partner).collect()
                 }
             },
             Grouping::Column(column, index) => {
-                let values = names(NAME, "by", column, batch.column(self.n_wanted))?;
+                let values = names(NAME, "by", column, group())?;
                 values.iter().map(|value| index.get(value?).copied()).collect()
             }
-            Grouping::Above(_, at) => match numbers(batch.column(self.n_wanted))? {
+            Grouping::Above(_, at) => match numbers(group())? {
                 Some(values) => values.iter().map(|value| Some(usize::from(value? <= *at))).collect(),
                 None => vec![None; batch.num_rows()],
             },
         };
-        let first_control = self.columns.len() - reader.control.len();
         let strata = match &reader.strata {
-            Some(strata) => strata.of(NAME, batch, first_control)?,
+            Some(strata) => strata.of(NAME, &self.layout.control(batch), batch.num_rows())?,
             None => vec![Some(0); batch.num_rows()],
         };
         let first = batch.column(0);
@@ -236,7 +262,7 @@ impl Documents<'_> {
             .collect();
         Ok(Batch {
             columns: batch.columns()[..self.n_wanted].to_vec(),
-            optional: batch.columns().get(self.columns.len()).cloned(),
+            optional: batch.columns().get(self.layout.columns.len()).cloned(),
             places,
             n_rows: batch.num_rows(),
             set,

@@ -244,6 +244,16 @@ async fn documents_of_both_sides_are_shown() {
     let bare = "'SELECT doc_id, features FROM answers WHERE model = ''a'''";
     let sql = format!("SELECT label, examples_a FROM diff({bare}, {B}, named_argument('examples', 1)) LIMIT 1");
     assert_eq!(cells(&source, sql).await.unwrap(), [["apology", ""]]);
+    // A column may serve for several things.
+    let sql = format!(
+        "SELECT label, examples_a, n_a FROM diff({A}, 'SELECT doc_id, text, features FROM answers WHERE model = ''a''', \
+         named_argument('paired_by', 'doc_id'), named_argument('examples', 1)) LIMIT 1"
+    );
+    assert_eq!(cells(&source, sql).await.unwrap()[0][2], "60");
+    let sql = "SELECT group_a, n_a FROM diff('answers', named_argument('by', 'model'), named_argument('control', \
+               make_array('prompt_id', 'prompt_id')), named_argument('words', false)) LIMIT 1";
+    let message = error(&source, sql).await;
+    assert!(message.contains("'control' by prompt_id, prompt_id needs more than 1000 strata"), "{message}");
     let many = error(&source, format!("SELECT * FROM diff({A}, {B}, named_argument('examples', 21))")).await;
     assert!(many.contains("'examples' can be at most 20, got 21"), "{many}");
 }
