@@ -72,7 +72,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ),
         (
             "control",
-            "`'topic'`: what is expected is summed over up to 150 topics (k-means of the stored embeddings, 33 documents \
+            "`'topic'`: what is expected is summed over up to 200 topics (k-means of the stored embeddings, 25 documents \
                      each on the mean, or more), so that features of one topic are no finding (Mantel and Haenszel 1959); \
                      of five such groupings the one counts that expects least but one. `'none'`: over all documents. Default \
                      `'none'`, with `unexpected` `'topic'`",
