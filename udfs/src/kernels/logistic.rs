@@ -25,12 +25,12 @@ pub fn fit(kernel: &[f64], targets: &[bool], weights: &[f64], penalty: f64) -> V
     let mut system = vec![0.0; n * n];
     for _ in 0..MOST_STEPS {
         // With W the curvatures and g the gradient of the data: (K + penalty / W) a' = f + g / W.
-        let mut right = vec![0.0; n];
+        let mut right = Vec::with_capacity(n);
         system.copy_from_slice(kernel);
-        for i in 0..n {
-            let p = 1.0 / (1.0 + (-f[i]).exp());
-            let curvature = (weights[i] * p * (1.0 - p)).max(LEAST_CURVATURE);
-            right[i] = f[i] + weights[i] * (f64::from(u8::from(targets[i])) - p) / curvature;
+        for (i, ((&f, &target), &weight)) in f.iter().zip(targets).zip(weights).enumerate() {
+            let p = 1.0 / (1.0 + (-f).exp());
+            let curvature = (weight * p * (1.0 - p)).max(LEAST_CURVATURE);
+            right.push(f + weight * (f64::from(u8::from(target)) - p) / curvature);
             system[i * n + i] += penalty / curvature;
         }
         if !solve(&mut system, &mut right) {
