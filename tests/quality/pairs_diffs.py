@@ -15,7 +15,7 @@ of random halves of the training side; what it finds (q < 0.05) is wrong.
 
 Pairs: a sentence of property X at the start and one of Y at the end of 5 % of the documents, the others as they are;
 every property is in two pairs. The rank is the row of `correlate(..., unexpected => 0.3)` in which the first pair of
-a feature of X and one of Y stands.
+a feature of X and one of Y stands; the function holds topics constant and gives one row a finding.
 
 "Possible" are the properties and pairs for which there are such features at all.
 

@@ -854,28 +854,33 @@ mod tests {
 
     #[tokio::test]
     async fn topics_explain_their_pairs() {
-        // Two topics of forty words each, by which embeddings tell them apart; "oven" and "flour" belong to one of them,
-        // "pirate" and "hola" are together in a few documents of both.
+        // Embeddings are a topic and noise. "oven" and "flour" belong to one topic, by chance within it; "pirate" and
+        // "hola" are together in a few documents of both.
         let features: &[(&str, &[&str])] =
             &[("oven", &["oven"]), ("flour", &["flour"]), ("pirate", &["pirate"]), ("hola", &["hola"])];
         let source = MemorySource::with_words(features, vec![]);
         let mut random = crate::kernels::random::Random::new(1, 0);
-        let texts: Vec<String> = (0..800)
-            .map(|row| {
-                let topic = row % 2;
-                let mut words: Vec<String> =
-                    (0..40).filter(|_| random.unit() < 0.5).map(|word| format!("word{topic}x{word}")).collect();
-                let has = |word: &str, has: bool| has.then(|| word.to_owned());
-                words.extend(has("oven", topic == 0 && row / 2 % 2 == 0));
-                words.extend((0..3).map(|_| format!("word{topic}x1")));
-                words.extend(has("flour", topic == 0 && row / 4 % 2 == 0));
-                words.extend(has("pirate", row / 8 % 10 == 0));
-                words.extend((0..3).map(|_| format!("word{topic}x2")));
-                words.extend(has("hola", row / 8 % 10 == 0));
-                words.join(" ")
-            })
-            .collect();
-        source.put_texts("notes", &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>(), vec![]).unwrap();
+        let mut features = crate::features::FeaturesBuilder::default();
+        let mut embeddings = Vec::new();
+        for row in 0..800 {
+            let topic = row % 2;
+            let has =
+                [topic == 0 && row / 2 % 2 == 0, topic == 0 && row / 4 % 2 == 0, row / 8 % 10 == 0, row / 8 % 10 == 0];
+            features.append((0..).zip(has).filter(|(_, has)| *has).map(|(id, _)| (id, 1.0)));
+            let mut embedding = [[4.0, 0.0], [0.0, 4.0]][topic].to_vec();
+            embedding.extend((0..6).map(|_| random.normal()));
+            embeddings.extend(embedding.into_iter().map(half::f16::from_f64));
+        }
+        let item = Arc::new(arrow::datatypes::Field::new("item", arrow::datatypes::DataType::Float16, true));
+        let values = Arc::new(arrow::array::Float16Array::from(embeddings));
+        let embeddings = arrow::array::FixedSizeListArray::try_new(item, 8, values, None).unwrap();
+        let ids: Vec<String> = (0..800).map(|row| format!("d{row}")).collect();
+        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+            ("doc_id", Arc::new(StringArray::from(ids))),
+            ("features", Arc::new(features.finish())),
+            ("embedding", Arc::new(embeddings)),
+        ];
+        source.put_batches("notes", vec![RecordBatch::try_from_iter(columns).unwrap()]).unwrap();
         let found = async |options: &str| {
             let sql = format!("SELECT label_a, label_b FROM correlate('notes'{options}) WHERE q_value < 0.05");
             cells(&source, sql).await.unwrap()

@@ -50,19 +50,17 @@ impl Grouping {
         let mut random = Random::new(seed, 0x9E0);
         let values = (0..WIDTH * sample.width).map(|_| random.normal() as f32).collect();
         let mut fitted = Self { projection: Rows { values, width: sample.width }, centroids: Rows::default() };
-        let project = |row| {
-            let mut projected = fitted.project(sample.row(row));
-            normalise(&mut projected);
-            projected
-        };
-        let values = (0..sample.len()).into_par_iter().flat_map_iter(project).collect();
+        let values = (0..sample.len()).into_par_iter().flat_map_iter(|row| fitted.project(sample.row(row))).collect();
         let rows = Rows { values, width: WIDTH };
         fitted.centroids = spherical_kmeans(&rows, k, EFFORT, seed, cancellation).centroids;
         fitted
     }
 
     fn project(&self, embedding: &[f32]) -> Vec<f32> {
-        (0..self.projection.len()).map(|row| dot(self.projection.row(row), embedding)).collect()
+        let row = |row| dot(self.projection.row(row), embedding);
+        let mut projected: Vec<f32> = (0..self.projection.len()).map(row).collect();
+        normalise(&mut projected);
+        projected
     }
 
     /// Topic of a document; the last number if it has no embedding.
