@@ -45,7 +45,7 @@ impl Signal {
 
     /// Weight in the fusion; that of labels unless the query has an embedding to go by ([`Options::adaptive`]).
     ///
-    /// Chosen on one half of 135 property queries over five sets. On the other, average precision (mean of the sets) is .557,
+    /// Chosen on one half of 135 property queries over five sets. On the other, average precision (mean of the sets) is .556,
     /// of the embedding alone .471, of the words .319, of the reciprocal ranks of both .423; no set is below the embedding by
     /// more than .004 (`tests/quality/retrieval.py`). The query's own features (latents) gain nothing beside these.
     pub(super) fn default_weight(self) -> f32 {
