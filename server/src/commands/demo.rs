@@ -115,7 +115,7 @@ fn diff_statement(limit: u64) -> String {
     format!(
         "SELECT feature_id, label, frequency_a AS heron, frequency_b AS finch, difference, q_value, also_in_words\n\
          FROM diff('{CORPUS} WHERE assistant = ''heron''', '{CORPUS} WHERE assistant = ''finch''',\n          \
-         paired_by => 'prompt_id')\nLIMIT {limit}"
+         paired_by => 'prompt_id', fold => true)\nLIMIT {limit}"
     )
 }
 
