@@ -115,7 +115,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("view", "`'features'`, or `'dense'` to group embeddings (plain topics); default `'features'`"),
         (
             "n_features",
-            "features that the phrases of `about` stand for by their labels, together; default 200 for one phrase, 8 for each \
+            "features that the phrases of `about` stand for by their labels, together; default 200 for one phrase, 100 for each \
              of several",
         ),
         ("include_hidden, dictionary, level", "which features; see `diff`"),
