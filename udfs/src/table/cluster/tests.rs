@@ -145,12 +145,14 @@ async fn the_summary_describes_the_same_groups() {
 async fn several_phrases_stand_for_few_features_each_and_explain_lists_them() {
     let source = source(400);
     let explained = async |about: &str| {
-        let sql = format!("EXPLAIN SELECT * FROM cluster('answers', '{about}', named_argument('k', 2))");
+        let sql = format!(
+            "EXPLAIN SELECT * FROM cluster('answers', '{about}', named_argument('k', 2), named_argument('n_features', 16))"
+        );
         run(&source, &sql).await.unwrap().column(1).as_string::<i32>().iter().flatten().collect::<String>()
     };
     let one = explained("layout layout").await;
     assert!(one.contains("12 features: 'layout bullet', 'layout dash'"), "all labels that are like it: {one}");
-    // Of twelve labels with "layout" eight count, and the feature that fires on the second phrase.
+    // Of twelve labels with "layout" half of 16 count, and the feature that fires on the second phrase.
     let two = explained("layout layout, prose").await;
     assert!(two.contains("9 features") && two.contains("'layout prose'") && !two.contains("'layout flow'"), "{two}");
     assert!(!explained("layout bullet, 8").await.contains("..."));
