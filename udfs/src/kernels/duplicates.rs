@@ -68,6 +68,10 @@ fn is_explained(sides: &[PairCounts; 2], above: &Finding, finding: &Finding) -> 
         Table { docs_a, n_a, docs_b, n_b }
     };
     let tables = [table(0), table(1)];
+    // Where neither stratum has both sides nothing can be told.
+    if !tables.iter().any(|table| table.is_mixed()) {
+        return false;
+    }
     let left = frequencies(&tables, 0.0);
     (left.a - left.b).abs() < LEFT_SHARE * finding.difference.abs() && test(&tables).two_sided >= SIGNIFICANT_Q
 }

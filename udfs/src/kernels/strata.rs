@@ -13,18 +13,21 @@ pub fn ranges(mut values: Vec<(f64, u32)>, n_ranges: usize) -> Vec<f64> {
     let mut ends = Vec::new();
     let mut open: &[(f64, u32)] = &[];
     let mut start = 0;
+    let mut is_mixed = false;
     for run in values.chunk_by(|x, y| x.0 == y.0) {
         let stands_alone = run.len() >= target.max(10);
         if stands_alone && let Some((end, _)) = open.last() {
             ends.push(*end);
             start += open.len();
+            is_mixed = false;
         }
         open = &values[start..start + if stands_alone { 0 } else { open.len() } + run.len()];
-        let is_mixed = open.iter().any(|(_, group)| *group != open[0].1);
+        is_mixed |= run.iter().any(|(_, group)| *group != open[0].1);
         if stands_alone || open.len() >= widest || open.len() >= target && is_mixed {
             ends.push(run[0].0);
             start += open.len();
             open = &[];
+            is_mixed = false;
         }
     }
     ends.extend(open.last().map(|(end, _)| *end));

@@ -138,8 +138,9 @@ impl Survey {
     /// If there would be so many that numbers could be cut into a few ranges only.
     pub(crate) fn strata(self, function: &str) -> Result<Strata> {
         let n_numbers = self.seen.iter().filter(|seen| matches!(seen, Seen::Numbers(_))).count();
-        let n_names: usize =
-            self.seen.iter().map(|seen| if let Seen::Names(names) = seen { names.len().max(1) } else { 1 }).product();
+        let n_names = (self.seen.iter())
+            .map(|seen| if let Seen::Names(names) = seen { names.len().max(1) } else { 1 })
+            .fold(1usize, usize::saturating_mul);
         let each = |strata: f64| (strata / n_names as f64).powf(1.0 / n_numbers.max(1) as f64) as usize;
         let n_ranges = each(MOST_STRATA as f64).min(MOST_RANGES);
         if n_names > MOST_STRATA || n_numbers > 0 && n_ranges < FEWEST_RANGES {

@@ -698,7 +698,7 @@ impl Computation for CorrelateCall {
         let limit = self.limit.min(request.limit.unwrap_or(usize::MAX));
         // Rows that are left out below are replaced by later ones.
         let spare = if limit > 0 && (self.fold || !self.echoes) { FOLDED_ROWS } else { 0 };
-        let ranked = self.pairs(&catalog, similarity.as_ref(), limit.max(spare), &request).await?;
+        let ranked = self.pairs(&catalog, similarity.as_ref(), limit.saturating_add(spare), &request).await?;
         let findings = self.findings(ranked, &catalog, limit, &request).await?;
         let words = self.words(&findings, &request).await?;
         Ok(vec![columns(&catalog, findings, words, similarity.as_deref()).into_batch()?])

@@ -138,7 +138,7 @@ pub(super) async fn pair_words(
         .collect();
     let word_of = |id: FeatureId| features.binary_search(&id).ok().and_then(|position| words[position].clone());
     let worded: Vec<Option<(String, String)>> =
-        pairs.iter().map(|(a, b)| word_of(*a).zip(word_of(*b)).filter(|(first, second)| first != second)).collect();
+        pairs.iter().map(|(a, b)| word_of(*a).zip(word_of(*b)).filter(|(x, y)| !share_a_word(x, y))).collect();
     if worded.iter().all(Option::is_none) {
         return Ok(vec![None; n_pairs]);
     }
@@ -185,6 +185,11 @@ pub(super) async fn pair_words(
             .then(|| format!("\"{first}\" + \"{second}\""))
     };
     Ok(worded.into_iter().zip(counts).map(shown).collect())
+}
+
+/// Whether two terms have a word in common: then they come together by themselves.
+fn share_a_word(first: &str, second: &str) -> bool {
+    first.split(' ').any(|word| second.split(' ').any(|other| other == word))
 }
 
 /// Whether a term is known to belong to a feature.

@@ -39,6 +39,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::exec_err;
 use datafusion::error::Result;
 
 pub use self::learned::{LEARNED_DOC, learned_features_udtf};
@@ -198,7 +199,7 @@ impl Computation for RetrieveCall {
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let options = &self.options;
         let k = request.limit.map_or(options.k, |limit| limit.min(options.k));
-        let depth = LEAST_DEPTH.max(k.saturating_mul(10));
+        let depth = LEAST_DEPTH.max(options.k.saturating_mul(10));
         let catalog = self.source.catalog();
         let memory = request.memory("retrieve");
 
@@ -513,7 +514,7 @@ fn words_alone(hits: Vec<WordHit>, k: usize) -> (Candidates, Fusion) {
         scores[words] = Some(hit.score);
         let (doc_id, fused) = (hit.doc_id.clone(), hit.score / best);
         candidates.hits.push(Candidate { doc_id, position: rank as u64, fused, scores });
-        fusion.words.insert(hit.doc_id, (rank + 1, hit.score));
+        fusion.words.entry(hit.doc_id).or_insert((rank + 1, hit.score));
     }
     (candidates, fusion)
 }
@@ -543,6 +544,10 @@ fn result(
     let score = |hit: &Candidate| if most > 0.0 { ((hit.fused - least) / most).clamp(0.0, 1.0) } else { 1.0 };
     let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), hits.len()))
         .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
+    let n_bytes: usize = winners.values().filter_map(|winner| winner.text.as_deref()).map(str::len).sum();
+    if n_bytes > i32::MAX as usize {
+        return exec_err!("retrieve: the texts are more than 2 GiB; ask for a smaller k, or without 'text'");
+    }
     let (mut sentences, mut texts) = (StringBuilder::new(), StringBuilder::new());
     for hit in hits {
         let winner = winners.get(&hit.doc_id);

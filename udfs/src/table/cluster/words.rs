@@ -91,7 +91,8 @@ fn telling(candidates: &Candidates, group: usize, sizes: &[u32]) -> Vec<String> 
     let n_outside = total - n_inside;
     let mut found: Vec<(f64, &str)> = Vec::new();
     for (term, inside, docs) in candidates.together(group as u32) {
-        let (inside, outside) = (f64::from(inside), f64::from(docs) - f64::from(inside));
+        // A term that was forgotten for a while has been counted too low.
+        let (inside, outside) = (f64::from(inside), f64::from(docs.saturating_sub(inside)));
         let background = (inside + outside + 0.5) / (total + 1.0);
         let counts = Counts { inside, n_inside, outside, n_outside, background };
         if inside > 0.0 && log_odds(counts, PRIOR_DOCS).z >= LEAST_Z {

@@ -151,7 +151,10 @@ impl DiffCall {
             }
         }
         if reader.strata.is_some() {
-            let is_mixed = |stratum: &usize| n_docs.iter().filter(|strata| strata[*stratum] > 0).count() > 1;
+            let of_target = |stratum: usize| matches!(reader.grouping, Grouping::Column(..)) || n_docs[0][stratum] > 0;
+            let is_mixed = |stratum: &usize| {
+                of_target(*stratum) && n_docs.iter().filter(|strata| strata[*stratum] > 0).count() > 1
+            };
             if (0..reader.n_strata()).filter(|stratum| n_docs[0].len() > *stratum).any(|stratum| is_mixed(&stratum)) {
                 return Ok(());
             }

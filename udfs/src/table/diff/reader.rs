@@ -140,9 +140,10 @@ impl Reader {
         }
         if let Some(by) = by {
             let number = |name: &str| name.parse::<f64>().ok();
+            // Numbers first.
             groups.sort_by(|x, y| match (number(x), number(y)) {
-                (Some(x), Some(y)) => x.total_cmp(&y),
-                _ => x.cmp(y),
+                (Some(p), Some(q)) => p.total_cmp(&q).then_with(|| x.cmp(y)),
+                (p, q) => q.is_some().cmp(&p.is_some()).then_with(|| x.cmp(y)),
             });
             if groups.len() < 2 {
                 let found = groups.first().map_or("no value".to_string(), |only| format!("only the value '{only}'"));
@@ -245,7 +246,10 @@ impl Documents<'_> {
                 values.iter().map(|value| index.get(value?).copied()).collect()
             }
             Grouping::Above(_, at) => match numbers(group())? {
-                Some(values) => values.iter().map(|value| Some(usize::from(value? <= *at))).collect(),
+                Some(values) => values
+                    .iter()
+                    .map(|value| value.filter(|value| !value.is_nan()).map(|value| usize::from(value <= *at)))
+                    .collect(),
                 None => vec![None; batch.num_rows()],
             },
         };

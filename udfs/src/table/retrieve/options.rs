@@ -123,6 +123,11 @@ impl Options {
             return plan_err!("retrieve: nothing to look for; give a query, or mark documents with like => 'id1,id2'");
         }
         contradiction("retrieve", &like, &unlike)?;
+        if query.is_none() && but_not.is_some() {
+            return plan_err!(
+                "retrieve: 'but_not' without a query; give a query, or mark documents with unlike => 'id3'"
+            );
+        }
         let marked = !(like.is_empty() && unlike.is_empty());
         let (signals, given) = read_signals(signals.as_deref(), weights.as_deref(), marked, query.is_some())?;
         let uses = |signal: Signal| signals.iter().any(|(used, _)| *used == signal);
