@@ -65,8 +65,8 @@ def measure(bench, data, n_tokens=60_000, heldout=None, models=None):
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
             pq.write_table(pa.table({"text": own}), file.name)
             for dictionary in bench.dictionaries:
-                folder = [bench.folders[dictionary.name]] if dictionary.name in bench.folders else []
-                row = bench.rows("sae", "eval", *folder, "--input", file.name, "--format", "jsonl")[0]
+                folder = bench.folders.get(dictionary.name, dictionary.name)
+                row = bench.rows("sae", "eval", folder, "--input", file.name, "--format", "jsonl")[0]
                 for column, measured in COLUMNS.items():
                     figures.add(title, dictionary.name, measured, row[column], docs=row["docs"], tokens=row["tokens"])
     return figures
