@@ -21,8 +21,8 @@ const ABOUT_FLOOR: f32 = 0.05;
 /// Features that the only phrase of `about` stands for.
 const ONE_PHRASE: usize = 200;
 /// Features that each of several phrases stands for by its label. Few do not tell documents apart: on texts of 6 topics in 4
-/// styles, the styles named, 8 give an ARI of 0.33 with the styles, 40 0.34, 80 0.46, 100 0.43, 160 0.68; the topics named, 8 to 80 a
-/// phrase give 0.25 with the topics, 110 0.16.
+/// styles, the styles named, 8 give an ARI of 0.33 with the styles, 40 0.34, 80 0.46, 100 0.43, 160 0.68; the topics named,
+/// 8 to 80 a phrase give 0.25 with the topics, 110 0.16.
 const PER_PHRASE: usize = 100;
 /// Features that each of several phrases stands for by firing on it.
 const OWN_FEATURES: usize = 5;
