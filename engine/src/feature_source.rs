@@ -16,6 +16,7 @@ use saequel_udfs::{
     DocumentColumn, EncodedText, FeatureCatalog, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit,
 };
 
+use crate::caller::Caller;
 use crate::encoder::{EncodedDocument, Encoder};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
@@ -77,9 +78,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`ErrorKind::Query`], [`ErrorKind::NotFound`].
-    pub(crate) async fn matching_documents(&self, corpus: &str, condition: &str) -> Result<Vec<String>> {
+    pub(crate) async fn matching_documents(
+        &self,
+        caller: &Arc<Caller>,
+        corpus: &str,
+        condition: &str,
+    ) -> Result<Vec<String>> {
         let set = DocumentSet::with_condition(corpus, condition)?;
-        let frame = EngineSource::new(Picture::take(self)).columns_of(set, &[DocumentColumn::DocId]).await?;
+        let frame = EngineSource::new(Picture::take(self, caller)).columns_of(set, &[DocumentColumn::DocId]).await?;
         let mut ids = Vec::new();
         for batch in frame.collect().await.map_err(Error::from)? {
             if let Some(column) = batch.column(0).as_string_opt::<i32>() {

@@ -6,6 +6,7 @@
 
 mod activation_filter;
 mod activations;
+mod caller;
 pub mod catalog;
 mod doctor;
 pub mod engine;
@@ -25,12 +26,14 @@ mod session;
 mod set_words;
 #[cfg(test)]
 mod sql_tests;
+mod statement_pool;
 mod statements;
 mod store;
 mod system_tables;
 mod table_provider;
 mod words;
 
+pub use caller::{Caller, SessionExtension};
 pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
 pub use engine::{Engine, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
@@ -38,3 +41,4 @@ pub use options::EngineOptions;
 pub use saequel_encoder::{Encoder, Error as EncoderError, Progress, Reader, ReaderOptions, Sae, Silent};
 pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progress, reader, sae};
 pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};
+pub use session::{Described, Parameter};

@@ -1,7 +1,8 @@
 //! Which names a query can use after `FROM`: schema `main` with corpora, their `_activations` and files, schema `stored` with
 //! the datasets as they are stored, schema `saequel` with what the database knows of itself.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::catalog::{
@@ -11,6 +12,7 @@ use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 
 use crate::activations::ActivationsTable;
+use crate::error::{Error, ErrorKind};
 use crate::files;
 use crate::picture::Picture;
 use crate::statements::rewrite::VersionedName;
@@ -40,7 +42,10 @@ pub(crate) enum Viewer {
 /// The catalog list of one statement.
 pub(crate) fn catalog_list(picture: &Arc<Picture>, viewer: Viewer) -> Arc<dyn CatalogProviderList> {
     let list = MemoryCatalogProviderList::new();
-    list.register_catalog(CATALOG.to_owned(), Arc::new(Database { picture: Arc::clone(picture), viewer }));
+    list.register_catalog(
+        CATALOG.to_owned(),
+        Arc::new(Database { picture: Arc::clone(picture), viewer, added: Mutex::default() }),
+    );
     Arc::new(list)
 }
 
@@ -48,21 +53,40 @@ pub(crate) fn catalog_list(picture: &Arc<Picture>, viewer: Viewer) -> Arc<dyn Ca
 struct Database {
     picture: Arc<Picture>,
     viewer: Viewer,
+    /// What a door added, by name.
+    added: Mutex<BTreeMap<String, Arc<dyn SchemaProvider>>>,
+}
+
+impl Database {
+    fn added(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn SchemaProvider>>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CatalogProvider for Database {
     fn schema_names(&self) -> Vec<String> {
-        [MAIN, STORED, SYSTEM].map(str::to_owned).to_vec()
+        let added = self.added();
+        [self.picture.caller.main_schema, STORED, SYSTEM]
+            .into_iter()
+            .chain(added.keys().map(String::as_str))
+            .map(str::to_owned)
+            .collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         let picture = Arc::clone(&self.picture);
         match name {
-            MAIN => Some(Arc::new(Main { picture, viewer: self.viewer })),
+            name if name == MAIN || name == self.picture.caller.main_schema => {
+                Some(Arc::new(Main { picture, viewer: self.viewer }))
+            }
             STORED => Some(Arc::new(Stored { picture })),
             SYSTEM => Some(Arc::new(System { picture })),
-            _ => None,
+            _ => self.added().get(name).cloned(),
         }
+    }
+
+    fn register_schema(&self, name: &str, schema: Arc<dyn SchemaProvider>) -> Result<Option<Arc<dyn SchemaProvider>>> {
+        Ok(self.added().insert(name.to_owned(), schema))
     }
 }
 
@@ -92,6 +116,10 @@ impl SchemaProvider for Main {
             return Ok(Some(Arc::new(ActivationsTable::new(corpus, snapshot, features))));
         }
         if files::is_file_name(name) {
+            if !self.picture.caller.files {
+                let message = format!("'{name}': this token may read no file of the server");
+                return Err(Error::new(ErrorKind::Denied, message).into());
+            }
             let options = self.picture.engine.options();
             let state = SessionContext::new_with_config_rt(
                 crate::session::config(&self.picture.engine),

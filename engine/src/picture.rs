@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use crate::caller::Caller;
 use crate::catalog::{Catalog, CorpusInfo};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -13,7 +14,9 @@ use crate::store::{AsOf, Snapshot};
 /// Shared by the tables and functions of a statement, and by the queries that its functions run.
 pub(crate) struct Picture {
     pub(crate) engine: Engine,
+    /// What exists for the caller.
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) caller: Arc<Caller>,
     snapshots: Mutex<Vec<(String, AsOf, Snapshot)>>,
 }
 
@@ -24,9 +27,15 @@ impl fmt::Debug for Picture {
 }
 
 impl Picture {
-    /// The catalog as it is now.
-    pub(crate) fn take(engine: &Engine) -> Arc<Self> {
-        Arc::new(Self { engine: engine.clone(), catalog: engine.catalog(), snapshots: Mutex::default() })
+    /// The catalog as it is now, as far as it exists for the caller.
+    pub(crate) fn take(engine: &Engine, caller: &Arc<Caller>) -> Arc<Self> {
+        let mut catalog = engine.catalog();
+        if caller.readable.is_some() {
+            let seen = Arc::make_mut(&mut catalog);
+            seen.corpora.retain(|corpus| caller.reads(&corpus.name));
+            seen.jobs.retain(|job| caller.reads(&job.subject));
+        }
+        Arc::new(Self { engine: engine.clone(), catalog, caller: Arc::clone(caller), snapshots: Mutex::default() })
     }
 
     /// The corpus of this name, if there is one.

@@ -16,6 +16,7 @@ use datafusion::execution::RecordBatchStream;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::{Stream, StreamExt};
 
+use crate::caller::Caller;
 use crate::error::Error;
 
 /// Statements that are kept.
@@ -27,6 +28,8 @@ const MAX_CHARS: usize = 2000;
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
     pub(crate) id: u64,
+    /// Name of who asked.
+    pub(crate) caller: String,
     pub(crate) statement: String,
     /// `running`, `done`, `failed`, or `cancelled`: its result was not read to the end.
     pub(crate) state: &'static str,
@@ -44,11 +47,13 @@ pub(crate) struct QueryLog(Mutex<(u64, VecDeque<Query>)>);
 
 impl QueryLog {
     /// Newest first.
-    pub(crate) fn queries(&self) -> Vec<Query> {
-        self.lock().1.iter().rev().cloned().collect()
+    pub(crate) fn queries(&self, caller: &Caller) -> Vec<Query> {
+        let log = self.lock();
+        let seen = log.1.iter().rev().filter(|query| caller.sees_all_queries || query.caller == caller.name);
+        seen.cloned().collect()
     }
 
-    pub(crate) fn begin(self: &Arc<Self>, statement: &str) -> Entry {
+    pub(crate) fn begin(self: &Arc<Self>, caller: &Caller, statement: &str) -> Entry {
         let started_micros = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
@@ -59,7 +64,17 @@ impl QueryLog {
             log.1.pop_front();
         }
         let statement = statement.trim().chars().take(MAX_CHARS).collect();
-        log.1.push_back(Query { id, statement, state: "running", started_micros, millis: None, rows: 0, error: None });
+        let caller = caller.name.clone();
+        log.1.push_back(Query {
+            id,
+            caller,
+            statement,
+            state: "running",
+            started_micros,
+            millis: None,
+            rows: 0,
+            error: None,
+        });
         drop(log);
         Entry { log: Arc::clone(self), id, started: Instant::now(), rows: 0, ended: false }
     }
@@ -142,17 +157,21 @@ mod tests {
 
     #[test]
     fn the_log_is_bounded_and_finds_its_entries() {
-        let log = Arc::new(QueryLog::default());
-        let first = log.begin("first");
+        let (log, me) = (Arc::new(QueryLog::default()), Caller::default());
+        let first = log.begin(&me, "first");
         for i in 0..CAPACITY {
-            log.begin(&format!("statement {i}")).failed(&Error::new(crate::ErrorKind::Query, "no"));
+            log.begin(&me, &format!("statement {i}")).failed(&Error::new(crate::ErrorKind::Query, "no"));
         }
         drop(first);
-        let queries = log.queries();
+        let queries = log.queries(&me);
         assert_eq!(queries.len(), CAPACITY);
         assert_eq!((queries[0].statement.as_str(), queries[0].state), ("statement 999", "failed"));
         assert!(queries.iter().all(|query| query.millis.is_some()));
-        drop(log.begin("dropped"));
-        assert_eq!(log.queries()[0].state, "cancelled");
+        drop(log.begin(&me, "dropped"));
+        assert_eq!(log.queries(&me)[0].state, "cancelled");
+        let other = Caller { name: "other".into(), sees_all_queries: false, ..Caller::default() };
+        assert!(log.queries(&other).is_empty());
+        drop(log.begin(&other, "own"));
+        assert_eq!(log.queries(&other).len(), 1);
     }
 }

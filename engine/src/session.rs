@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ParamValues;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
@@ -19,6 +19,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DFStatement;
@@ -29,6 +30,7 @@ use saequel_udfs::FeatureSource;
 use tempfile::TempDir;
 
 use crate::activation_filter::ActivationFilter;
+use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::feature_source::EngineSource;
@@ -37,6 +39,7 @@ use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
 use crate::query_error::missing_table;
 use crate::query_log::QueryLog;
+use crate::statement_pool::StatementPool;
 use crate::statements::walk::{Node, walk};
 use crate::statements::{self, Statement};
 use crate::table_provider::FeatureFields;
@@ -136,14 +139,20 @@ pub(crate) fn config(engine: &Engine) -> SessionConfig {
 pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionContext> {
     let engine = &picture.engine;
     let mut config = config(engine);
+    config.options_mut().catalog.default_schema = picture.caller.main_schema.to_owned();
     if viewer == Viewer::Function {
         // Sets of documents have an order that does not depend on threads; the scan below is parallel anyway.
         config = config.with_target_partitions(1);
     }
+    let mut runtime = engine.inner.sql.runtime(engine)?;
+    if let Some(limit) = picture.caller.memory_limit_bytes {
+        let pool = StatementPool::new(Arc::clone(&runtime.memory_pool), limit);
+        runtime = RuntimeEnvBuilder::from_runtime_env(&runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
+    }
     let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
     let state = SessionStateBuilder::new()
         .with_config(config)
-        .with_runtime_env(engine.inner.sql.runtime(engine)?)
+        .with_runtime_env(runtime)
         .with_default_features()
         .with_catalog_list(namespace::catalog_list(picture, viewer))
         .with_analyzer_rule(Arc::new(ActivationFilter::new(&source)))
@@ -151,6 +160,11 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
         .build();
     let session = SessionContext::new_with_state(state);
     saequel_udfs::register_all(&session, &source)?;
+    if viewer == Viewer::Person
+        && let Some(extension) = &picture.caller.extension
+    {
+        extension.extend(&session)?;
+    }
     Ok(session)
 }
 
@@ -177,17 +191,39 @@ pub(crate) fn plan<'a>(
         } else if let Some(name) = plan.get_parameter_names().map_err(hinted)?.into_iter().min() {
             return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
         }
-        let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        only_reads.verify_plan(&plan).map_err(hinted)?;
+        only_reads(&plan).map_err(|error| with_hint(error, picture))?;
         Ok(DataFrame::new(state, plan))
     })
 }
 
-/// Compares the parameters of a statement with the values that were given.
-///
-/// # Errors
-/// [`ErrorKind::Query`] for a parameter without a value, and for a value without a parameter.
-fn check_parameters(statement: &mut ast::Statement, given: &ParamValues) -> Result<()> {
+/// Refuses a plan that would change something.
+fn only_reads(plan: &LogicalPlan) -> Result<()> {
+    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    options.verify_plan(plan).map_err(Error::from)
+}
+
+/// A parameter of a statement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// With its dollar sign: `$1`, `$name`.
+    pub name: String,
+    /// What the statement makes of it, where that can be told.
+    pub data_type: Option<DataType>,
+}
+
+/// What a statement gives and takes.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Columns of the result; `None` if they depend on the value of a parameter (an argument of a table function).
+    pub schema: Option<SchemaRef>,
+    /// Numbered ones in order, then named ones.
+    pub parameters: Vec<Parameter>,
+    /// Whether the statement changes the database.
+    pub writes: bool,
+}
+
+/// Names of the parameters of a statement, with their dollar signs.
+fn placeholders(statement: &mut ast::Statement) -> Result<BTreeSet<String>> {
     let mut wanted = BTreeSet::new();
     walk(statement, &mut |node| {
         if let Node::Expr(ast::Expr::Value(value)) = node
@@ -197,6 +233,15 @@ fn check_parameters(statement: &mut ast::Statement, given: &ParamValues) -> Resu
         }
         Ok(())
     })?;
+    Ok(wanted)
+}
+
+/// Compares the parameters of a statement with the values that were given.
+///
+/// # Errors
+/// [`ErrorKind::Query`] for a parameter without a value, and for a value without a parameter.
+fn check_parameters(statement: &mut ast::Statement, given: &ParamValues) -> Result<()> {
+    let wanted = placeholders(statement)?;
     let given: BTreeSet<String> = match given {
         ParamValues::List(values) => (1..=values.len()).map(|n| format!("${n}")).collect(),
         ParamValues::Map(values) => values.keys().map(|name| format!("${name}")).collect(),
@@ -237,7 +282,7 @@ impl Engine {
     /// [`crate::ErrorKind::NotFound`] for unknown names, [`crate::ErrorKind::Denied`] for a write on a read-only engine.
     /// Errors while streaming carry the same in [`crate::Error::from`] of the DataFusion error.
     pub fn sql<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
-        self.logged(statement, ParamValues::List(Vec::new()))
+        self.logged(Arc::default(), statement, ParamValues::List(Vec::new()))
     }
 
     /// [`Self::sql`] with values for the parameters `$1`, `$2`, ... or `$name`, also in arguments of table functions.
@@ -249,17 +294,76 @@ impl Engine {
         statement: &'a str,
         parameters: impl Into<ParamValues>,
     ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
-        self.logged(statement, parameters.into())
+        self.logged(Arc::default(), statement, parameters.into())
+    }
+
+    /// [`Self::sql_with`] for somebody who may not see or do everything.
+    ///
+    /// # Errors
+    /// As [`Self::sql_with`]; [`crate::ErrorKind::Denied`] for what `caller` may not do. Corpora that it may not read do not
+    /// exist for it.
+    pub fn sql_as<'a>(
+        &'a self,
+        caller: &Arc<Caller>,
+        statement: &'a str,
+        parameters: impl Into<ParamValues>,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        self.logged(Arc::clone(caller), statement, parameters.into())
+    }
+
+    /// Memory that running statements hold, as far as operators account for it, in bytes.
+    pub fn query_memory_bytes(&self) -> usize {
+        self.inner.sql.runtime.get().map_or(0, |runtime| runtime.memory_pool.reserved())
+    }
+
+    /// What a statement gives and takes, without running it.
+    ///
+    /// # Errors
+    /// As [`Self::sql_as`].
+    pub fn describe_as<'a>(&'a self, caller: &'a Arc<Caller>, statement: &'a str) -> BoxFuture<'a, Result<Described>> {
+        Box::pin(async move {
+            let mut statement = statements::parse(statement)?;
+            caller.check(&statement)?;
+            let writes = statement.writes();
+            let Statement::Query(query) = &mut statement else {
+                return Ok(Described { schema: Some(statement.result_schema()), parameters: Vec::new(), writes });
+            };
+            let mut names: Vec<String> = placeholders(query)?.into_iter().collect();
+            names.sort_by_key(|name| (name[1..].parse::<usize>().unwrap_or(usize::MAX), name.clone()));
+            self.refresh().await?;
+            let picture = Picture::take(self, caller);
+            let session = session(&picture, Viewer::Person)?;
+            let planned = session.state().statement_to_plan(DFStatement::Statement(query.clone())).await;
+            let plan = match planned {
+                Ok(plan) => plan,
+                // Arguments of table functions are needed to plan them.
+                Err(_) if !names.is_empty() => {
+                    let parameters = names.into_iter().map(|name| Parameter { name, data_type: None }).collect();
+                    return Ok(Described { schema: None, parameters, writes });
+                }
+                Err(error) => return Err(with_hint(error.into(), &picture)),
+            };
+            only_reads(&plan)?;
+            let types = plan.get_parameter_types().map_err(Error::from)?;
+            let parameters = names.into_iter().map(|name| {
+                let data_type = types.get(&name).cloned().flatten();
+                Parameter { name, data_type }
+            });
+            let parameters = parameters.collect();
+            // What is shown is what will stream: the plan's own fields, optimised or not.
+            Ok(Described { schema: Some(Arc::clone(plan.schema().inner())), parameters, writes })
+        })
     }
 
     fn logged<'a>(
         &'a self,
+        caller: Arc<Caller>,
         statement: &'a str,
         parameters: ParamValues,
     ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
         Box::pin(async move {
-            let entry = self.inner.sql.queries.begin(statement);
-            match self.run(statement, &parameters).await {
+            let entry = self.inner.sql.queries.begin(&caller, statement);
+            match self.run(&caller, statement, &parameters).await {
                 Ok(stream) => Ok(entry.follow(stream)),
                 Err(error) => {
                     entry.failed(&error);
@@ -282,24 +386,30 @@ impl Engine {
         })
     }
 
-    async fn run(&self, sql: &str, parameters: &ParamValues) -> Result<SendableRecordBatchStream> {
+    async fn run(
+        &self,
+        caller: &Arc<Caller>,
+        sql: &str,
+        parameters: &ParamValues,
+    ) -> Result<SendableRecordBatchStream> {
         let statement = statements::parse(sql)?;
         if statement.writes() && self.options().read_only {
             let message =
                 format!("{}: the database is open read-only; open it with the right to write", statement.name());
             return Err(Error::new(ErrorKind::Denied, message));
         }
+        caller.check(&statement)?;
         self.refresh().await?;
         match statement {
             Statement::Query(mut query) => {
                 check_parameters(&mut query, parameters)?;
                 statements::rewrite::bind_arguments(&mut query, parameters)?;
-                let picture = Picture::take(self);
+                let picture = Picture::take(self, caller);
                 let session = session(&picture, Viewer::Person)?;
                 let frame = plan(&picture, &session, *query, parameters).await?;
                 frame.execute_stream().await.map_err(Error::from)
             }
-            other => self.run_own(other).await,
+            other => self.run_own(other, caller).await,
         }
     }
 }

@@ -129,7 +129,7 @@ mod tests {
         let doc = |id| Doc { id, text: "tea", ..Doc::default() };
         testing::corpus(&store, "c", "tiny", &[doc("a")]).await;
         let engine = testing::engine(store.clone());
-        let source = || EngineSource::new(Picture::take(&engine));
+        let source = || EngineSource::new(Picture::take(&engine, &Default::default()));
         let used = async || source().stored_words("c").await.unwrap().is_some();
         assert!(!used().await);
         let version = store.snapshot("c", AsOf::Latest).await.unwrap().version();

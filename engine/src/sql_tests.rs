@@ -165,7 +165,7 @@ async fn the_long_view_is_what_is_stored() {
 #[tokio::test]
 async fn sets_give_the_columns_that_functions_need() {
     let (_folder, engine) = engine().await;
-    let source = EngineSource::new(Picture::take(&engine));
+    let source = EngineSource::new(Picture::take(&engine, &Default::default()));
     let ask = async |set: &str, columns: &[DocumentColumn]| -> Result<String, String> {
         let stream = source.documents(set, columns).await.map_err(|error| Error::from(error).to_string())?;
         let batches: Vec<_> = stream.try_collect().await.map_err(|error| error.to_string())?;
@@ -203,7 +203,10 @@ async fn sets_give_the_columns_that_functions_need() {
 
     let hits = source.search_words("answers WHERE model = 'x'", "sorry one", 10).await.unwrap();
     assert_eq!(hits.iter().map(|hit| hit.doc_id.as_str()).collect::<Vec<_>>(), ["c", "a"]);
-    assert_eq!(engine.matching_documents("answers", "model = 'y' AND length(text) > 13").await.unwrap(), ["d"]);
+    assert_eq!(
+        engine.matching_documents(&Default::default(), "answers", "model = 'y' AND length(text) > 13").await.unwrap(),
+        ["d"]
+    );
 }
 
 #[tokio::test]
@@ -219,7 +222,7 @@ async fn time_travel() {
         format!("SELECT count(*) AS then, (SELECT count(*) FROM answers) AS now FROM answers AS OF VERSION {version}");
     assert_eq!(rows(&engine, &travel).await, "4,3");
     let set = format!("answers AS OF VERSION {version} WHERE answers.model = 'x'");
-    let source = EngineSource::new(Picture::take(&engine));
+    let source = EngineSource::new(Picture::take(&engine, &Default::default()));
     assert_eq!(source.frame(&set, &[DocumentColumn::DocId]).await.unwrap().count().await.unwrap(), 2);
     let long = format!("SELECT count(*) FROM answers_activations AS OF VERSION {version}");
     assert_eq!(rows(&engine, &long).await, "5");

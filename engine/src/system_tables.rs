@@ -165,9 +165,10 @@ fn jobs(picture: &Picture) -> Columns {
 }
 
 fn queries(picture: &Picture) -> Columns {
-    let queries = picture.engine.inner.sql.queries.queries();
+    let queries = picture.engine.inner.sql.queries.queries(&picture.caller);
     vec![
         ("query_id", Arc::new(queries.iter().map(|query| Some(query.id)).collect::<UInt64Array>())),
+        ("caller", strings(queries.iter().map(|query| Some(query.caller.as_str())))),
         ("statement", strings(queries.iter().map(|query| Some(query.statement.as_str())))),
         ("state", strings(queries.iter().map(|query| Some(query.state)))),
         ("started_at", timestamps(queries.iter().map(|query| Some(query.started_micros)))),

@@ -524,9 +524,27 @@ pub(crate) struct DoctorArgs {
 /// `serve`
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address and port on this machine; port 0 takes a free one and prints it
+    /// Address and port of HTTP and Flight SQL; port 0 takes a free one and prints it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5434")]
     pub(crate) listen: SocketAddr,
+    /// Address and port of the PostgreSQL wire; port 0 takes a free one and prints it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5433")]
+    pub(crate) postgres: SocketAddr,
+    /// No PostgreSQL wire
+    #[arg(long)]
+    pub(crate) no_postgres: bool,
+    /// Certificate of TLS with its chain, PEM; for every door
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Listen beyond this machine without TLS: for a proxy in front that has it
+    #[arg(long)]
+    pub(crate) plain_text: bool,
+    /// Let tokens with the scope `write` (without tokens: everybody on this machine) change the database
+    #[arg(long)]
+    pub(crate) write: bool,
     /// Seconds that a query may take, at most a day
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]

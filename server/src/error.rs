@@ -45,23 +45,47 @@ pub struct Wire {
     pub http: u16,
     /// SQLSTATE, five characters.
     pub sqlstate: &'static str,
+    /// Status of gRPC.
+    pub grpc: tonic::Code,
 }
+
+/// Nobody said who asks, or with a token that is unknown, revoked or expired.
+pub const UNAUTHENTICATED: Wire = Wire {
+    name: "unauthenticated",
+    exit: EXIT_DENIED,
+    http: 401,
+    sqlstate: "28P01",
+    grpc: tonic::Code::Unauthenticated,
+};
+/// Too much at once: try again later.
+pub const TOO_MANY: Wire =
+    Wire { name: "too_many", exit: EXIT_RESOURCES, http: 429, sqlstate: "53300", grpc: tonic::Code::ResourceExhausted };
+/// The request, or a value in it, is larger than is taken.
+pub const TOO_LARGE: Wire =
+    Wire { name: "too_large", exit: EXIT_USAGE, http: 413, sqlstate: "54000", grpc: tonic::Code::OutOfRange };
+/// The server is stopping.
+pub const STOPPING: Wire =
+    Wire { name: "stopping", exit: EXIT_RESOURCES, http: 503, sqlstate: "57P01", grpc: tonic::Code::Unavailable };
+/// Understood, and not to be had here.
+pub const UNSUPPORTED: Wire =
+    Wire { name: "unsupported", exit: EXIT_USAGE, http: 501, sqlstate: "0A000", grpc: tonic::Code::Unimplemented };
 
 /// The table of kinds.
 pub fn wire(kind: ErrorKind) -> Wire {
-    let (name, exit, http, sqlstate) = match kind {
-        ErrorKind::Query => ("query", EXIT_USAGE, 400, "42601"),
-        ErrorKind::NotFound => ("not_found", EXIT_NOT_FOUND, 404, "42P01"),
-        ErrorKind::Exists => ("exists", EXIT_USAGE, 409, "42P07"),
-        ErrorKind::Data => ("data", EXIT_DATA, 422, "22000"),
-        ErrorKind::Corrupt => ("corrupt", EXIT_DATA, 500, "XX001"),
-        ErrorKind::Denied => ("denied", EXIT_DENIED, 403, "42501"),
-        ErrorKind::Io => ("io", EXIT_RESOURCES, 503, "58030"),
-        ErrorKind::Resources => ("resources", EXIT_RESOURCES, 503, "53200"),
-        ErrorKind::Cancelled => ("cancelled", EXIT_CANCELLED, 504, "57014"),
-        _ => ("internal", EXIT_INTERNAL, 500, "XX000"),
+    use tonic::Code;
+    let (name, exit, http, sqlstate, grpc) = match kind {
+        ErrorKind::Query => ("query", EXIT_USAGE, 400, "42601", Code::InvalidArgument),
+        ErrorKind::NotFound => ("not_found", EXIT_NOT_FOUND, 404, "42P01", Code::NotFound),
+        ErrorKind::Exists => ("exists", EXIT_USAGE, 409, "42P07", Code::AlreadyExists),
+        ErrorKind::Data => ("data", EXIT_DATA, 422, "22000", Code::InvalidArgument),
+        ErrorKind::Corrupt => ("corrupt", EXIT_DATA, 500, "XX001", Code::DataLoss),
+        ErrorKind::Denied => ("denied", EXIT_DENIED, 403, "42501", Code::PermissionDenied),
+        ErrorKind::Io => ("io", EXIT_RESOURCES, 503, "58030", Code::Unavailable),
+        ErrorKind::Resources => ("resources", EXIT_RESOURCES, 503, "53200", Code::ResourceExhausted),
+        ErrorKind::Cancelled => ("cancelled", EXIT_CANCELLED, 504, "57014", Code::Cancelled),
+        _ => ("internal", EXIT_INTERNAL, 500, "XX000", Code::Internal),
     };
-    Wire { name, exit, http, sqlstate }
+    Wire { name, exit, http, sqlstate, grpc }
 }
 
 /// An error on its way to a user: the engine's, with the way out where there is one that the message does not name.
@@ -69,6 +93,7 @@ pub fn wire(kind: ErrorKind) -> Wire {
 pub struct Failure {
     error: Error,
     hint: Option<String>,
+    wire: Option<Wire>,
     reader_gone: bool,
 }
 
@@ -93,6 +118,13 @@ impl Failure {
         self
     }
 
+    /// The same, shown at each door as `wire` rather than by its kind.
+    #[must_use]
+    pub fn shown_as(mut self, wire: Wire) -> Self {
+        self.wire = Some(wire);
+        self
+    }
+
     /// The engine's error.
     pub fn error(&self) -> &Error {
         &self.error
@@ -110,7 +142,7 @@ impl Failure {
 
     /// How it shows at each door.
     pub fn wire(&self) -> Wire {
-        wire(self.kind())
+        self.wire.unwrap_or_else(|| wire(self.kind()))
     }
 
     /// The way out, given or general.
@@ -149,7 +181,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, hint: None, reader_gone: false }
+        Self { error, hint: None, wire: None, reader_gone: false }
     }
 }
 

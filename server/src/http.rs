@@ -6,130 +6,39 @@
 mod query;
 mod request;
 
-use std::future::IntoFuture;
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use saequel_engine::{Engine, ErrorKind};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use saequel_engine::ErrorKind;
 
-use crate::error::{Failure, Result, io_failure};
-use crate::options::ServeOptions;
+use crate::error::{Failure, Result};
+use crate::gate::{Door, Gate, Visitor};
+use crate::listener::Peer;
 
-/// What handlers share.
-struct Shared {
-    engine: Engine,
-    options: ServeOptions,
-    permits: Arc<Semaphore>,
-}
-
-/// A server that listens but does not answer yet.
-pub struct Server {
-    listener: TcpListener,
-    router: Router,
-    options: ServeOptions,
-}
-
-impl Server {
-    /// Takes the address.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Denied`] for an address that other machines can reach or an engine that can write,
-    /// [`ErrorKind::Io`] if the address is taken.
-    pub async fn bind(engine: Engine, options: ServeOptions) -> Result<Self> {
-        if !options.listen.ip().is_loopback() {
-            let message =
-                format!("listen: {} can be reached from other machines; expected a loopback address", options.listen);
-            return Err(Failure::new(ErrorKind::Denied, message).hint(
-                "there is no authentication yet: use 127.0.0.1 or [::1], and `ssh -L 5434:localhost:5434 HOST` from elsewhere",
-            ));
-        }
-        if !engine.options().read_only {
-            return Err(Failure::new(ErrorKind::Denied, "serve: expected an engine that is opened read-only"));
-        }
-        let listener = TcpListener::bind(options.listen).await.map_err(|error| {
-            let failure = Failure::new(ErrorKind::Io, format!("listen: {}: {error}", options.listen));
-            match error.kind() {
-                std::io::ErrorKind::AddrInUse => failure.hint("choose another port with --listen 127.0.0.1:PORT"),
-                _ => failure,
-            }
-        })?;
-        let permits = Arc::new(Semaphore::new(options.max_queries));
-        let shared = Arc::new(Shared { engine, options: options.clone(), permits });
-        let router = Router::new()
-            .route("/v1/sql", post(sql))
-            .route("/health", get(health))
-            .fallback(not_found)
-            .method_not_allowed_fallback(wrong_method)
-            .layer(DefaultBodyLimit::max(options.max_body_bytes))
-            .layer(middleware::from_fn(only_from_here))
-            .with_state(shared);
-        Ok(Self { listener, router, options })
-    }
-
-    /// The address, with the port that was found for port 0.
-    ///
-    /// # Errors
-    /// If the operating system does not tell.
-    pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().map_err(|error| io_failure("listen", &error))
-    }
-
-    /// Answers until `stop` is done; then takes no new request and lets running ones finish for a while.
-    ///
-    /// # Errors
-    /// If the listener breaks.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let (stopping, stopped) = tokio::sync::oneshot::channel();
-        let server = axum::serve(self.listener, self.router).with_graceful_shutdown(async move {
-            stop.await;
-            let _ = stopping.send(());
-        });
-        let drain = self.options.drain;
-        tokio::select! {
-            outcome = server.into_future() => outcome.map_err(|error| io_failure("serve", &error)),
-            () = async { let _ = stopped.await; tokio::time::sleep(drain).await } => Ok(()),
-        }
-    }
-}
-
-/// Serves `engine` until SIGINT or SIGTERM.
-///
-/// # Errors
-/// As [`Server::bind`] and [`Server::run`].
-pub async fn serve(engine: Engine, options: ServeOptions) -> Result<()> {
-    Server::bind(engine, options).await?.run(stop_signal()).await
-}
-
-/// Ends with the first SIGINT or SIGTERM.
-pub(crate) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => {
-            let _ = interrupt.await;
-        }
-    }
+/// The routes.
+pub(crate) fn router(gate: Gate) -> Router {
+    let max_body = gate.options().max_body_bytes;
+    Router::new()
+        .route("/v1/sql", post(sql))
+        .route("/health", get(health))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(max_body))
+        .layer(middleware::from_fn_with_state(gate.clone(), only_from_here))
+        .with_state(gate)
 }
 
 /// `POST /v1/sql`
 async fn sql(
-    State(shared): State<Arc<Shared>>,
+    State(gate): State<Gate>,
+    peer: Option<Extension<Peer>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -139,29 +48,63 @@ async fn sql(
         Err(rejection) => {
             let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
             let failure = match too_large {
-                true => Failure::usage(format!("request: body is larger than {} bytes", shared.options.max_body_bytes)),
+                true => Failure::usage(format!("request: body is larger than {} bytes", gate.options().max_body_bytes)),
                 false => Failure::usage(format!("request: {}", rejection.body_text())),
             };
             return error(rejection.status(), &failure);
         }
     };
     match request::parse(query.as_deref(), &headers, &body) {
-        Ok(request) => query::answer(&shared.engine, &shared.options, &shared.permits, request).await,
+        Ok(request) => match visitor(&gate, &headers, peer.map(|Extension(peer)| peer)) {
+            Ok(visitor) => query::answer(&gate, &visitor, request).await,
+            Err(failure) => failed(&failure),
+        },
         Err(request::Rejected { status, failure }) => error(status, &failure),
     }
 }
 
+/// Who asks: the token is that of `Authorization: Bearer`, of `Authorization: Basic` as the password, or of `X-API-Key`.
+fn visitor(gate: &Gate, headers: &HeaderMap, peer: Option<Peer>) -> Result<Visitor> {
+    let peer = peer.map(|peer| peer.0);
+    let token = token(headers);
+    let principal = gate.authenticate(token.as_deref(), Door::Http, peer)?;
+    Ok(Visitor::new(principal, Door::Http, peer))
+}
+
+/// The token of a request.
+pub(crate) fn token(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(key) = text("x-api-key") {
+        return Some(key.to_owned());
+    }
+    let (scheme, value) = text("authorization")?.split_once(' ')?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" | "token" => Some(value.trim().to_owned()),
+        "basic" => {
+            let decoded = BASE64_STANDARD_INDIFFERENT.decode(value.trim()).ok()?;
+            let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+            Some(password.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Base64 with or without padding: some clients leave it out.
+const BASE64_STANDARD_INDIFFERENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// `GET /health`
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    if let Err(error) = shared.engine.refresh().await {
+async fn health(State(gate): State<Gate>) -> Response {
+    if let Err(error) = gate.engine().refresh().await {
         return failed(&error.into());
     }
-    let corpora = shared.engine.catalog().corpora.len();
+    let corpora = gate.engine().catalog().corpora.len();
     Json(serde_json::json!({
         "status": "ok",
         "version": env!("CARGO_PKG_VERSION"),
         "corpora": corpora,
-        "running_queries": shared.options.max_queries - shared.permits.available_permits(),
     }))
     .into_response()
 }
@@ -180,7 +123,10 @@ async fn wrong_method() -> Response {
 
 /// Refuses what a web page in the user's browser could send: a foreign name that resolves to this machine, or a request
 /// from a foreign origin.
-async fn only_from_here(request: Request, next: Next) -> Response {
+async fn only_from_here(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    if !gate.options().listen.ip().is_loopback() {
+        return next.run(request).await; // there, tokens are needed
+    }
     let from_uri = request.uri().authority().map(|authority| authority.host().to_owned());
     let from_header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(host_of);
     let host_is_here = from_header.map(str::to_owned).or(from_uri).is_none_or(|host| is_here(&host));
@@ -244,9 +190,11 @@ mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
-    use saequel_engine::EngineOptions;
+    use saequel_engine::{Engine, EngineOptions};
 
     use super::*;
+    use crate::listener::Server;
+    use crate::options::ServeOptions;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn lines_that_end_early_say_why() {
@@ -254,8 +202,9 @@ mod tests {
         drop(Engine::open(folder.path(), EngineOptions::default()).await.unwrap());
         let read_only = EngineOptions { read_only: true, ..EngineOptions::default() };
         let engine = Engine::open(folder.path(), read_only).await.unwrap();
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let options = ServeOptions { listen, timeout: Duration::from_secs(1), ..ServeOptions::default() };
+        let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let options =
+            ServeOptions { listen, postgres: None, timeout: Duration::from_secs(1), ..ServeOptions::default() };
         let server = Server::bind(engine, options).await.unwrap();
         let address = server.local_addr().unwrap();
         let running = tokio::spawn(server.run(std::future::pending()));

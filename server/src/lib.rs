@@ -7,18 +7,23 @@ mod args;
 mod commands;
 mod context;
 pub mod error;
-pub mod http;
+mod flight_sql;
+pub mod gate;
+mod http;
 mod interrupt;
 mod label;
+mod listener;
+mod mcp;
 mod options;
 pub mod output;
+mod postgres;
 mod progress;
 mod say;
 mod shell;
 pub mod sql_text;
 
-pub use http::{Server, serve};
-pub use options::ServeOptions;
+pub use listener::{Peer, Server, serve};
+pub use options::{ServeOptions, TlsFiles};
 
 use clap::Parser;
 

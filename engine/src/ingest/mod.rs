@@ -23,6 +23,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{col, lit};
 use futures::future::BoxFuture;
 
+use crate::caller::Caller;
 use crate::catalog::ReaderInfo;
 use crate::engine::{Engine, ImportOptions, ImportReport};
 use crate::error::Result;
@@ -71,11 +72,21 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorKind::Query`], [`crate::ErrorKind::NotFound`].
     pub fn delete<'a>(&'a self, corpus: &'a str, condition: &'a str) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { self.delete_as(&Arc::default(), corpus, condition).await })
+    }
+
+    /// [`Self::delete`] with a condition that sees what `caller` may read.
+    pub(crate) fn delete_as<'a>(
+        &'a self,
+        caller: &'a Arc<Caller>,
+        corpus: &'a str,
+        condition: &'a str,
+    ) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             let store = &self.inner.store;
             let guard = store.write(&format!("delete from '{corpus}'")).await?;
             let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
-            let doc_ids = self.matching_documents(corpus, condition).await?;
+            let doc_ids = self.matching_documents(caller, corpus, condition).await?;
             if doc_ids.is_empty() {
                 return Ok(0);
             }

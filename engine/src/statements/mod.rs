@@ -10,6 +10,9 @@ mod run;
 pub(crate) mod set;
 pub(crate) mod walk;
 
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{self, Expr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -72,6 +75,31 @@ impl Statement {
     /// Whether it changes the database.
     pub(crate) fn writes(&self) -> bool {
         !matches!(self, Statement::Query(_) | Statement::DescribeFeature { .. } | Statement::Describe { .. })
+    }
+
+    /// Columns of the result of a statement of ours.
+    pub(crate) fn result_schema(&self) -> SchemaRef {
+        use DataType::{Float64, UInt32, UInt64, Utf8};
+        let columns: &[(&str, DataType)] = match self {
+            Statement::Import(_) => &[
+                ("corpus", Utf8),
+                ("read", UInt64),
+                ("written", UInt64),
+                ("updated", UInt64),
+                ("skipped", UInt64),
+                ("set_aside", UInt64),
+                ("tokens", UInt64),
+                ("documents", UInt64),
+                ("seconds", Float64),
+            ],
+            Statement::Delete { .. } => &[("corpus", Utf8), ("deleted", UInt64)],
+            Statement::RenameFeature { .. } => &[("feature_id", UInt32), ("label", Utf8), ("was", Utf8)],
+            Statement::Describe { .. } => &[("column_name", Utf8), ("data_type", Utf8), ("use", Utf8)],
+            Statement::DescribeFeature { .. } => &[("property", Utf8), ("value", Utf8)],
+            _ => &[("result", Utf8)],
+        };
+        let fields: Vec<Field> = columns.iter().map(|(name, of)| Field::new(*name, of.clone(), true)).collect();
+        Arc::new(Schema::new(fields))
     }
 
     /// What it is called in messages.

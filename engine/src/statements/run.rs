@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use saequel_udfs::{Feature, FeatureId, FeatureRef, Level};
 
 use super::{Import, Statement, parse};
+use crate::caller::Caller;
 use crate::engine::{Engine, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
@@ -33,13 +34,17 @@ const EXAMPLE_CHARS: usize = 240;
 
 impl Engine {
     /// Runs any statement but a query.
-    pub(crate) fn run_own(&self, statement: Statement) -> BoxFuture<'_, Result<SendableRecordBatchStream>> {
+    pub(crate) fn run_own<'a>(
+        &'a self,
+        statement: Statement,
+        caller: &'a Arc<Caller>,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
         Box::pin(async move {
             match statement {
                 Statement::Query(_) => Err(Error::new(ErrorKind::Internal, "a query is no statement of saequel's own")),
                 Statement::Import(import) => self.run_import(import).await,
                 Statement::Delete { corpus, condition } => {
-                    let deleted = self.delete(&corpus, &condition.to_string()).await?;
+                    let deleted = self.delete_as(caller, &corpus, &condition.to_string()).await?;
                     table(vec![("corpus", strings([corpus])), ("deleted", counts([deleted]))])
                 }
                 Statement::DropCorpus { name, if_exists } => match self.drop_corpus(&name).await {
@@ -61,8 +66,8 @@ impl Engine {
                 Statement::Compact { corpus, keep_versions_secs } => {
                     said(self.compact(&corpus, keep_versions_secs).await?)
                 }
-                Statement::Describe { name, statement } => self.describe(&name, *statement).await,
-                Statement::DescribeFeature { feature } => self.describe_feature(&feature).await,
+                Statement::Describe { name, statement } => self.describe_table(&name, *statement, caller).await,
+                Statement::DescribeFeature { feature } => self.describe_feature(&feature, caller).await,
             }
         })
     }
@@ -176,8 +181,13 @@ impl Engine {
     }
 
     /// Columns of a corpus with what each is for; of another table, what DataFusion says of it.
-    async fn describe(&self, name: &str, statement: ast::Statement) -> Result<SendableRecordBatchStream> {
-        let picture = Picture::take(self);
+    async fn describe_table(
+        &self,
+        name: &str,
+        statement: ast::Statement,
+        caller: &Arc<Caller>,
+    ) -> Result<SendableRecordBatchStream> {
+        let picture = Picture::take(self, caller);
         let session = session::session(&picture, Viewer::Person)?;
         let Some(info) = picture.corpus(name).cloned() else {
             let no_parameters = ParamValues::List(Vec::new());
@@ -224,8 +234,8 @@ impl Engine {
     }
 
     /// What is known of a feature or concept, and where it is strongest, as properties and values.
-    async fn describe_feature(&self, name: &str) -> Result<SendableRecordBatchStream> {
-        let picture = Picture::take(self);
+    async fn describe_feature(&self, name: &str, caller: &Arc<Caller>) -> Result<SendableRecordBatchStream> {
+        let picture = Picture::take(self, caller);
         let known = &picture.catalog.features;
         let mut rows: Vec<(String, String)> = Vec::new();
         match known.resolve("DESCRIBE FEATURE", name).map_err(Error::from)? {

@@ -7,17 +7,24 @@ use saequel_engine::{Engine, EngineOptions};
 use crate::args::ServeArgs;
 use crate::context::Context;
 use crate::error::Result;
-use crate::http::{Server, stop_signal};
-use crate::options::ServeOptions;
+use crate::listener::{Server, stop_signal};
+use crate::options::{ServeOptions, TlsFiles};
 use crate::say::say;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     let dir = context.existing_db_dir()?;
-    let options =
-        EngineOptions { read_only: true, allowed_dirs: Some(args.allow_dir.clone()), ..context.engine_options() };
+    let options = EngineOptions {
+        read_only: !args.write,
+        allowed_dirs: Some(args.allow_dir.clone()),
+        ..context.engine_options()
+    };
     let engine = Engine::open(&dir, options).await?;
     let options = ServeOptions {
         listen: args.listen,
+        postgres: (!args.no_postgres).then_some(args.postgres),
+        tls: args.tls_cert.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+        plain_text: args.plain_text,
+        write: args.write,
         timeout: Duration::from_secs(args.timeout),
         max_queries: args.max_queries,
         max_body_bytes: args.max_body,
@@ -25,12 +32,17 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     };
     let server = Server::bind(engine, options).await?;
     let address = server.local_addr()?;
+    let scheme = if server.gate().options().tls.is_some() { "https" } else { "http" };
     // Served even if nobody reads this.
     let _ = say!(
-        "serving {} read-only at http://{address}/v1/sql\n\
-         try: curl -s 'http://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\n\
+        "serving {} {} at {scheme}://{address}/v1/sql\n\
+         try: curl -s '{scheme}://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\n\
          Ctrl-C stops",
-        dir.display()
+        dir.display(),
+        if server.gate().options().write { "read-write" } else { "read-only" },
     );
+    if let Some(postgres) = server.postgres_addr()? {
+        let _ = say!("PostgreSQL wire: psql -h {} -p {}", postgres.ip(), postgres.port());
+    }
     server.run(stop_signal()).await
 }

@@ -1,0 +1,55 @@
+//! Who ran what: one JSON object a line, appended when a query ends or a token is refused.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use super::{Door, QueryInfo};
+use crate::error::{Result, io_failure};
+
+/// The log, or nothing if none is kept.
+#[derive(Debug, Default)]
+pub(super) struct Audit(Option<Mutex<File>>);
+
+impl Audit {
+    /// Appends to `path`; readable by its owner alone if it is made now.
+    ///
+    /// # Errors
+    /// If it cannot be written: who asks for a log must have one.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path).map_err(|error| io_failure(format!("audit log: {}", path.display()), &error))?;
+        Ok(Self(Some(Mutex::new(file))))
+    }
+
+    pub(super) fn query(&self, query: &QueryInfo) {
+        let mut line = serde_json::to_value(query).unwrap_or_default();
+        if let Some(line) = line.as_object_mut() {
+            line.insert("event".to_owned(), "query".into());
+            line.insert("ended".to_owned(), Utc::now().to_rfc3339().into());
+        }
+        self.line(&line);
+    }
+
+    pub(super) fn refused(&self, door: Door, peer: Option<SocketAddr>) {
+        let peer = peer.map(|peer| peer.to_string());
+        self.line(&json!({ "event": "refused", "door": door, "peer": peer, "ended": Utc::now().to_rfc3339() }));
+    }
+
+    fn line(&self, line: &Value) {
+        let Some(file) = &self.0 else { return };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = writeln!(file, "{line}") {
+            tracing::error!(%error, "the audit log cannot be written");
+        }
+    }
+}

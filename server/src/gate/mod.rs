@@ -1,0 +1,733 @@
+//! The one way from a door to the engine: authenticate, authorise, admit, run, stream, account.
+//!
+//! A door (HTTP, PostgreSQL wire, Flight SQL, MCP) knows a protocol and nothing else. It asks [`Gate::authenticate`] who
+//! comes, makes a [`Visitor`], and hands statements to [`Gate::run`]; what comes back is a stream of record batches. Limits,
+//! deadlines, cancelling, metrics and the audit log are here, once.
+
+mod audit;
+mod metrics;
+mod registry;
+mod tokens;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ParamValues;
+use futures::{FutureExt, Stream, StreamExt};
+use governor::clock::{Clock, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use ring::rand::{SecureRandom, SystemRandom};
+use saequel_engine::{Caller, Described, Engine, ErrorKind, SessionExtension};
+use serde::Serialize;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+pub use metrics::{Metrics, OfDoor};
+pub use registry::{QueryInfo, State};
+pub use tokens::{Principal, Scope, ScramKeys, TokenEntry, TokenFile, Tokens};
+
+use crate::error::{Failure, Result, STOPPING, TOO_MANY, UNAUTHENTICATED};
+use crate::options::ServeOptions;
+use registry::{Entry, Registry};
+
+/// Batches that wait for a slow client.
+const WAITING_BATCHES: usize = 2;
+/// Tokens that an address may get wrong in a minute.
+const WRONG_TOKENS: NonZeroU32 = NonZeroU32::new(30).expect("30 is not 0");
+/// Longest id of a query.
+const MAX_ID: usize = 128;
+
+type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, DefaultClock>;
+
+/// Where somebody comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// SQL over HTTP.
+    Http,
+    /// PostgreSQL wire.
+    Postgres,
+    /// Arrow Flight SQL.
+    Flight,
+    /// Model context protocol.
+    Mcp,
+}
+
+impl Door {
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Door::Http => "http",
+            Door::Postgres => "postgres",
+            Door::Flight => "flight",
+            Door::Mcp => "mcp",
+        }
+    }
+}
+
+/// Somebody who came in through a door.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    /// Who.
+    pub principal: Principal,
+    /// Where.
+    pub door: Door,
+    /// From where.
+    pub peer: Option<SocketAddr>,
+    /// What the door adds to the session of each statement.
+    pub extension: Option<Arc<dyn SessionExtension>>,
+    /// How this door calls the schema `main`.
+    pub main_schema: &'static str,
+}
+
+impl Visitor {
+    /// Somebody with nothing added.
+    pub fn new(principal: Principal, door: Door, peer: Option<SocketAddr>) -> Self {
+        Self { principal, door, peer, extension: None, main_schema: Caller::default().main_schema }
+    }
+}
+
+/// A statement to run.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// One statement.
+    pub statement: String,
+    /// Values of `$1`, `$2`, ... or `$name`.
+    pub parameters: ParamValues,
+    /// Chosen by the client; else one is made.
+    pub query_id: Option<String>,
+    /// Less than the server's limit; more is cut to it.
+    pub timeout: Option<Duration>,
+    /// Fewer than the server's limit; further rows are left out, and [`Answer::truncated`] says so.
+    pub max_rows: Option<u64>,
+}
+
+impl Ask {
+    /// A statement with every default.
+    pub fn new(statement: impl Into<String>) -> Self {
+        Self {
+            statement: statement.into(),
+            parameters: ParamValues::List(Vec::new()),
+            query_id: None,
+            timeout: None,
+            max_rows: None,
+        }
+    }
+}
+
+/// Shared by all doors; cheap to clone.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    options: ServeOptions,
+    tokens: Tokens,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Running queries by name of the token.
+    busy: Mutex<HashMap<String, usize>>,
+    requests: Limiter<String>,
+    wrong_tokens: Limiter<IpAddr>,
+    registry: Registry,
+    metrics: Metrics,
+    audit: audit::Audit,
+    stopping: AtomicBool,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("engine", &self.0.engine.dir()).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// The way to `engine`.
+    ///
+    /// # Errors
+    /// If tokens or audit log cannot be opened.
+    pub fn new(engine: Engine, options: ServeOptions) -> Result<Self> {
+        let tokens = options.tokens.clone().unwrap_or_else(|| engine.dir().join("tokens.json"));
+        let per_minute = NonZeroU32::new(options.requests_per_minute).unwrap_or(NonZeroU32::MIN);
+        Ok(Self(Arc::new(Inner {
+            tokens: Tokens::open(tokens)?,
+            turns: Arc::new(Semaphore::new(options.max_queries)),
+            waiting: AtomicUsize::new(0),
+            busy: Mutex::default(),
+            requests: RateLimiter::hashmap(Quota::per_minute(per_minute)),
+            wrong_tokens: RateLimiter::hashmap(Quota::per_minute(WRONG_TOKENS)),
+            registry: Registry::default(),
+            metrics: Metrics::default(),
+            audit: audit::Audit::open(options.audit_log.as_deref())?,
+            stopping: AtomicBool::new(false),
+            engine,
+            options,
+        })))
+    }
+
+    /// What is behind the doors.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// How it is served.
+    pub fn options(&self) -> &ServeOptions {
+        &self.0.options
+    }
+
+    /// Numbers.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics_text(&self) -> String {
+        self.0.metrics.text(self.0.engine.query_memory_bytes())
+    }
+
+    /// The tokens, for doors with a handshake of their own.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Threads for queries, so that one that computes for long does not keep the server from answering others.
+    pub fn threads() -> Handle {
+        static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+        let make = || Builder::new_multi_thread().thread_name("saequel-query").enable_all().build().ok();
+        RUNTIME.get_or_init(make).as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+    }
+
+    /// Who comes with this token, or without one.
+    ///
+    /// # Errors
+    /// [`UNAUTHENTICATED`]; [`TOO_MANY`] after many wrong tokens from one address, or too many requests.
+    pub fn authenticate(&self, token: Option<&str>, door: Door, peer: Option<SocketAddr>) -> Result<Principal> {
+        let inner = &self.0;
+        let principal = match token {
+            Some(token) if inner.tokens.needed()? => inner.tokens.principal(token),
+            None if inner.tokens.needed()? => {
+                // Many clients ask once without a token to learn that one is needed.
+                return Err(Failure::new(ErrorKind::Denied, "a token is needed")
+                    .shown_as(UNAUTHENTICATED)
+                    .hint("send `Authorization: Bearer TOKEN`, or the token as password"));
+            }
+            // A token where none is needed does no harm: clients that always send one are let in.
+            _ => Ok(Principal::anonymous(inner.options.write)),
+        };
+        match principal {
+            Ok(principal) => {
+                self.admit_request(&principal, peer)?;
+                Ok(principal)
+            }
+            Err(refused) => Err(self.wrong_token(door, peer).unwrap_or(refused)),
+        }
+    }
+
+    /// Notes a token that was refused; gives another error if there were too many.
+    pub fn wrong_token(&self, door: Door, peer: Option<SocketAddr>) -> Option<Failure> {
+        self.0.metrics.refused_logins.inc();
+        self.0.audit.refused(door, peer);
+        tracing::warn!(door = door.name(), ?peer, "a token was refused");
+        let over = peer.is_some_and(|peer| self.0.wrong_tokens.check_key(&peer.ip()).is_err());
+        over.then(|| Failure::new(ErrorKind::Denied, "too many wrong tokens from this address").shown_as(TOO_MANY))
+    }
+
+    /// Counts a request.
+    fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
+        let key = match (principal.is_anonymous(), peer) {
+            (true, Some(peer)) => peer.ip().to_string(),
+            _ => principal.name.clone(),
+        };
+        self.0.requests.check_key(&key).map_err(|over| {
+            let wait = over.wait_time_from(DefaultClock::default().now()).as_secs_f64().ceil();
+            let message = format!("more than {} requests in a minute", self.0.options.requests_per_minute);
+            Failure::new(ErrorKind::Resources, message).shown_as(TOO_MANY).hint(format!("try again in {wait} s"))
+        })
+    }
+
+    /// Who a visitor is now: a token that was revoked ends at once, also on open connections.
+    ///
+    /// # Errors
+    /// [`UNAUTHENTICATED`].
+    pub fn still(&self, visitor: &Visitor) -> Result<Principal> {
+        Ok(self.0.tokens.still(&visitor.principal)?.unwrap_or_else(|| visitor.principal.clone()))
+    }
+
+    /// What the engine lets a visitor do.
+    ///
+    /// # Errors
+    /// [`UNAUTHENTICATED`].
+    pub fn caller(&self, visitor: &Visitor) -> Result<Arc<Caller>> {
+        let options = &self.0.options;
+        let mut caller = self.still(visitor)?.caller();
+        if !options.write {
+            caller.writable = Some(Arc::default());
+        }
+        let half = self.0.engine.options().memory_limit_bytes / 2;
+        caller.memory_limit_bytes = Some(options.query_memory_bytes.unwrap_or(half));
+        caller.main_schema = visitor.main_schema;
+        caller.extension.clone_from(&visitor.extension);
+        Ok(Arc::new(caller))
+    }
+
+    /// What a statement gives and takes, without running it.
+    ///
+    /// # Errors
+    /// As [`Engine::describe_as`]; [`UNAUTHENTICATED`].
+    pub async fn describe(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
+        let caller = self.caller(visitor)?;
+        let (engine, statement) = (self.0.engine.clone(), statement.to_owned());
+        let task = Self::threads().spawn(async move { engine.describe_as(&caller, &statement).await });
+        let deadline = tokio::time::timeout(self.0.options.timeout, task);
+        match deadline.await {
+            Ok(Ok(described)) => described.map_err(Failure::from),
+            Ok(Err(_)) => Err(Failure::new(ErrorKind::Internal, "planning ended without an answer")),
+            Err(_) => Err(self.too_long(self.0.options.timeout)),
+        }
+    }
+
+    /// Runs a statement. Errors until the first batch are given at once; later ones come in the stream.
+    ///
+    /// # Errors
+    /// As [`Engine::sql_as`]; [`UNAUTHENTICATED`]; [`TOO_MANY`] if too much runs already; a deadline is
+    /// [`ErrorKind::Cancelled`].
+    pub async fn run(&self, visitor: &Visitor, ask: Ask) -> Result<Answer> {
+        let inner = &self.0;
+        if inner.stopping.load(Ordering::Relaxed) {
+            return Err(Failure::new(ErrorKind::Resources, "the server is stopping").shown_as(STOPPING));
+        }
+        let caller = self.caller(visitor)?;
+        let query_id = match ask.query_id {
+            Some(id) if id.is_empty() || id.len() > MAX_ID || !id.chars().all(|c| c.is_ascii_graphic()) => {
+                let message = format!("query_id: expected 1 to {MAX_ID} visible ASCII characters");
+                return Err(Failure::usage(message));
+            }
+            Some(id) => id,
+            None => random_id()?,
+        };
+        let timeout = ask.timeout.map_or(inner.options.timeout, |wanted| wanted.min(inner.options.timeout));
+        let deadline = Instant::now() + timeout;
+        let max_rows = [ask.max_rows, inner.options.max_rows].into_iter().flatten().min();
+        let entry =
+            inner.registry.add(query_id.clone(), &ask.statement, &visitor.principal, visitor.door, visitor.peer)?;
+        let mut account = Account { gate: self.clone(), entry, door: visitor.door };
+        let turn = match self.turn(visitor, deadline, &account.entry).await {
+            Ok(turn) => turn,
+            Err(failure) => {
+                account.end(State::Failed, Some(&failure));
+                return Err(failure);
+            }
+        };
+        account.entry.runs();
+        inner.metrics.running.inc();
+        let (sender, messages) = mpsc::channel(WAITING_BATCHES);
+        let (engine, statement, parameters) = (inner.engine.clone(), ask.statement, ask.parameters);
+        let cancel = account.entry.cancel.clone();
+        let entry = Arc::clone(&account.entry);
+        let work = async move {
+            let _turn = turn; // held until the query has ended, whoever still reads
+            let last = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return, // the reader tells
+                () = tokio::time::sleep_until(deadline) => return,
+                ended = produce(&engine, &caller, &statement, parameters, max_rows, &entry, &sender) => ended,
+            };
+            let _ = sender.send(last).await; // an error: the client has gone
+        };
+        // A panic is ours, and the client is told that something went wrong.
+        let guarded = std::panic::AssertUnwindSafe(work).catch_unwind().map(|_| ());
+        let task = Self::threads().spawn(guarded);
+        let mut answer = Answer {
+            query_id,
+            schema: Arc::new(arrow::datatypes::Schema::empty()),
+            truncated: false,
+            messages,
+            task: task.abort_handle(),
+            deadline: Box::pin(tokio::time::sleep_until(deadline)),
+            cancelled: Box::pin(account.entry.cancel.clone().cancelled_owned()),
+            timeout,
+            first: None,
+            ended: false,
+            account,
+        };
+        // What goes wrong before the first batch is an error of the whole.
+        match futures::future::poll_fn(|cx| answer.poll_message(cx)).await {
+            Message::Schema(schema) => answer.schema = schema,
+            Message::Failed(failure) => {
+                answer.finish(&failure);
+                return Err(failure);
+            }
+            Message::Batch(_) | Message::Done { .. } => {
+                return Err(Failure::new(ErrorKind::Internal, "the query gave rows before its columns"));
+            }
+        }
+        match futures::future::poll_fn(|cx| answer.poll_message(cx)).await {
+            Message::Failed(failure) => {
+                answer.finish(&failure);
+                Err(failure)
+            }
+            message => {
+                answer.first = Some(message);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Queries that a visitor may see, newest first.
+    pub fn queries(&self, principal: &Principal) -> Vec<QueryInfo> {
+        self.0.registry.list(principal)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn query(&self, principal: &Principal, query_id: &str) -> Result<QueryInfo> {
+        Ok(self.0.registry.get(principal, query_id)?.shown())
+    }
+
+    /// Ends one of them; nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn cancel(&self, principal: &Principal, query_id: &str) -> Result<QueryInfo> {
+        let entry = self.0.registry.get(principal, query_id)?;
+        entry.cancel.cancel();
+        Ok(entry.shown())
+    }
+
+    /// Takes no further query.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Ends every query.
+    pub fn cancel_all(&self) {
+        self.0.registry.cancel_all();
+    }
+
+    /// Waits for a turn.
+    async fn turn(&self, visitor: &Visitor, deadline: Instant, entry: &Entry) -> Result<Turn> {
+        let inner = &self.0;
+        let options = &inner.options;
+        let too_many = |message: String| {
+            Err(Failure::new(ErrorKind::Resources, message)
+                .shown_as(TOO_MANY)
+                .hint("try again in a moment, or start the server with a larger --max-queries"))
+        };
+        let name = visitor.principal.name.clone();
+        let most = options.max_queries_per_token.unwrap_or(options.max_queries + options.max_waiting);
+        {
+            let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = busy.entry(name.clone()).or_default();
+            if *now >= most {
+                return too_many(format!("{now} queries of this token run already"));
+            }
+            *now += 1;
+        }
+        let counted = Counted { gate: self.clone(), name };
+        let permit = match Arc::clone(&inner.turns).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let waiting = Waiting::new(self);
+                if waiting.before >= options.max_waiting {
+                    return too_many(format!(
+                        "{} queries run already, and {} wait",
+                        options.max_queries, waiting.before
+                    ));
+                }
+                let until = deadline.min(Instant::now() + options.max_wait);
+                tokio::select! {
+                    permit = Arc::clone(&inner.turns).acquire_owned() => match permit {
+                        Ok(permit) => permit,
+                        Err(_) => return too_many("the server is stopping".to_owned()),
+                    },
+                    () = entry.cancel.cancelled() => return Err(cancelled()),
+                    () = tokio::time::sleep_until(until) => {
+                        return too_many(format!("{} queries run already", options.max_queries));
+                    }
+                }
+            }
+        };
+        Ok(Turn { _permit: permit, _counted: counted })
+    }
+
+    fn too_long(&self, timeout: Duration) -> Failure {
+        Failure::new(ErrorKind::Cancelled, format!("the query took longer than {} s", timeout.as_secs_f64()))
+            .hint("ask for less with WHERE or LIMIT, or start the server with a larger --timeout")
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(ErrorKind::Cancelled, "the query was cancelled")
+}
+
+/// An id that nobody guesses.
+fn random_id() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Failure::new(ErrorKind::Internal, "the system gives no random bytes"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The right to run, given back when dropped.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+/// One query more of a token.
+struct Counted {
+    gate: Gate,
+    name: String,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut busy = self.gate.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = busy.get_mut(&self.name) {
+            *now -= 1;
+            if *now == 0 {
+                busy.remove(&self.name);
+            }
+        }
+    }
+}
+
+/// One that waits.
+struct Waiting<'a> {
+    gate: &'a Gate,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a Gate) -> Self {
+        gate.0.metrics.waiting.inc();
+        Self { gate, before: gate.0.waiting.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.gate.0.metrics.waiting.dec();
+        self.gate.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+enum Message {
+    Schema(SchemaRef),
+    Batch(RecordBatch),
+    Done { truncated: bool },
+    Failed(Failure),
+}
+
+/// Runs a statement and sends what it gives; returns the last message.
+async fn produce(
+    engine: &Engine,
+    caller: &Arc<Caller>,
+    statement: &str,
+    parameters: ParamValues,
+    max_rows: Option<u64>,
+    entry: &Entry,
+    sender: &mpsc::Sender<Message>,
+) -> Message {
+    let mut stream = match engine.sql_as(caller, statement, parameters).await {
+        Ok(stream) => stream,
+        Err(error) => return Message::Failed(error.into()),
+    };
+    if sender.send(Message::Schema(stream.schema())).await.is_err() {
+        return Message::Done { truncated: false };
+    }
+    let mut left = max_rows.unwrap_or(u64::MAX);
+    while let Some(batch) = stream.next().await {
+        let mut batch = match batch {
+            Ok(batch) if batch.num_rows() == 0 => continue,
+            Ok(batch) => batch,
+            Err(error) => return Message::Failed(error.into()),
+        };
+        if left == 0 {
+            return Message::Done { truncated: true };
+        }
+        if batch.num_rows() as u64 > left {
+            batch = batch.slice(0, usize::try_from(left).unwrap_or(usize::MAX));
+            let rows = batch.num_rows();
+            let _ = sender.send(Message::Batch(batch)).await;
+            entry.add_rows(rows);
+            return Message::Done { truncated: true };
+        }
+        left -= batch.num_rows() as u64;
+        let rows = batch.num_rows();
+        if sender.send(Message::Batch(batch)).await.is_err() {
+            return Message::Done { truncated: false }; // the client has gone
+        }
+        entry.add_rows(rows);
+    }
+    Message::Done { truncated: false }
+}
+
+/// Notes the end of a query, whichever it is.
+struct Account {
+    gate: Gate,
+    entry: Arc<Entry>,
+    door: Door,
+}
+
+impl Account {
+    fn end(&mut self, state: State, failure: Option<&Failure>) {
+        let was_running = self.entry.shown().state == State::Running;
+        let Some(query) = self.entry.end(state, failure) else { return };
+        let inner = &self.gate.0;
+        if was_running {
+            inner.metrics.running.dec();
+        }
+        let door = self.door.name();
+        let outcome = match state {
+            State::Done => "done",
+            State::Failed => "failed",
+            _ => "cancelled",
+        };
+        inner.metrics.queries.get_or_create(&metrics::OfQuery { door, outcome }).inc();
+        inner.metrics.seconds.get_or_create(&OfDoor { door }).observe(query.elapsed_ms / 1000.0);
+        inner.metrics.rows.get_or_create(&OfDoor { door }).inc_by(query.rows);
+        inner.audit.query(&query);
+        let QueryInfo { query_id, caller, elapsed_ms, rows, statement, error, .. } = &query;
+        if *elapsed_ms > inner.options.slow_query.as_secs_f64() * 1000.0 {
+            tracing::warn!(query_id, caller, door, elapsed_ms, rows, outcome, statement, "slow query");
+        } else {
+            tracing::info!(query_id, caller, door, elapsed_ms, rows, outcome, error, "query");
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.end(State::Cancelled, None);
+    }
+}
+
+/// The result of a running statement. Dropping it ends the statement.
+pub struct Answer {
+    /// Id of the query.
+    pub query_id: String,
+    schema: SchemaRef,
+    truncated: bool,
+    messages: mpsc::Receiver<Message>,
+    task: tokio::task::AbortHandle,
+    deadline: Pin<Box<tokio::time::Sleep>>,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    timeout: Duration,
+    first: Option<Message>,
+    ended: bool,
+    account: Account,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("query_id", &self.query_id).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// Columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Whether rows were left out because of a limit; known when the stream has ended.
+    pub fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// The query as it stands.
+    pub fn info(&self) -> QueryInfo {
+        self.account.entry.shown()
+    }
+
+    /// The next message: the query's, or that it was cancelled or took too long. Told even while its thread is busy.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
+        if let Poll::Ready(message) = self.messages.poll_recv(cx) {
+            return Poll::Ready(message.unwrap_or_else(|| Message::Failed(self.why_silent())));
+        }
+        if self.cancelled.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Message::Failed(cancelled()));
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Message::Failed(self.account.gate.too_long(self.timeout)));
+        }
+        Poll::Pending
+    }
+
+    fn why_silent(&self) -> Failure {
+        if self.account.entry.cancel.is_cancelled() {
+            cancelled()
+        } else if self.deadline.is_elapsed() || Instant::now() >= self.deadline.deadline() {
+            self.account.gate.too_long(self.timeout)
+        } else {
+            Failure::new(ErrorKind::Internal, "the query ended without an answer")
+        }
+    }
+
+    fn finish(&mut self, failure: &Failure) {
+        self.ended = true;
+        self.task.abort();
+        let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
+        self.account.end(state, Some(failure));
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let message = match self.first.take() {
+            Some(message) => message,
+            None => match self.poll_message(cx) {
+                Poll::Ready(message) => message,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        match message {
+            Message::Batch(batch) => Poll::Ready(Some(Ok(batch))),
+            Message::Done { truncated } => {
+                (self.ended, self.truncated) = (true, truncated);
+                self.account.end(State::Done, None);
+                Poll::Ready(None)
+            }
+            Message::Failed(failure) => {
+                self.finish(&failure);
+                Poll::Ready(Some(Err(failure)))
+            }
+            Message::Schema(_) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(Failure::new(ErrorKind::Internal, "the query gave its columns twice"))))
+            }
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

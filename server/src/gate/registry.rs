@@ -1,0 +1,201 @@
+//! The queries of this server: which run, which ended and how, and the handle that cancels one.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use saequel_engine::ErrorKind;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{Door, Principal, Scope};
+use crate::error::{Failure, Result};
+
+/// Ended queries that are remembered.
+const REMEMBERED: usize = 1000;
+/// Characters of a statement that are remembered.
+const MAX_CHARS: usize = 10_000;
+
+/// How a query stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for its turn.
+    Waiting,
+    /// Runs.
+    Running,
+    /// All its rows were sent.
+    Done,
+    /// Ended with an error.
+    Failed,
+    /// Ended by somebody, by its deadline, or because its client went away.
+    Cancelled,
+}
+
+/// A query as it is shown.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct QueryInfo {
+    /// Given by the client, or made.
+    pub query_id: String,
+    /// `waiting`, `running`, `done`, `failed`, `cancelled`.
+    #[schema(value_type = String)]
+    pub state: State,
+    /// The first 10,000 characters.
+    pub statement: String,
+    /// Who asked.
+    pub caller: String,
+    /// `http`, `postgres`, `flight`, `mcp`.
+    pub door: Door,
+    /// Address of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub peer: Option<SocketAddr>,
+    /// When it came.
+    #[schema(value_type = String)]
+    pub started: DateTime<Utc>,
+    /// Until now, or until its end, waiting included.
+    pub elapsed_ms: f64,
+    /// Rows sent.
+    pub rows: u64,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its SQLSTATE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlstate: Option<String>,
+}
+
+/// A query that is known.
+#[derive(Debug)]
+pub(super) struct Entry {
+    info: Mutex<QueryInfo>,
+    rows: AtomicU64,
+    began: Instant,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Entry {
+    pub(super) fn add_rows(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn runs(&self) {
+        self.info().state = State::Running;
+    }
+
+    /// Notes the end, once; returns the query as it ended, or nothing if it had ended.
+    pub(super) fn end(&self, state: State, failure: Option<&Failure>) -> Option<QueryInfo> {
+        let mut info = self.info();
+        if !matches!(info.state, State::Waiting | State::Running) {
+            return None;
+        }
+        info.state = state;
+        info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
+        info.rows = self.rows.load(Ordering::Relaxed);
+        info.error = failure.map(Failure::line);
+        info.sqlstate = failure.map(|failure| failure.wire().sqlstate.to_owned());
+        Some(info.clone())
+    }
+
+    pub(super) fn shown(&self) -> QueryInfo {
+        let mut info = self.info().clone();
+        if matches!(info.state, State::Waiting | State::Running) {
+            info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
+            info.rows = self.rows.load(Ordering::Relaxed);
+        }
+        info
+    }
+
+    fn info(&self) -> MutexGuard<'_, QueryInfo> {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All of them, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<VecDeque<Arc<Entry>>>);
+
+impl Registry {
+    /// Takes a query in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`] if a query of this id is there.
+    pub(super) fn add(
+        &self,
+        query_id: String,
+        statement: &str,
+        principal: &Principal,
+        door: Door,
+        peer: Option<SocketAddr>,
+    ) -> Result<Arc<Entry>> {
+        let mut all = self.all();
+        if all.iter().any(|entry| entry.info().query_id == query_id) {
+            let message = format!("there is a query with the id '{query_id}' already");
+            return Err(
+                Failure::new(ErrorKind::Exists, message).hint("choose another query_id, or leave it to the server")
+            );
+        }
+        if all.len() >= REMEMBERED
+            && let Some(oldest) =
+                all.iter().position(|entry| !matches!(entry.info().state, State::Waiting | State::Running))
+        {
+            all.remove(oldest);
+        }
+        let info = QueryInfo {
+            query_id,
+            state: State::Waiting,
+            statement: statement.trim().chars().take(MAX_CHARS).collect(),
+            caller: principal.name.clone(),
+            door,
+            peer,
+            started: Utc::now(),
+            elapsed_ms: 0.0,
+            rows: 0,
+            error: None,
+            sqlstate: None,
+        };
+        let entry = Arc::new(Entry {
+            info: Mutex::new(info),
+            rows: AtomicU64::new(0),
+            began: Instant::now(),
+            cancel: CancellationToken::new(),
+        });
+        all.push_back(Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// Those that `principal` may see, newest first.
+    pub(super) fn list(&self, principal: &Principal) -> Vec<QueryInfo> {
+        let shown = self.all().iter().rev().map(|entry| entry.shown()).collect::<Vec<_>>();
+        shown.into_iter().filter(|info| may_see(principal, info)).collect()
+    }
+
+    /// The one of this id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], also for one of somebody else.
+    pub(super) fn get(&self, principal: &Principal, query_id: &str) -> Result<Arc<Entry>> {
+        let found = self.all().iter().find(|entry| entry.info().query_id == query_id).cloned();
+        found
+            .filter(|entry| may_see(principal, &entry.info()))
+            .ok_or_else(|| Failure::new(ErrorKind::NotFound, format!("there is no query with the id '{query_id}'")))
+    }
+
+    /// Cancels what waits or runs.
+    pub(super) fn cancel_all(&self) {
+        for entry in self.all().iter() {
+            entry.cancel.cancel();
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, VecDeque<Arc<Entry>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn may_see(principal: &Principal, info: &QueryInfo) -> bool {
+    principal.scope == Scope::Admin || principal.name == info.caller
+}
