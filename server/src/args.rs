@@ -15,6 +15,7 @@ pub(crate) use library::{
 };
 
 use crate::error::{EXIT_CODES_HELP, Failure};
+use crate::gate::Scope;
 use crate::output::Format;
 
 /// The folder that is used unless another is named.
@@ -154,9 +155,12 @@ pub(crate) enum Command {
     /// Look at everything that can go wrong; exit code 3 if something has
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
-    /// Answer SQL over HTTP (read-only, this machine only)
+    /// Answer SQL over HTTP, the PostgreSQL wire, Flight SQL and MCP (read-only and for this machine, unless told otherwise)
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Make, list and revoke the tokens that let people and programs in
+    #[command(subcommand, after_help = TOKEN_EXAMPLES)]
+    Token(TokenCommand),
     /// Import two imaginary assistants' answers and ask the four questions
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
@@ -542,6 +546,12 @@ pub(crate) struct ServeArgs {
     /// Listen beyond this machine without TLS: for a proxy in front that has it
     #[arg(long)]
     pub(crate) plain_text: bool,
+    /// File of the tokens [default: tokens.json in the database folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// File that says who ran what, one JSON object a line [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
     /// Let tokens with the scope `write` (without tokens: everybody on this machine) change the database
     #[arg(long)]
     pub(crate) write: bool,
@@ -559,6 +569,68 @@ pub(crate) struct ServeArgs {
     /// Folder whose files statements may read; several times for several [default: none]
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_dir: Vec<PathBuf>,
+}
+
+/// `token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, this once
+    Create(TokenCreateArgs),
+    /// Show names, scopes, corpora and dates
+    List(TokenListArgs),
+    /// Take a token away; a running server refuses it at once
+    Revoke(TokenRevokeArgs),
+}
+
+const TOKEN_EXAMPLES: &str = "\
+Tokens lie in tokens.json in the database folder, as hashes. Once there is one, nobody comes in without.
+
+Examples:
+  saequel token create ci                                       read everything
+  saequel token create dashboard --corpus reviews --days 90     read one corpus, for 90 days
+  saequel token create loader --scope write --corpus reviews    also import into it
+  saequel token list
+  saequel token revoke ci";
+
+/// `token create`
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    /// Its name: in logs, and the user name of PostgreSQL's clients
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it may do
+    #[arg(long, value_enum, default_value = "read")]
+    pub(crate) scope: Scope,
+    /// Corpus that it may see; several times for several [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) corpus: Vec<String>,
+    /// Days until it ends [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: Option<u32>,
+    /// File of the tokens [default: tokens.json in the database folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+}
+
+/// `token list`
+#[derive(Debug, Args)]
+pub(crate) struct TokenListArgs {
+    /// File of the tokens [default: tokens.json in the database folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `token revoke`
+#[derive(Debug, Args)]
+pub(crate) struct TokenRevokeArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// File of the tokens [default: tokens.json in the database folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
 }
 
 /// `demo`

@@ -10,6 +10,7 @@ mod model;
 mod sae;
 mod serve;
 mod sql;
+mod token;
 mod upkeep;
 
 use crate::args::Command;
@@ -36,6 +37,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
         Command::Compact(args) => upkeep::compact(args, context).await,
         Command::Doctor(args) => upkeep::doctor(args, context).await,
         Command::Serve(args) => serve::serve(args, context).await,
+        Command::Token(command) => token::token(command, context).await,
         Command::Demo(args) => demo::demo(args, context).await,
     }
 }

@@ -25,6 +25,8 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
         tls: args.tls_cert.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
         plain_text: args.plain_text,
         write: args.write,
+        tokens: args.tokens,
+        audit_log: args.audit_log,
         timeout: Duration::from_secs(args.timeout),
         max_queries: args.max_queries,
         max_body_bytes: args.max_body,
