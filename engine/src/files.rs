@@ -1,7 +1,7 @@
 //! Files after `FROM`: `'notes.csv'`, `'data/*.parquet'`, `'part.jsonl.gz'`, read in place.
 //!
-//! A statement may read files of the database folder and of the folders that the engine was opened with; what is compared is
-//! where a file really is, after links.
+//! A statement may read files of the database folder and of the folders that the engine was opened with, but none that the
+//! database itself keeps there; what is compared is where a file really is, after links.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,10 @@ use datafusion::error::{DataFusionError, Result as DFResult};
 
 use crate::error::{Error, ErrorKind, Result, nearest};
 use crate::options::EngineOptions;
+
+/// What the database keeps in its folder beside what a user puts there. Whoever holds the program may look at it; statements
+/// of others may not: a token's corpora would not hold there.
+const KEPT: [&str; 9] = ["cache", "catalog", "corpora", "lock", "saes", "tmp", "tokens.json", "tokens.lock", "words"];
 
 /// Rows that the columns and types of a text file are found from.
 const SCHEMA_ROWS: usize = 10_000;
@@ -43,16 +47,37 @@ pub(crate) fn allowed_path(name: &str, options: &EngineOptions, database: &Path)
     let real = match std::fs::canonicalize(name) {
         Ok(real) => real,
         Err(_) if options.allowed_dirs.is_some() && !parent_is_allowed(name, options, database) => return Err(denied()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(name)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(name, options, database)),
         Err(error) => return Err(Error::new(ErrorKind::Io, format!("file '{name}'")).with_source(error)),
     };
     if is_allowed(&real, options, database) { Ok(real) } else { Err(denied()) }
 }
 
 fn is_allowed(real: &Path, options: &EngineOptions, database: &Path) -> bool {
+    if options.secret_files.iter().any(|secret| is_same_file(real, secret)) {
+        return false;
+    }
     let Some(folders) = &options.allowed_dirs else { return true };
+    // Whichever folder is allowed, this one's inside stays closed.
+    if let Ok(database) = std::fs::canonicalize(database)
+        && let Ok(inside) = real.strip_prefix(&database)
+        && let Some(first) = inside.components().next()
+        && KEPT.iter().any(|kept| first.as_os_str().eq_ignore_ascii_case(kept))
+    {
+        return false;
+    }
     let mut folders = folders.iter().map(PathBuf::as_path).chain([database]);
     folders.any(|folder| std::fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder)))
+}
+
+/// Whether both paths lead to one file, by links of any kind.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    if let (Ok(one), Ok(other)) = (std::fs::metadata(one), std::fs::metadata(other)) {
+        use std::os::unix::fs::MetadataExt;
+        return (one.dev(), one.ino()) == (other.dev(), other.ino());
+    }
+    std::fs::canonicalize(other).is_ok_and(|other| one == other)
 }
 
 fn parent_is_allowed(name: &str, options: &EngineOptions, database: &Path) -> bool {
@@ -60,16 +85,19 @@ fn parent_is_allowed(name: &str, options: &EngineOptions, database: &Path) -> bo
     std::fs::canonicalize(parent).is_ok_and(|parent| is_allowed(&parent, options, database))
 }
 
-fn missing(name: &str) -> Error {
+fn missing(name: &str, options: &EngineOptions, database: &Path) -> Error {
     let path = Path::new(name);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let siblings: Vec<String> = std::fs::read_dir(parent)
-        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
-        .unwrap_or_default();
+    let may_be_named = |path: &Path| std::fs::canonicalize(path).is_ok_and(|real| is_allowed(&real, options, database));
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let siblings: Vec<String> = entries
+        .filter(|entry| may_be_named(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     let own = path.file_name().map(|own| own.to_string_lossy().into_owned()).unwrap_or_default();
     let hint = match nearest(&own, siblings.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean '{}'?", path.with_file_name(near).display()),
-        None if !path.is_absolute() => match std::env::current_dir() {
+        None if !path.is_absolute() && options.allowed_dirs.is_none() => match std::env::current_dir() {
             Ok(current) => format!("; it was looked for in {}", current.display()),
             Err(_) => String::new(),
         },
@@ -94,6 +122,10 @@ fn matching(name: &str, options: &EngineOptions, database: &Path) -> Result<Vec<
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| matches_pattern(name.as_bytes(), pattern.as_bytes()))
         .collect();
+    // What may not be read is not matched, as if it were not there.
+    names.retain(|name| {
+        std::fs::canonicalize(folder.join(name)).map_or(true, |real| is_allowed(&real, options, database))
+    });
     names.sort();
     if names.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("no file matches '{name}'")));
@@ -318,6 +350,44 @@ mod tests {
             std::os::unix::fs::symlink(outside.join("x.csv"), allowed.join("link.csv")).unwrap();
             assert_eq!(kind(allowed.join("link.csv")), Err(ErrorKind::Denied));
         }
+    }
+
+    #[test]
+    fn what_the_database_keeps_and_secrets_are_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let db = root.path().join("db");
+        std::fs::create_dir_all(db.join("corpora/a.lance/_deletions")).unwrap();
+        let files = ["own.csv", "tokens.json", "corpora/a.lance/_deletions/1.arrow", "key.csv", "corpora.csv"];
+        for file in files {
+            std::fs::write(db.join(file), "a\n1\n").unwrap();
+        }
+        let options = EngineOptions { secret_files: vec![db.join("key.csv")], ..options(&[root.path()]) };
+        let kind = |path: PathBuf, options: &EngineOptions| {
+            allowed_path(&path.to_string_lossy(), options, &db).map(|_| ()).map_err(|error| error.kind())
+        };
+        for own in ["own.csv", "corpora.csv", "corpora/../own.csv"] {
+            assert_eq!(kind(db.join(own), &options), Ok(()), "{own}");
+        }
+        for kept in ["tokens.json", "./tokens.json", "corpora/../tokens.json", "corpora/a.lance/_deletions/1.arrow"] {
+            assert_eq!(kind(db.join(kept), &options), Err(ErrorKind::Denied), "{kept}");
+        }
+        let anything = EngineOptions { allowed_dirs: None, ..options.clone() };
+        assert_eq!(kind(db.join("key.csv"), &anything), Err(ErrorKind::Denied));
+        #[cfg(unix)]
+        for (i, secret) in ["tokens.json", "key.csv"].into_iter().enumerate() {
+            let link = root.path().join(format!("link{i}.csv"));
+            std::os::unix::fs::symlink(db.join(secret), &link).unwrap();
+            assert_eq!(kind(link, &options), Err(ErrorKind::Denied));
+        }
+        #[cfg(unix)]
+        {
+            std::fs::hard_link(db.join("key.csv"), root.path().join("hard.csv")).unwrap();
+            assert_eq!(kind(root.path().join("hard.csv"), &options), Err(ErrorKind::Denied));
+        }
+        let pattern = db.join("*.csv").to_string_lossy().into_owned();
+        let found = matching(&pattern, &options, &db).unwrap();
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        assert_eq!(names, ["corpora.csv", "own.csv"]);
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! SAE's dictionary; an *activation* is its strength on a token or, pooled, on a document; a *concept* is a user's name
 //! for a combination of features; a *property* is what a user asks for in words.
 
+#[cfg(test)]
+mod access_tests;
 mod activation_filter;
 mod activations;
+mod bounded;
 mod caller;
 pub mod catalog;
 mod doctor;

@@ -17,12 +17,21 @@ pub struct EngineOptions {
     /// `None` (default of the command line) allows every file that the process can read; `Some(vec![])` (default of the
     /// server) allows none.
     pub allowed_dirs: Option<Vec<PathBuf>>,
+    /// Files that no statement may read, wherever they lie and by whatever name or link: tokens, keys, logs; default none.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         let saequel_encoder::ReaderOptions { threads, cache_dir } = saequel_encoder::ReaderOptions::default();
-        Self { read_only: false, memory_limit_bytes: 2 << 30, threads, cache_dir, allowed_dirs: None }
+        Self {
+            read_only: false,
+            memory_limit_bytes: 2 << 30,
+            threads,
+            cache_dir,
+            allowed_dirs: None,
+            secret_files: Vec::new(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use crate::caller::Caller;
 use crate::catalog::{Catalog, CorpusInfo};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{AsOf, Snapshot};
 
 /// Shared by the tables and functions of a statement, and by the queries that its functions run.
@@ -57,7 +57,14 @@ impl Picture {
         if let Some((_, _, found)) = snapshots.iter().find(|(name, version, _)| name == corpus && *version == as_of) {
             return Ok(found.clone());
         }
-        let snapshot = self.engine.inner.store.snapshot(corpus, as_of).await?;
+        let snapshot = match self.engine.inner.store.snapshot(corpus, as_of).await {
+            Ok(snapshot) => snapshot,
+            // It was dropped meanwhile. The store's message names others, of which this caller may not know.
+            Err(_) if self.caller.readable.is_some() && self.engine.catalog().corpus(corpus).is_none() => {
+                return Err(Error::new(ErrorKind::NotFound, format!("corpus '{corpus}' not found")));
+            }
+            Err(error) => return Err(error),
+        };
         snapshots.push((corpus.to_owned(), as_of, snapshot.clone()));
         Ok(snapshot)
     }

@@ -159,6 +159,7 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
         .with_optimizer_rule(Arc::new(FeatureFields))
         .build();
     let session = SessionContext::new_with_state(state);
+    crate::bounded::register(&session);
     saequel_udfs::register_all(&session, &source)?;
     if viewer == Viewer::Person
         && let Some(extension) = &picture.caller.extension

@@ -4,6 +4,7 @@
 //! everything else is left to sqlparser, whose tree is then rewritten where DataFusion's planner needs another form (see
 //! [`rewrite`]).
 
+mod depth;
 mod grammar;
 pub(crate) mod rewrite;
 mod run;
@@ -125,6 +126,10 @@ impl Statement {
 /// # Errors
 /// [`ErrorKind::Query`] with line and column.
 pub(crate) fn parse(sql: &str) -> Result<Statement> {
+    depth::with_stack(sql.len(), || read(sql))
+}
+
+fn read(sql: &str) -> Result<Statement> {
     let tokens = tokenize(sql)?;
     if tokens.iter().all(is_space_or_semicolon) {
         return Err(Error::new(ErrorKind::Query, "the statement is empty"));
@@ -134,6 +139,7 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         Some(own) => own,
         None => {
             let mut statement = parser.parse_statement().map_err(syntax)?;
+            depth::check(&mut statement)?;
             rewrite::rewrite(&mut statement)?;
             classify(statement)?
         }

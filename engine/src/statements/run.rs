@@ -40,6 +40,27 @@ impl Engine {
         caller: &'a Arc<Caller>,
     ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
         Box::pin(async move {
+            self.known_to(caller, &statement)?;
+            // Who writes, and where, is told to those alone who may know of every corpus.
+            let limited = caller.readable.is_some();
+            let name = statement.name();
+            let ran = self.run_known(statement, caller).await;
+            ran.map_err(|error| match error.kind() {
+                ErrorKind::Io if limited && error.message().starts_with("another writer is at work") => Error::new(
+                    ErrorKind::Io,
+                    format!("{name}: another writer is at work on this database; try again in a moment"),
+                ),
+                _ => error,
+            })
+        })
+    }
+
+    fn run_known<'a>(
+        &'a self,
+        statement: Statement,
+        caller: &'a Arc<Caller>,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        Box::pin(async move {
             match statement {
                 Statement::Query(_) => Err(Error::new(ErrorKind::Internal, "a query is no statement of saequel's own")),
                 Statement::Import(import) => self.run_import(import).await,
@@ -70,6 +91,20 @@ impl Engine {
                 Statement::DescribeFeature { feature } => self.describe_feature(&feature, caller).await,
             }
         })
+    }
+
+    /// Refuses to change a corpus that does not exist for the caller, in words that name no other.
+    fn known_to(&self, caller: &Caller, statement: &Statement) -> Result<()> {
+        let (corpus, may_miss) = match statement {
+            Statement::Delete { corpus, .. } | Statement::Compact { corpus, .. } => (corpus, false),
+            Statement::DropCorpus { name, if_exists } => (name, *if_exists),
+            _ => return Ok(()),
+        };
+        let known = caller.reads(corpus) && self.catalog().corpus(corpus).is_some();
+        if known || may_miss || (caller.readable.is_none() && caller.writable.is_none()) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("{}: corpus '{corpus}' not found", statement.name())))
     }
 
     async fn run_import(&self, import: Import) -> Result<SendableRecordBatchStream> {

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr, TableFactor};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
 
 use super::rewrite::{VersionedName, rewrite};
-use super::{end_of_input, is_word, parser, reads_only, syntax, tokenize};
+use super::{depth, end_of_input, is_word, parser, reads_only, syntax, tokenize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::AsOf;
 
@@ -23,6 +23,10 @@ impl DocumentSet {
     /// # Errors
     /// [`ErrorKind::Query`] with line and column within the set's text.
     pub(crate) fn parse(set: &str) -> Result<Self> {
+        depth::with_stack(set.len(), || Self::read(set))
+    }
+
+    fn read(set: &str) -> Result<Self> {
         let mut tokens = tokenize(set)?;
         let Some(first) = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)) else {
             return Err(Error::new(
@@ -45,6 +49,7 @@ impl DocumentSet {
         }
         let mut parser = parser(tokens);
         let mut query = parser.parse_query().map_err(syntax)?;
+        depth::check(&mut query)?;
         end_of_input(&mut parser, "a set ends here")?;
         reads_only(&mut query)?;
         let mut statement = ast::Statement::Query(query);
@@ -57,8 +62,13 @@ impl DocumentSet {
     /// # Errors
     /// [`ErrorKind::Query`] with line and column within the condition's text.
     pub(crate) fn with_condition(corpus: &str, condition: &str) -> Result<Self> {
+        depth::with_stack(condition.len(), || Self::read_condition(corpus, condition))
+    }
+
+    fn read_condition(corpus: &str, condition: &str) -> Result<Self> {
         let mut parser = parser(tokenize(condition)?);
-        let condition = parser.parse_expr().map_err(syntax)?;
+        let mut condition = parser.parse_expr().map_err(syntax)?;
+        depth::check(&mut condition)?;
         end_of_input(&mut parser, "the condition ends here")?;
         let mut set = Self::parse(&format!("\"{}\"", corpus.replace('"', "\"\"")))?;
         if let ast::Statement::Query(query) = &mut set.statement

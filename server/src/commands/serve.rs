@@ -13,7 +13,10 @@ use crate::say::say;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     let dir = context.existing_db_dir()?;
+    let tokens = args.tokens.clone().unwrap_or_else(|| dir.join("tokens.json"));
+    let secrets = [Some(&tokens), args.tls_cert.as_ref(), args.tls_key.as_ref(), args.audit_log.as_ref()];
     let options = EngineOptions {
+        secret_files: secrets.into_iter().flatten().cloned().collect(),
         read_only: !args.write,
         allowed_dirs: Some(args.allow_dir.clone()),
         ..context.engine_options()

@@ -28,37 +28,38 @@ pub(super) async fn token(command: TokenCommand, context: &Context) -> Result<()
             context.answer_batch(batch(&file)?, &args.answer).await
         }
         TokenCommand::Revoke(args) => {
-            let path = path(args.tokens)?;
-            let mut file = TokenFile::read(&path)?;
-            let before = file.tokens.len();
-            file.tokens.retain(|entry| entry.name != args.name);
-            if file.tokens.len() == before {
-                let message = format!("token: there is none with the name '{}'", args.name);
-                return Err(Failure::new(ErrorKind::NotFound, message).hint("`saequel token list` shows them"));
-            }
-            file.write(&path)?;
+            TokenFile::change(&path(args.tokens)?, |file| {
+                let before = file.tokens.len();
+                file.tokens.retain(|entry| entry.name != args.name);
+                if file.tokens.len() == before {
+                    let message = format!("token: there is none with the name '{}'", args.name);
+                    return Err(Failure::new(ErrorKind::NotFound, message).hint("`saequel token list` shows them"));
+                }
+                Ok(())
+            })?;
             say!("token '{}' revoked: a running server refuses it from now on", args.name)
         }
     }
 }
 
 fn create(path: &std::path::Path, args: TokenCreateArgs) -> Result<()> {
-    let mut file = TokenFile::read(path)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
     if args.name.is_empty() || args.name.len() > 63 || !args.name.chars().all(plain) || args.name == "anonymous" {
         let message = format!("token: '{}' cannot be a name", args.name);
         return Err(Failure::usage(message).hint("expected 1 to 63 letters, digits, '-', '_', '.' or '@'"));
     }
-    if file.tokens.iter().any(|entry| entry.name == args.name) {
-        let message = format!("token: there is one with the name '{}' already", args.name);
-        return Err(Failure::new(ErrorKind::Exists, message).hint("choose another name, or revoke that one first"));
-    }
     let expires = args.days.map(|days| Utc::now() + Duration::days(i64::from(days)));
     let corpora = (!args.corpus.is_empty()).then(|| args.corpus.iter().cloned().collect::<BTreeSet<_>>());
     let (entry, token) = TokenEntry::make(&args.name, args.scope, corpora, expires)?;
-    file.tokens.push(entry);
-    file.tokens.sort_by(|a, b| a.name.cmp(&b.name));
-    file.write(path)?;
+    TokenFile::change(path, |file| {
+        if file.tokens.iter().any(|entry| entry.name == args.name) {
+            let message = format!("token: there is one with the name '{}' already", args.name);
+            return Err(Failure::new(ErrorKind::Exists, message).hint("choose another name, or revoke that one first"));
+        }
+        file.tokens.push(entry);
+        file.tokens.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    })?;
     say!("{token}")?;
     remark!(
         "token '{}' made; it is shown this once. HTTP: `Authorization: Bearer TOKEN`; PostgreSQL: user {}, the token as \

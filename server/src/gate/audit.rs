@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use chrono::Utc;
 use serde_json::{Value, json};
 
-use super::{Door, QueryInfo};
-use crate::error::{Result, io_failure};
+use super::{Door, QueryInfo, Visitor};
+use crate::error::{Failure, Result, io_failure};
 
 /// The log, or nothing if none is kept.
 #[derive(Debug, Default)]
@@ -31,15 +31,45 @@ impl Audit {
         Ok(Self(Some(Mutex::new(file))))
     }
 
-    pub(super) fn query(&self, query: &QueryInfo) {
+    /// Whether there is a log.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A query that ended, with all of its statement.
+    pub(super) fn query(&self, query: &QueryInfo, statement: Option<&str>) {
+        if !self.is_kept() {
+            return;
+        }
         let mut line = serde_json::to_value(query).unwrap_or_default();
         if let Some(line) = line.as_object_mut() {
             line.insert("event".to_owned(), "query".into());
+            if let Some(statement) = statement {
+                line.insert("statement".to_owned(), statement.into());
+            }
             line.insert("ended".to_owned(), Utc::now().to_rfc3339().into());
         }
         self.line(&line);
     }
 
+    /// A statement that was refused before it became a query, or that could not be planned.
+    pub(super) fn not_run(&self, visitor: &Visitor, statement: &str, failure: &Failure) {
+        if !self.is_kept() {
+            return;
+        }
+        self.line(&json!({
+            "event": "refused",
+            "caller": visitor.principal.name,
+            "door": visitor.door,
+            "peer": visitor.peer.map(|peer| peer.to_string()),
+            "statement": statement,
+            "error": failure.line(),
+            "sqlstate": failure.wire().sqlstate,
+            "ended": Utc::now().to_rfc3339(),
+        }));
+    }
+
+    /// A token that was refused.
     pub(super) fn refused(&self, door: Door, peer: Option<SocketAddr>) {
         let peer = peer.map(|peer| peer.to_string());
         self.line(&json!({ "event": "refused", "door": door, "peer": peer, "ended": Utc::now().to_rfc3339() }));

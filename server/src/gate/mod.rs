@@ -46,6 +46,12 @@ use registry::{Entry, Registry};
 const WAITING_BATCHES: usize = 2;
 /// Tokens that an address may get wrong in a minute.
 const WRONG_TOKENS: NonZeroU32 = NonZeroU32::new(30).expect("30 is not 0");
+/// Requests between two times that addresses and tokens which are quiet again are forgotten.
+const FORGET_EVERY: usize = 4096;
+/// Stack of a thread that runs queries. What the engine lets through nests deeper than the usual 2 MiB can bear.
+const STACK_BYTES: usize = 32 << 20;
+/// For a deadline that lies beyond what the clock can tell.
+const LONG: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// Longest id of a query.
 const MAX_ID: usize = 128;
 
@@ -136,11 +142,14 @@ struct Inner {
     options: ServeOptions,
     tokens: Tokens,
     turns: Arc<Semaphore>,
+    /// For statements that are planned only, so that a client that waits with one open can describe another.
+    describing: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// Running queries by name of the token.
     busy: Mutex<HashMap<String, usize>>,
     requests: Limiter<String>,
     wrong_tokens: Limiter<IpAddr>,
+    asked: AtomicUsize,
     registry: Registry,
     metrics: Metrics,
     audit: audit::Audit,
@@ -164,10 +173,12 @@ impl Gate {
         Ok(Self(Arc::new(Inner {
             tokens: Tokens::open(tokens)?,
             turns: Arc::new(Semaphore::new(options.max_queries)),
+            describing: Arc::new(Semaphore::new(options.max_queries)),
             waiting: AtomicUsize::new(0),
             busy: Mutex::default(),
             requests: RateLimiter::hashmap(Quota::per_minute(per_minute)),
             wrong_tokens: RateLimiter::hashmap(Quota::per_minute(WRONG_TOKENS)),
+            asked: AtomicUsize::new(0),
             registry: Registry::default(),
             metrics: Metrics::default(),
             audit: audit::Audit::open(options.audit_log.as_deref())?,
@@ -205,7 +216,10 @@ impl Gate {
     /// Threads for queries, so that one that computes for long does not keep the server from answering others.
     pub fn threads() -> Handle {
         static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-        let make = || Builder::new_multi_thread().thread_name("saequel-query").enable_all().build().ok();
+        let make = || {
+            let mut builder = Builder::new_multi_thread();
+            builder.thread_name("saequel-query").thread_stack_size(STACK_BYTES).enable_all().build().ok()
+        };
         RUNTIME.get_or_init(make).as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 
@@ -238,16 +252,31 @@ impl Gate {
     /// Notes a token that was refused; gives another error if there were too many.
     pub fn wrong_token(&self, door: Door, peer: Option<SocketAddr>) -> Option<Failure> {
         self.0.metrics.refused_logins.inc();
-        self.0.audit.refused(door, peer);
-        tracing::warn!(door = door.name(), ?peer, "a token was refused");
-        let over = peer.is_some_and(|peer| self.0.wrong_tokens.check_key(&peer.ip()).is_err());
+        self.forget_now_and_then();
+        let over = peer.is_some_and(|peer| self.0.wrong_tokens.check_key(&network(peer.ip())).is_err());
+        if !over {
+            // Who guesses on and on fills no disk: the metric counts the rest.
+            self.0.audit.refused(door, peer);
+            tracing::warn!(door = door.name(), ?peer, "a token was refused");
+        }
         over.then(|| Failure::new(ErrorKind::Denied, "too many wrong tokens from this address").shown_as(TOO_MANY))
+    }
+
+    /// Forgets addresses and tokens whose minute is over, so that what is kept of them does not grow without end.
+    fn forget_now_and_then(&self) {
+        if self.0.asked.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
+            self.0.requests.retain_recent();
+            self.0.requests.shrink_to_fit();
+            self.0.wrong_tokens.retain_recent();
+            self.0.wrong_tokens.shrink_to_fit();
+        }
     }
 
     /// Counts a request.
     fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
+        self.forget_now_and_then();
         let key = match (principal.is_anonymous(), peer) {
-            (true, Some(peer)) => peer.ip().to_string(),
+            (true, Some(peer)) => network(peer.ip()).to_string(),
             _ => principal.name.clone(),
         };
         self.0.requests.check_key(&key).map_err(|over| {
@@ -275,6 +304,8 @@ impl Gate {
         if !options.write {
             caller.writable = Some(Arc::default());
         }
+        // An engine that may read every file of its process was not opened to be served.
+        caller.files &= self.0.engine.options().allowed_dirs.is_some();
         let half = self.0.engine.options().memory_limit_bytes / 2;
         caller.memory_limit_bytes = Some(options.query_memory_bytes.unwrap_or(half));
         caller.main_schema = visitor.main_schema;
@@ -285,16 +316,35 @@ impl Gate {
     /// What a statement gives and takes, without running it.
     ///
     /// # Errors
-    /// As [`Engine::describe_as`]; [`UNAUTHENTICATED`].
+    /// As [`Engine::describe_as`]; [`UNAUTHENTICATED`]; [`TOO_MANY`].
     pub async fn describe(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
+        let described = self.describe_now(visitor, statement).await;
+        described.inspect_err(|failure| self.0.audit.not_run(visitor, statement, failure))
+    }
+
+    async fn describe_now(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
+        let inner = &self.0;
         let caller = self.caller(visitor)?;
-        let (engine, statement) = (self.0.engine.clone(), statement.to_owned());
-        let task = Self::threads().spawn(async move { engine.describe_as(&caller, &statement).await });
-        let deadline = tokio::time::timeout(self.0.options.timeout, task);
-        match deadline.await {
+        let timeout = inner.options.timeout;
+        let permit = Arc::clone(&inner.describing).acquire_owned();
+        let permit = match tokio::time::timeout(inner.options.max_wait.min(timeout), permit).await {
+            Ok(Ok(permit)) => permit,
+            _ => {
+                return Err(Failure::new(ErrorKind::Resources, "too many statements are planned already")
+                    .shown_as(TOO_MANY)
+                    .hint("try again in a moment"));
+            }
+        };
+        let (engine, statement) = (inner.engine.clone(), statement.to_owned());
+        let task = Self::threads().spawn(async move {
+            let _permit = permit; // held until planning has ended, whoever still waits for it
+            engine.describe_as(&caller, &statement).await
+        });
+        let _ended = AbortOnDrop(task.abort_handle());
+        match tokio::time::timeout(timeout, task).await {
             Ok(Ok(described)) => described.map_err(Failure::from),
             Ok(Err(_)) => Err(Failure::new(ErrorKind::Internal, "planning ended without an answer")),
-            Err(_) => Err(self.too_long(self.0.options.timeout)),
+            Err(_) => Err(self.too_long(timeout)),
         }
     }
 
@@ -305,28 +355,21 @@ impl Gate {
     /// [`ErrorKind::Cancelled`].
     pub async fn run(&self, visitor: &Visitor, ask: Ask) -> Result<Answer> {
         let inner = &self.0;
-        if inner.stopping.load(Ordering::Relaxed) {
-            return Err(Failure::new(ErrorKind::Resources, "the server is stopping").shown_as(STOPPING));
-        }
-        let caller = self.caller(visitor)?;
-        let query_id = match ask.query_id {
-            Some(id) if id.is_empty() || id.len() > MAX_ID || !id.chars().all(|c| c.is_ascii_graphic()) => {
-                let message = format!("query_id: expected 1 to {MAX_ID} visible ASCII characters");
-                return Err(Failure::usage(message));
+        let (caller, account, deadline) = match self.enter(visitor, &ask) {
+            Ok(entered) => entered,
+            Err(failure) => {
+                inner.audit.not_run(visitor, &ask.statement, &failure);
+                return Err(failure);
             }
-            Some(id) => id,
-            None => random_id()?,
         };
+        let mut account = account;
+        let query_id = account.entry.shown().query_id;
         let timeout = ask.timeout.map_or(inner.options.timeout, |wanted| wanted.min(inner.options.timeout));
-        let deadline = Instant::now() + timeout;
         let max_rows = [ask.max_rows, inner.options.max_rows].into_iter().flatten().min();
-        let entry =
-            inner.registry.add(query_id.clone(), &ask.statement, &visitor.principal, visitor.door, visitor.peer)?;
-        let mut account = Account { gate: self.clone(), entry, door: visitor.door };
         let turn = match self.turn(visitor, deadline, &account.entry).await {
             Ok(turn) => turn,
             Err(failure) => {
-                account.end(State::Failed, Some(&failure));
+                account.failed(&failure);
                 return Err(failure);
             }
         };
@@ -383,6 +426,30 @@ impl Gate {
                 Ok(answer)
             }
         }
+    }
+
+    /// Takes a statement in: who asks, and until when it may take.
+    fn enter(&self, visitor: &Visitor, ask: &Ask) -> Result<(Arc<Caller>, Account, Instant)> {
+        let inner = &self.0;
+        if inner.stopping.load(Ordering::Relaxed) {
+            return Err(Failure::new(ErrorKind::Resources, "the server is stopping").shown_as(STOPPING));
+        }
+        let caller = self.caller(visitor)?;
+        let query_id = match &ask.query_id {
+            Some(id) if id.is_empty() || id.len() > MAX_ID || !id.chars().all(|c| c.is_ascii_graphic()) => {
+                let message = format!("query_id: expected 1 to {MAX_ID} visible ASCII characters");
+                return Err(Failure::usage(message));
+            }
+            Some(id) => id.clone(),
+            None => random_id()?,
+        };
+        let timeout = ask.timeout.map_or(inner.options.timeout, |wanted| wanted.min(inner.options.timeout));
+        let now = Instant::now();
+        let deadline = now.checked_add(timeout).unwrap_or_else(|| now + LONG);
+        let entry = inner.registry.add(query_id, &ask.statement, &visitor.principal, visitor.door, visitor.peer)?;
+        // The log has all of a statement: what would be left out is where somebody would hide.
+        let statement = inner.audit.is_kept().then(|| ask.statement.clone());
+        Ok((caller, Account { gate: self.clone(), entry, door: visitor.door, statement }, deadline))
     }
 
     /// Queries that a visitor may see, newest first.
@@ -488,6 +555,25 @@ fn random_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// What counts as one client: an address, or the network of IPv6 that one customer has.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(long) if long.to_ipv4_mapped().is_none() => {
+            IpAddr::V6((long.to_bits() & !u128::from(u64::MAX)).into())
+        }
+        other => other.to_canonical(),
+    }
+}
+
+/// Ends a task that nobody waits for any more.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The right to run, given back when dropped.
 struct Turn {
     _permit: OwnedSemaphorePermit,
@@ -588,9 +674,16 @@ struct Account {
     gate: Gate,
     entry: Arc<Entry>,
     door: Door,
+    /// All of it, if there is a log.
+    statement: Option<String>,
 }
 
 impl Account {
+    fn failed(&mut self, failure: &Failure) {
+        let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
+        self.end(state, Some(failure));
+    }
+
     fn end(&mut self, state: State, failure: Option<&Failure>) {
         let was_running = self.entry.shown().state == State::Running;
         let Some(query) = self.entry.end(state, failure) else { return };
@@ -607,7 +700,7 @@ impl Account {
         inner.metrics.queries.get_or_create(&metrics::OfQuery { door, outcome }).inc();
         inner.metrics.seconds.get_or_create(&OfDoor { door }).observe(query.elapsed_ms / 1000.0);
         inner.metrics.rows.get_or_create(&OfDoor { door }).inc_by(query.rows);
-        inner.audit.query(&query);
+        inner.audit.query(&query, self.statement.as_deref());
         let QueryInfo { query_id, caller, elapsed_ms, rows, statement, error, .. } = &query;
         if *elapsed_ms > inner.options.slow_query.as_secs_f64() * 1000.0 {
             tracing::warn!(query_id, caller, door, elapsed_ms, rows, outcome, statement, "slow query");
@@ -688,8 +781,7 @@ impl Answer {
     fn finish(&mut self, failure: &Failure) {
         self.ended = true;
         self.task.abort();
-        let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
-        self.account.end(state, Some(failure));
+        self.account.failed(failure);
     }
 }
 

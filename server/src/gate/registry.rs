@@ -18,6 +18,8 @@ use crate::error::{Failure, Result};
 const REMEMBERED: usize = 1000;
 /// Characters of a statement that are remembered.
 const MAX_CHARS: usize = 10_000;
+/// Characters of an error that are remembered: some quote what was wrong.
+const MAX_ERROR_CHARS: usize = 2_000;
 
 /// How a query stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -95,7 +97,7 @@ impl Entry {
         info.state = state;
         info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
         info.rows = self.rows.load(Ordering::Relaxed);
-        info.error = failure.map(Failure::line);
+        info.error = failure.map(|failure| failure.line().chars().take(MAX_ERROR_CHARS).collect());
         info.sqlstate = failure.map(|failure| failure.wire().sqlstate.to_owned());
         Some(info.clone())
     }
@@ -122,7 +124,8 @@ impl Registry {
     /// Takes a query in.
     ///
     /// # Errors
-    /// [`ErrorKind::Exists`] if a query of this id is there.
+    /// [`ErrorKind::Exists`] if a query of this id and this caller is there. Those of others do not matter: nobody learns
+    /// of them, and nobody takes an id away from another.
     pub(super) fn add(
         &self,
         query_id: String,
@@ -132,7 +135,8 @@ impl Registry {
         peer: Option<SocketAddr>,
     ) -> Result<Arc<Entry>> {
         let mut all = self.all();
-        if all.iter().any(|entry| entry.info().query_id == query_id) {
+        let taken = |info: &QueryInfo| info.query_id == query_id && info.caller == principal.name;
+        if all.iter().any(|entry| taken(&entry.info())) {
             let message = format!("there is a query with the id '{query_id}' already");
             return Err(
                 Failure::new(ErrorKind::Exists, message).hint("choose another query_id, or leave it to the server")
@@ -178,9 +182,16 @@ impl Registry {
     /// # Errors
     /// [`ErrorKind::NotFound`], also for one of somebody else.
     pub(super) fn get(&self, principal: &Principal, query_id: &str) -> Result<Arc<Entry>> {
-        let found = self.all().iter().find(|entry| entry.info().query_id == query_id).cloned();
-        found
-            .filter(|entry| may_see(principal, &entry.info()))
+        let all = self.all();
+        // The newest first, and one's own before those of others with the same id.
+        let found = |own: bool| {
+            let is_it = |info: &QueryInfo| {
+                info.query_id == query_id && may_see(principal, info) && (!own || info.caller == principal.name)
+            };
+            all.iter().rev().find(|entry| is_it(&entry.info())).cloned()
+        };
+        found(true)
+            .or_else(|| found(false))
             .ok_or_else(|| Failure::new(ErrorKind::NotFound, format!("there is no query with the id '{query_id}'")))
     }
 
@@ -197,5 +208,40 @@ impl Registry {
 }
 
 fn may_see(principal: &Principal, info: &QueryInfo) -> bool {
-    principal.scope == Scope::Admin || principal.name == info.caller
+    // Statements of others name corpora of which a limited token may not know.
+    (principal.scope == Scope::Admin && principal.corpora.is_none()) || principal.name == info.caller
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::TokenEntry;
+
+    #[test]
+    fn ids_are_a_callers_own() {
+        let who = |name: &str, scope| {
+            let (entry, _) = TokenEntry::make(name, scope, None, None).unwrap();
+            entry.principal()
+        };
+        let (one, other, admin) = (who("one", Scope::Read), who("other", Scope::Write), who("root", Scope::Admin));
+        let registry = Registry::default();
+        let add = |id: &str, who: &Principal| registry.add(id.to_owned(), "SELECT 1", who, Door::Http, None);
+        let of_one = add("q", &one).unwrap();
+        assert_eq!(add("q", &one).unwrap_err().kind(), ErrorKind::Exists);
+        let of_other = add("q", &other).unwrap();
+        assert!(Arc::ptr_eq(&registry.get(&one, "q").unwrap(), &of_one));
+        assert!(Arc::ptr_eq(&registry.get(&other, "q").unwrap(), &of_other));
+        add("only", &other).unwrap();
+        assert_eq!(registry.get(&one, "only").unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(registry.get(&admin, "only").is_ok());
+        assert_eq!((registry.list(&one).len(), registry.list(&admin).len()), (1, 3));
+        let limited = Principal { corpora: Some(Arc::default()), ..admin };
+        assert!(registry.list(&limited).is_empty() && registry.get(&limited, "only").is_err());
+        // What has ended is forgotten, what runs is not.
+        for i in 0..2 * REMEMBERED {
+            add(&format!("n{i}"), &other).unwrap().end(State::Done, None);
+        }
+        assert!(registry.all().len() <= REMEMBERED + 1);
+        assert!(registry.get(&one, "q").is_ok());
+    }
 }

@@ -70,8 +70,8 @@ impl Principal {
             readable: self.corpora.clone(),
             writable: if self.scope >= Scope::Write { self.corpora.clone() } else { nothing() },
             files: self.corpora.is_none(),
-            // Without tokens, all who come are one.
-            sees_all_queries: self.scope == Scope::Admin || self.is_anonymous(),
+            // Without tokens, all who come are one. What others ask names corpora that a limited token may not know.
+            sees_all_queries: (self.scope == Scope::Admin && self.corpora.is_none()) || self.is_anonymous(),
             ..Caller::default()
         }
     }
@@ -140,7 +140,7 @@ impl TokenEntry {
         Ok((entry, token))
     }
 
-    fn principal(&self) -> Principal {
+    pub(super) fn principal(&self) -> Principal {
         Principal {
             name: self.name.clone(),
             scope: self.scope,
@@ -189,9 +189,28 @@ impl TokenFile {
             Err(error) => return Err(io_failure(format!("tokens: {}", path.display()), &error)),
         };
         serde_json::from_str(&text).map_err(|error| {
-            let message = format!("tokens: {} is no file of tokens: {error}", path.display());
+            // The message does not quote the file.
+            let (line, column) = (error.line(), error.column());
+            let message = format!("tokens: {} is no file of tokens (line {line}, column {column})", path.display());
             Failure::new(ErrorKind::Corrupt, message).hint("put a backup there, or remove it and make new tokens")
         })
+    }
+
+    /// Reads the file, changes it and writes it. Of two programs that change it one waits, so that none brings back a token that
+    /// the other has revoked.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Self::write`]; those of `change`, and then the file stays as it was.
+    pub fn change<T>(path: &Path, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let beside = path.with_extension("lock");
+        let failed = |error: std::io::Error| io_failure(format!("tokens: {}", beside.display()), &error);
+        let lock =
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&beside).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut file = Self::read(path)?;
+        let changed = change(&mut file)?;
+        file.write(path)?;
+        Ok(changed)
     }
 
     /// Writes the file, readable by its owner alone; all of it or nothing.
@@ -220,7 +239,8 @@ pub struct Tokens {
 #[derive(Debug, Default)]
 struct Read {
     looked: Option<Instant>,
-    stamp: Option<(SystemTime, u64)>,
+    /// When it was written, how long it is, and which file: each write makes another.
+    stamp: Option<(SystemTime, u64, u64)>,
     by_hash: HashMap<[u8; 32], Arc<TokenEntry>>,
     by_name: HashMap<String, Arc<TokenEntry>>,
     /// There has been a token: then nobody is let in without one, even after the last was revoked.
@@ -234,6 +254,7 @@ impl Tokens {
     /// As [`TokenFile::read`].
     pub fn open(path: PathBuf) -> Result<Self> {
         let tokens = Self { path, read: Mutex::default() };
+        TokenFile::read(&tokens.path)?; // here, the reason is told
         tokens.with(|_| ())?;
         Ok(tokens)
     }
@@ -282,9 +303,16 @@ impl Tokens {
     fn with<T>(&self, of: impl FnOnce(&Read) -> T) -> Result<T> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.looked.is_none_or(|looked| looked.elapsed() > LOOK_AGAIN) {
-            let stamp = std::fs::metadata(&self.path).ok().and_then(|file| Some((file.modified().ok()?, file.len())));
+            let stamp = std::fs::metadata(&self.path)
+                .ok()
+                .and_then(|file| Some((file.modified().ok()?, file.len(), inode(&file))));
             if read.looked.is_none() || stamp != read.stamp {
-                let file = TokenFile::read(&self.path)?;
+                let file = TokenFile::read(&self.path).map_err(|error| {
+                    // Nobody who only asks is told where the file lies.
+                    tracing::error!("{error}");
+                    Failure::new(ErrorKind::Internal, "the server cannot read its tokens, and lets nobody in")
+                        .hint("whoever runs it finds the reason in its log")
+                })?;
                 let entries: Vec<Arc<TokenEntry>> = file.tokens.into_iter().map(Arc::new).collect();
                 read.by_name = entries.iter().map(|entry| (entry.name.clone(), Arc::clone(entry))).collect();
                 read.by_hash =
@@ -296,6 +324,13 @@ impl Tokens {
         }
         Ok(of(&read))
     }
+}
+
+fn inode(file: &std::fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::ino(file);
+    #[cfg(not(unix))]
+    0
 }
 
 /// One message for every reason: who guesses learns nothing.
@@ -351,6 +386,25 @@ mod tests {
         std::thread::sleep(LOOK_AGAIN + Duration::from_millis(50));
         assert_eq!(tokens.still(&ci).unwrap_err().wire(), UNAUTHENTICATED);
         assert!(tokens.needed().unwrap(), "the last token is gone, and the door stays shut");
+    }
+
+    #[test]
+    fn two_that_change_the_file_do_not_undo_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.json");
+        let add = |i: usize| {
+            let (entry, _) = TokenEntry::make(&format!("t{i}"), Scope::Read, None, None).unwrap();
+            TokenFile::change(&path, |file| {
+                file.tokens.push(entry);
+                Ok(())
+            })
+            .unwrap();
+        };
+        std::thread::scope(|scope| (0..8).for_each(|i| drop(scope.spawn(move || add(i)))));
+        assert_eq!(TokenFile::read(&path).unwrap().tokens.len(), 8);
+        std::fs::write(&path, r#"{"tokens": "sq_secret"}"#).unwrap();
+        let told = TokenFile::read(&path).unwrap_err().to_string();
+        assert!(!told.contains("sq_secret"), "{told}");
     }
 
     #[cfg(unix)]
