@@ -45,3 +45,4 @@ pub use saequel_encoder::{Encoder, Error as EncoderError, Progress, Reader, Read
 pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progress, reader, sae};
 pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};
 pub use session::{Described, Parameter};
+pub use statements::with_stack;

@@ -16,6 +16,7 @@ mod listener;
 mod mcp;
 mod options;
 pub mod output;
+mod patience;
 mod postgres;
 mod progress;
 mod say;

@@ -30,6 +30,7 @@ use tower::ServiceExt;
 use crate::error::{Failure, Result, io_failure};
 use crate::gate::{Door, Gate, OfDoor};
 use crate::options::{ServeOptions, TlsFiles};
+use crate::patience::{Patient, give_up_after};
 use crate::{flight_sql, http, mcp, postgres};
 
 /// Time for a TLS handshake, and for the head of a request.
@@ -225,6 +226,8 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
+                // A query ends at its deadline, whoever reads; soon after, its connection does.
+                give_up_after(&stream, gate.options().timeout.saturating_add(SHAKE_HANDS));
                 let gauge = gate.metrics().connections.get_or_create(&OfDoor { door: door.name() }).clone();
                 gauge.inc();
                 take(stream, peer, Connected { _slot: slot, gauge });
@@ -298,7 +301,8 @@ async fn serve_connection<S>(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(SHAKE_HANDS);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let stream = TokioIo::new(Patient::new(stream, SHAKE_HANDS));
+    let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, %peer, "connection");
     }

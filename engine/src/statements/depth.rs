@@ -20,11 +20,13 @@ const SHORT_BYTES: usize = 1_000;
 /// Stack that one byte of a statement can need.
 const STACK_PER_BYTE: usize = 512;
 
-/// Reads a statement of `bytes` with `read`, with as much stack as it can need before it is known how deep it nests.
+/// Reads a statement of so many bytes with `read`, with as much stack as it can need before it is known how deep it nests.
+/// Whoever parses statements before the engine does so in here: a parser's tree of a long chain of operators is deep enough to
+/// end the process when it is walked or dropped.
 ///
 /// # Errors
 /// Those of `read`; [`ErrorKind::Query`] for one that is too long.
-pub(super) fn with_stack<T: Send>(bytes: usize, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn with_stack<T: Send>(bytes: usize, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if bytes <= SHORT_BYTES {
         return read();
     }

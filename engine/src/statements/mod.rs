@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whi
 use crate::engine::{OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
+pub use depth::with_stack;
 use walk::{Node, walk};
 
 /// How deep expressions and subqueries may nest.
