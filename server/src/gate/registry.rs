@@ -96,7 +96,7 @@ impl Entry {
         info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
         info.rows = self.rows.load(Ordering::Relaxed);
         info.error = failure.map(Failure::line);
-        info.sqlstate = failure.map(|failure| failure.wire().sqlstate.to_owned());
+        info.sqlstate = failure.map(|failure| failure.sqlstate().to_owned());
         Some(info.clone())
     }
 
