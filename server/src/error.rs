@@ -145,6 +145,21 @@ impl Failure {
         self.wire.unwrap_or_else(|| wire(self.kind()))
     }
 
+    /// SQLSTATE for drivers and BI tools: that of the kind, or a finer one where the message tells.
+    pub fn sqlstate(&self) -> &'static str {
+        if let Some(wire) = self.wire {
+            return wire.sqlstate;
+        }
+        let message = self.error.message();
+        refined(self.kind(), position(message).map_or(message, |(_, _, rest)| rest))
+            .unwrap_or_else(|| wire(self.kind()).sqlstate)
+    }
+
+    /// Line and column of the statement that the message points at, counted from 1.
+    pub fn position(&self) -> Option<(u64, u64)> {
+        position(self.error.message()).map(|(line, column, _)| (line, column))
+    }
+
     /// The way out, given or general.
     pub fn way_out(&self) -> Option<&str> {
         if let Some(hint) = &self.hint {
@@ -162,6 +177,44 @@ impl Failure {
     pub fn line(&self) -> String {
         one_line(&self.error.to_string())
     }
+}
+
+/// `line 1, column 8: column 'x' not found` as its place and the rest.
+fn position(message: &str) -> Option<(u64, u64, &str)> {
+    let (line, rest) = message.strip_prefix("line ")?.split_once(", column ")?;
+    let (column, rest) = rest.split_once(": ")?;
+    Some((line.parse().ok()?, column.parse().ok()?, rest))
+}
+
+/// The SQLSTATE of what a message says, if it is finer than that of the kind. A kind says what can be done, a class of
+/// SQLSTATE what is wrong; the words are those of the engine and of DataFusion's planner.
+fn refined(kind: ErrorKind, message: &str) -> Option<&'static str> {
+    let lower = message.to_lowercase();
+    let has = |needles: &[&str]| needles.iter().any(|needle| lower.contains(needle));
+    let begins = |starts: &[&str]| starts.iter().any(|start| lower.starts_with(start));
+    Some(match kind {
+        ErrorKind::Query if begins(&["not supported: "]) => "0A000",
+        ErrorKind::Query if begins(&["invalid function ", "table function "]) => "42883",
+        ErrorKind::Query if has(&["no function matches", "failed to coerce arguments"]) => "42883",
+        ErrorKind::Query if begins(&["column '"]) && has(&["is in several tables"]) => "42702",
+        ErrorKind::Query if begins(&["column '", "no field named"]) && has(&["not found", "no field"]) => "42703",
+        ErrorKind::Query if has(&["must be in group by", "must appear in the group by"]) => "42803",
+        ErrorKind::Query if begins(&["no value was given for parameter", "the statement has no parameter"]) => "42P02",
+        ErrorKind::Query if has(&["cannot coerce", "cannot infer common", "cannot cast"]) => "42804",
+        ErrorKind::NotFound if begins(&["file ", "file:", "no file ", "database "]) => "58P01",
+        ErrorKind::NotFound
+            if has(&["feature ", "dictionary ", "concept ", "no query with"]) && !begins(&["table '"]) =>
+        {
+            "42704"
+        }
+        ErrorKind::Exists if !begins(&["corpus ", "making corpus"]) => "42710",
+        ErrorKind::Data if has(&["divide by zero", "division by zero"]) => "22012",
+        ErrorKind::Data if has(&["overflow", "out of range", "can't cast value", "too large to store"]) => "22003",
+        ErrorKind::Data if has(&["parsing timestamp", "parsing date", "invalid timestamp", "to date32"]) => "22007",
+        ErrorKind::Data if begins(&["cast error", "parser error"]) || has(&["cannot cast string"]) => "22P02",
+        ErrorKind::Data if has(&["utf-8", "utf8"]) => "22021",
+        _ => return None,
+    })
 }
 
 /// Joins the lines of a message, so that one error is one line.
@@ -249,6 +302,35 @@ mod tests {
             assert_eq!(wire(kind).sqlstate.len(), 5, "{kind:?}");
             assert_ne!(wire(kind).exit, EXIT_OK, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn sqlstates_follow_what_the_message_says() {
+        use ErrorKind::{Data, Exists, NotFound, Query};
+        for (kind, message, expected) in [
+            (Query, "line 1, column 1: expected: an SQL statement, found: SELEC", "42601"),
+            (Query, "line 2, column 8: column 'modle' not found; did you mean 'model'?", "42703"),
+            (Query, "column 'id' is in several tables: write table.id", "42702"),
+            (Query, "line 1, column 8: invalid function 'nope'.\nDid you mean 'now'?", "42883"),
+            (Query, "table function 'nope' not found", "42883"),
+            (Query, "not supported: unnest of a map", "0A000"),
+            (Query, "no value was given for parameter $1", "42P02"),
+            (Query, "line 1, column 8: column in SELECT must be in GROUP BY or an aggregate function", "42803"),
+            (Query, "cannot coerce arithmetic expression Float32 + Utf8 to valid types", "42804"),
+            (NotFound, "line 2, column 7: table 'anwsers' not found", "42P01"),
+            (NotFound, "diff: feature 'apolgy' not found", "42704"),
+            (NotFound, "file 'x.csv' not found", "58P01"),
+            (Exists, "corpus 'a' exists already", "42P07"),
+            (Exists, "there is a query with the id 'x' already", "42710"),
+            (Data, "divide by zero error", "22012"),
+            (Data, "cast error: Cannot cast string 'x' to value of Int64 type", "22P02"),
+            (Data, "arithmetic overflow: Overflow happened on: 1 + 2", "22003"),
+            (Data, "a.csv, line 3: torn", "22000"),
+        ] {
+            assert_eq!(Failure::new(kind, message).sqlstate(), expected, "{message}");
+        }
+        let refused = Failure::new(ErrorKind::Denied, "line 1, column 2: x").shown_as(UNAUTHENTICATED);
+        assert_eq!((refused.sqlstate(), refused.position()), ("28P01", Some((1, 2))));
     }
 
     #[test]

@@ -23,7 +23,7 @@ SQL ends with a semicolon and may span lines. Tab completes names; in quotes, fe
   \\d            corpora                \\d NAME     columns of a table
   \\dt           all tables             \\df [WORD]  functions
   \\timing       time of each query on or off
-  \\format NAME  table, csv, tsv, jsonl or json
+  \\format NAME  table, csv, tsv, jsonl, json or markdown
   \\help         this                   \\q          leave (also Ctrl-D)
 Ctrl-C stops the running query. Try:
   SELECT * FROM diff('a', 'b') LIMIT 10;

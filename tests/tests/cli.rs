@@ -44,9 +44,9 @@ fn names(answer: &Value) -> Vec<&str> {
     answer["columns"].as_array().expect("columns").iter().map(|column| column["name"].as_str().expect("name")).collect()
 }
 
-/// Answer of a command in the format `json`.
+/// Answer of a command in the format `json_compact`.
 fn json(arguments: &[&str]) -> Value {
-    let text = succeed(saequel(shared()).args(arguments).args(["--format", "json"]));
+    let text = succeed(saequel(shared()).args(arguments).args(["--format", "json_compact"]));
     serde_json::from_str(&text).expect("JSON")
 }
 
@@ -188,7 +188,7 @@ fn labels_are_matched_without_network() {
     }
     let arguments = ["retrieve", "answers", "apologises", "--signals", "labels", "--explain", "--format", "json"];
     let answer: Value = serde_json::from_str(&succeed(command.args(arguments))).expect("JSON");
-    assert!(answer["row_count"].as_u64().expect("a number") > 0, "{answer}");
+    assert!(!answer.as_array().expect("rows").is_empty(), "{answer}");
 }
 
 #[test]

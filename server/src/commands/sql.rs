@@ -29,7 +29,9 @@ pub(super) async fn sql(args: SqlArgs, context: &Context) -> Result<()> {
                 statements.len()
             )));
         }
-        if let Some(format @ (Format::Json | Format::Parquet | Format::Arrow)) = args.answer.format {
+        if let Some(format @ (Format::Json | Format::JsonCompact | Format::Parquet | Format::Arrow)) =
+            args.answer.format
+        {
             let message =
                 format!("format {} holds the result of one statement, got {}", format.as_str(), statements.len());
             return Err(Failure::usage(message).hint("results in table, csv, tsv or jsonl may follow one another"));

@@ -96,12 +96,14 @@ pub struct Visitor {
     pub extension: Option<Arc<dyn SessionExtension>>,
     /// How this door calls the schema `main`.
     pub main_schema: &'static str,
+    /// Whether nothing may be written, whatever the token may do.
+    pub only_reads: bool,
 }
 
 impl Visitor {
     /// Somebody with nothing added.
     pub fn new(principal: Principal, door: Door, peer: Option<SocketAddr>) -> Self {
-        Self { principal, door, peer, extension: None, main_schema: Caller::default().main_schema }
+        Self { principal, door, peer, extension: None, main_schema: Caller::default().main_schema, only_reads: false }
     }
 }
 
@@ -301,7 +303,7 @@ impl Gate {
     pub fn caller(&self, visitor: &Visitor) -> Result<Arc<Caller>> {
         let options = &self.0.options;
         let mut caller = self.still(visitor)?.caller();
-        if !options.write {
+        if !options.write || visitor.only_reads {
             caller.writable = Some(Arc::default());
         }
         // An engine that may read every file of its process was not opened to be served.
@@ -475,6 +477,11 @@ impl Gate {
         Ok(entry.shown())
     }
 
+    /// Notes work that is no query (an import) in the audit log.
+    pub fn note(&self, work: &QueryInfo) {
+        self.0.audit.query(work, None);
+    }
+
     /// Takes no further query.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
@@ -547,7 +554,7 @@ fn cancelled() -> Failure {
 }
 
 /// An id that nobody guesses.
-fn random_id() -> Result<String> {
+pub(crate) fn random_id() -> Result<String> {
     let mut bytes = [0_u8; 16];
     SystemRandom::new()
         .fill(&mut bytes)

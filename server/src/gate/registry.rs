@@ -98,7 +98,7 @@ impl Entry {
         info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
         info.rows = self.rows.load(Ordering::Relaxed);
         info.error = failure.map(|failure| failure.line().chars().take(MAX_ERROR_CHARS).collect());
-        info.sqlstate = failure.map(|failure| failure.wire().sqlstate.to_owned());
+        info.sqlstate = failure.map(|failure| failure.sqlstate().to_owned());
         Some(info.clone())
     }
 

@@ -1,11 +1,17 @@
-//! From a request to one statement and a format.
+//! From a request to one statement, its parameters and how it is to be answered.
+
+use std::str::FromStr;
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
 use axum::http::{HeaderMap, StatusCode, header};
 use datafusion::common::{ParamValues, ScalarValue};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::accept;
+use super::problem::Problem;
 use crate::error::Failure;
 use crate::output::Format;
 use crate::sql_text;
@@ -17,65 +23,235 @@ pub(super) struct SqlRequest {
     pub(super) statement: String,
     /// Values of `$1`, `$2`, ... or `$name`.
     pub(super) parameters: ParamValues,
-    /// Format of the answer.
-    pub(super) format: Format,
+    /// How it is answered.
+    pub(super) wishes: Wishes,
 }
 
-/// A request that cannot be understood.
+/// How a statement is to be answered.
 #[derive(Debug)]
-pub(super) struct Rejected {
-    pub(super) status: StatusCode,
-    pub(super) failure: Failure,
-}
-
-impl From<Failure> for Rejected {
-    fn from(failure: Failure) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, failure }
-    }
+pub(super) struct Wishes {
+    pub(super) format: Format,
+    pub(super) query_id: Option<String>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) max_rows: Option<u64>,
+    /// Send nothing before the query has ended.
+    pub(super) wait_end_of_query: bool,
 }
 
 /// A JSON body.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct JsonBody {
+pub(super) struct SqlBody {
+    /// One statement; `query` and `q` are other names.
+    #[serde(alias = "query", alias = "q")]
+    #[schema(example = "SELECT $1 + 1 AS n")]
     sql: String,
-    #[serde(default)]
+    /// An array gives `$1`, `$2`, ..., an object `$name`; `parameters` is another name.
+    #[serde(default, alias = "parameters")]
+    #[schema(value_type = Object)]
     params: Value,
-    #[serde(default)]
+    /// `json`, `json_compact`, `jsonl`, `csv`, `tsv`, `table`, `markdown`, `arrow`, `parquet`.
     format: Option<String>,
+    /// Seconds.
+    timeout: Option<f64>,
+    /// 1 to 128 visible ASCII characters.
+    query_id: Option<String>,
+    /// Further rows are left out.
+    max_rows: Option<u64>,
+    /// Send nothing before the query has ended.
+    wait_end_of_query: Option<bool>,
+    /// Ignored: there is one database.
+    #[serde(rename = "db", alias = "database")]
+    #[schema(value_type = Option<String>)]
+    _db: Option<IgnoredAny>,
 }
 
-/// Reads a request. The format is that of the body, else of the URL, else of `Accept`, else JSON.
-pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<SqlRequest, Rejected> {
-    let text = std::str::from_utf8(body).map_err(|_| Failure::usage("request: body is not UTF-8"))?;
+/// What a URL or a form gives.
+#[derive(Debug, Default)]
+struct Given {
+    sql: Option<String>,
+    params: Value,
+    named: Vec<(String, ScalarValue)>,
+    format: Option<String>,
+    timeout: Option<f64>,
+    query_id: Option<String>,
+    max_rows: Option<u64>,
+    wait_end_of_query: Option<bool>,
+}
+
+/// Names that a URL or a form may have, as they are told to who gets one wrong.
+const NAMES: &str = "sql (or q, query), params, param_NAME, format, query_id, timeout, max_rows, wait_end_of_query, db";
+
+impl Given {
+    /// Reads `name=value&name=value`.
+    fn read(pairs: &str) -> Result<Self, Problem> {
+        let mut given = Self::default();
+        for pair in pairs.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decoded(name), decoded(value));
+            let twice = match name.as_str() {
+                "sql" | "q" | "query" => given.sql.replace(value).is_some(),
+                "format" => given.format.replace(value).is_some(),
+                "timeout" => given.timeout.replace(number(&name, &value)?).is_some(),
+                "query_id" => given.query_id.replace(value).is_some(),
+                "max_rows" => given.max_rows.replace(number(&name, &value)?).is_some(),
+                "wait_end_of_query" => given.wait_end_of_query.replace(truth(&name, &value)?).is_some(),
+                "params" | "parameters" => {
+                    let values = serde_json::from_str(&value)
+                        .map_err(|error| bad(format!("params: expected a JSON array or object: {error}")))?;
+                    !std::mem::replace(&mut given.params, values).is_null()
+                }
+                "db" | "database" => false,
+                other => match other.strip_prefix("param_").filter(|name| !name.is_empty()) {
+                    Some(name) => {
+                        given.named.push((name.to_owned(), value.into()));
+                        false
+                    }
+                    None => {
+                        return Err(bad(format!("request: parameter '{other}' is not known; there are {NAMES}")));
+                    }
+                },
+            };
+            if twice {
+                return Err(bad(format!("request: parameter '{name}' is given twice")));
+            }
+        }
+        Ok(given)
+    }
+}
+
+fn bad(message: String) -> Problem {
+    Failure::usage(message).into()
+}
+
+fn number<T: FromStr>(name: &str, value: &str) -> Result<T, Problem> {
+    value.trim().parse().map_err(|_| bad(format!("{name}: expected a number, got '{value}'")))
+}
+
+fn truth(name: &str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "1" | "true" | "" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(bad(format!("{name}: expected 1 or 0, got '{other}'"))),
+    }
+}
+
+/// The body of a request with what it says.
+fn of_body(headers: &HeaderMap, body: Vec<u8>) -> Result<Given, Problem> {
+    let text = String::from_utf8(body).map_err(|_| bad("request: body is not UTF-8".to_owned()))?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("text/plain");
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let body = match content_type.as_str() {
-        "application/json" => serde_json::from_str(text)
-            .map_err(|error| Failure::usage(format!("request: body is not the expected JSON: {error}")))?,
-        "text/plain" | "application/sql" | "" => JsonBody { sql: text.to_owned(), ..JsonBody::default() },
+    let statement = |text: String| Given { sql: Some(text).filter(|text| !text.trim().is_empty()), ..Given::default() };
+    Ok(match content_type.as_str() {
+        "application/json" => {
+            let body: SqlBody = serde_json::from_str(&text)
+                .map_err(|error| bad(format!("request: body is not the expected JSON: {error}")))?;
+            let SqlBody { sql, params, format, timeout, query_id, max_rows, wait_end_of_query, _db: _ } = body;
+            let named = Vec::new();
+            Given { sql: Some(sql), params, named, format, timeout, query_id, max_rows, wait_end_of_query }
+        }
+        "text/plain" | "application/sql" | "text/sql" | "" => statement(text),
+        "application/x-www-form-urlencoded" if is_form(&text) => Given::read(text.trim())?,
         // What `curl -d 'SELECT 1'` sends.
-        "application/x-www-form-urlencoded" => match text.strip_prefix("sql=") {
-            Some(value) if !value.contains(['&', ' ', '\n']) => JsonBody { sql: decoded(value), ..JsonBody::default() },
-            _ => JsonBody { sql: text.to_owned(), ..JsonBody::default() },
-        },
+        "application/x-www-form-urlencoded" => statement(text),
         other => {
             let message = format!("request: content type '{other}' is not understood");
-            let failure = Failure::usage(message).hint("send text/plain with the statement, or application/json");
-            return Err(Rejected { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, failure });
+            let hint = "send text/plain or application/sql with the statement, application/json, or a form with sql=";
+            return Err(Problem::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
+        }
+    })
+}
+
+/// Whether a body is a form with a statement, and not a statement as it stands: all its names are plain words.
+fn is_form(text: &str) -> bool {
+    let names = || text.trim().split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    let is_word =
+        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    names().any(|name| matches!(name, "sql" | "q" | "query")) && names().all(is_word)
+}
+
+/// Reads a request; `body` is missing for GET. What the body says goes before what the URL says, and `format` before
+/// `Accept`.
+pub(super) fn parse(url: Option<&str>, headers: &HeaderMap, body: Option<Vec<u8>>) -> Result<SqlRequest, Problem> {
+    let url = Given::read(url.unwrap_or_default())?;
+    let body = match body {
+        // A client may send its statement in the URL, and an empty body of any type.
+        Some(body) if url.sql.is_none() || !body.is_empty() => of_body(headers, body)?,
+        _ => Given::default(),
+    };
+    let sql = match (body.sql, url.sql) {
+        (Some(_), Some(_)) => {
+            return Err(bad("request: there is a statement in the URL and one in the body".to_owned()));
+        }
+        (one, other) => one.or(other).unwrap_or_default(),
+    };
+    let params = match (body.params, url.params) {
+        (params, Value::Null) | (Value::Null, params) => params,
+        _ => return Err(bad("request: there are params in the URL and in the body".to_owned())),
+    };
+    let mut named = url.named;
+    named.extend(body.named);
+    let parameters = match (parameters(params)?, named.is_empty()) {
+        (parameters, true) => parameters,
+        (ParamValues::List(list), false) if list.is_empty() => named.into(),
+        (ParamValues::Map(map), false) => {
+            named.extend(map.into_iter().map(|(name, value)| (name, value.value)));
+            named.into()
+        }
+        (ParamValues::List(_), false) => {
+            return Err(bad("params: expected names everywhere, since there are param_NAME".to_owned()));
         }
     };
-    let format = match body.format.or_else(|| url_format(query)) {
-        Some(name) => name.parse()?,
-        None => accepted(headers)?,
+    let wishes = Wishes {
+        format: format(body.format.or(url.format).as_deref(), headers)?,
+        query_id: body.query_id.or(url.query_id).or_else(|| header_id(headers)),
+        timeout: body.timeout.or(url.timeout).map(seconds).transpose()?,
+        max_rows: body.max_rows.or(url.max_rows),
+        wait_end_of_query: body.wait_end_of_query.or(url.wait_end_of_query).unwrap_or(false),
     };
-    let parameters = parameters(body.params)?;
-    match sql_text::statements(&body.sql).as_slice() {
-        [one] => Ok(SqlRequest { statement: (*one).to_owned(), parameters, format }),
-        [] => Err(Failure::usage("request: no statement")
-            .hint("send one as text/plain, or as JSON {\"sql\": \"...\"}")
-            .into()),
-        several => Err(Failure::usage(format!("request: expected one statement, got {}", several.len())).into()),
+    match sql_text::statements(&sql).as_slice() {
+        [one] => Ok(SqlRequest { statement: (*one).to_owned(), parameters, wishes }),
+        [] => Err(Problem::request(
+            StatusCode::BAD_REQUEST,
+            "request: no statement",
+            "send one as text/plain, as JSON {\"sql\": \"...\"}, or in the URL as ?q=",
+        )),
+        several => Err(bad(format!("request: expected one statement, got {}", several.len()))),
+    }
+}
+
+/// The format that a request asks for by name, else by `Accept`.
+pub(super) fn format(name: Option<&str>, headers: &HeaderMap) -> Result<Format, Problem> {
+    match name {
+        Some(name) => Ok(name.parse()?),
+        None => accept::format(headers),
+    }
+}
+
+/// The id that a client gives its query in a header.
+pub(super) fn header_id(headers: &HeaderMap) -> Option<String> {
+    headers.get(super::problem::QUERY_ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
+}
+
+/// The values of a query string by name, of which only `names` may be there.
+pub(super) fn url_values(url: Option<&str>, names: &[&str]) -> Result<Vec<(String, String)>, Problem> {
+    let mut values = Vec::new();
+    for pair in url.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decoded(name);
+        if !names.contains(&name.as_str()) {
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(bad(format!("request: parameter '{name}' is not known; there are: {there}")));
+        }
+        values.push((name, decoded(value)));
+    }
+    Ok(values)
+}
+
+fn seconds(seconds: f64) -> Result<Duration, Problem> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        _ => Err(bad(format!("timeout: expected seconds above 0, got {seconds}"))),
     }
 }
 
@@ -123,11 +299,6 @@ fn item_type(items: &[ScalarValue]) -> Result<DataType, Failure> {
     })
 }
 
-/// `format` of the URL.
-fn url_format(query: Option<&str>) -> Option<String> {
-    query?.split('&').find_map(|pair| pair.strip_prefix("format=")).map(decoded)
-}
-
 /// Undoes percent and plus encoding; what is not valid stays as it is.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -149,41 +320,6 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The format that `Accept` likes best.
-fn accepted(headers: &HeaderMap) -> Result<Format, Rejected> {
-    let values: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    if values.is_empty() {
-        return Ok(Format::Json);
-    }
-    let mut best: Option<(f32, Format)> = None;
-    for item in values.iter().flat_map(|value| value.split(',')) {
-        let mut parts = item.split(';').map(str::trim);
-        let Some(format) = parts.next().and_then(of_media_type) else { continue };
-        let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0_f32);
-        if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
-            best = Some((quality, format));
-        }
-    }
-    best.map(|(_, format)| format).ok_or_else(|| {
-        let types: Vec<&str> = Format::ALL.iter().map(|format| format.media_type()).collect();
-        let message = format!("request: no media type of Accept can be written; there are {}", types.join(", "));
-        Rejected { status: StatusCode::NOT_ACCEPTABLE, failure: Failure::usage(message) }
-    })
-}
-
-fn of_media_type(media_type: &str) -> Option<Format> {
-    Some(match media_type.to_ascii_lowercase().as_str() {
-        "*/*" | "application/*" | "application/json" => Format::Json,
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/jsonlines" => Format::Jsonl,
-        "text/csv" => Format::Csv,
-        "text/tab-separated-values" => Format::Tsv,
-        "text/plain" | "text/*" => Format::Table,
-        "application/vnd.apache.arrow.stream" => Format::Arrow,
-        "application/vnd.apache.parquet" => Format::Parquet,
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
@@ -198,9 +334,13 @@ mod tests {
         headers
     }
 
-    fn ok(query: Option<&str>, headers: &HeaderMap, body: &str) -> (String, Format) {
-        let request = parse(query, headers, body.as_bytes()).unwrap();
-        (request.statement, request.format)
+    fn read(url: Option<&str>, headers: &HeaderMap, body: &str) -> Result<SqlRequest, Problem> {
+        parse(url, headers, Some(body.as_bytes().to_vec()))
+    }
+
+    fn ok(url: Option<&str>, headers: &HeaderMap, body: &str) -> (String, Format) {
+        let request = read(url, headers, body).unwrap();
+        (request.statement, request.wishes.format)
     }
 
     #[test]
@@ -209,10 +349,17 @@ mod tests {
         assert_eq!(ok(None, &plain, "SELECT 1;"), ("SELECT 1".into(), Format::Json));
         let form = headers("application/x-www-form-urlencoded", Some("*/*"));
         assert_eq!(ok(Some("format=csv"), &form, "SELECT 1"), ("SELECT 1".into(), Format::Csv));
-        assert_eq!(ok(None, &form, "sql=SELECT+1%20%2B%201").0, "SELECT 1 + 1");
+        assert_eq!(ok(None, &form, "sql=SELECT+1%20%2B%201&format=tsv"), ("SELECT 1 + 1".into(), Format::Tsv));
+        assert_eq!(ok(None, &form, "SELECT 1 & q=2").0, "SELECT 1 & q=2");
+        assert_eq!(ok(None, &form, "SELECT a=1+1 FROM t WHERE sql='x'").0, "SELECT a=1+1 FROM t WHERE sql='x'");
         let json = headers("application/json", Some("text/csv"));
-        let body = r#"{"sql": "SELECT $1", "params": ["it's"], "format": "jsonl"}"#;
+        let body = r#"{"query": "SELECT $1", "parameters": ["it's"], "format": "jsonl", "timeout": 1.5, "db": "x"}"#;
         assert_eq!(ok(Some("format=csv"), &json, body), ("SELECT $1".into(), Format::Jsonl));
+        let request = parse(Some("q=SELECT+$x&param_x=a%26b&max_rows=3&timeout=2"), &HeaderMap::new(), None).unwrap();
+        assert_eq!((request.wishes.max_rows, request.wishes.timeout), (Some(3), Some(Duration::from_secs(2))));
+        let ParamValues::Map(map) = request.parameters else { panic!("named") };
+        assert_eq!(map["x"].value, "a&b".into());
+        assert_eq!(ok(Some("query=SELECT+1"), &form, "").0, "SELECT 1");
     }
 
     #[test]
@@ -237,30 +384,34 @@ mod tests {
     }
 
     #[test]
-    fn the_best_acceptable_format_wins() {
-        let format =
-            |accept| parse(None, &headers("text/plain", Some(accept)), b"SELECT 1").map(|request| request.format);
-        assert_eq!(format("text/csv;q=0.5, application/vnd.apache.arrow.stream").unwrap(), Format::Arrow);
-        assert_eq!(format("text/html, */*;q=0.1").unwrap(), Format::Json);
-        assert_eq!(format("image/png").unwrap_err().status, StatusCode::NOT_ACCEPTABLE);
-    }
-
-    #[test]
     fn what_is_wrong_is_said() {
         let json = headers("application/json", None);
-        let line = |headers: &HeaderMap, body: &[u8]| {
-            let rejected = parse(None, headers, body).unwrap_err();
-            (rejected.status.as_u16(), rejected.failure.line())
-        };
-        assert!(line(&json, b"{").1.contains("not the expected JSON"));
-        assert!(line(&json, br#"{"sql": "SELECT 1", "formt": "csv"}"#).1.contains("formt"));
-        assert!(line(&json, br#"{"sql": "SELECT $1"; "params": []}"#).1.contains("JSON"));
         let plain = headers("text/plain", None);
-        assert_eq!(line(&plain, b" -- nothing").0, 400);
-        assert!(line(&plain, b"SELECT 1; SELECT 2").1.contains("got 2"));
-        assert!(line(&plain, &[0xff]).1.contains("UTF-8"));
-        assert_eq!(line(&headers("application/xml", None), b"SELECT 1").0, 415);
-        let rejected = parse(Some("format=xml"), &plain, b"SELECT 1").unwrap_err();
-        assert!(rejected.failure.line().contains("unknown format 'xml'"));
+        let said = |url: Option<&str>, headers: &HeaderMap, body: &[u8]| {
+            let problem = parse(url, headers, Some(body.to_vec())).unwrap_err();
+            (problem.status.as_u16(), problem.json())
+        };
+        assert!(said(None, &json, b"{").1.contains("not the expected JSON"));
+        assert!(said(None, &json, br#"{"sql": "SELECT 1", "formt": "csv"}"#).1.contains("formt"));
+        assert!(said(None, &json, br#"{"sql": "SELECT 1", "timeout": -1}"#).1.contains("seconds above 0"));
+        assert_eq!(said(None, &plain, b" -- nothing").0, 400);
+        assert!(said(None, &plain, b"SELECT 1; SELECT 2").1.contains("got 2"));
+        assert!(said(None, &plain, &[0xff]).1.contains("UTF-8"));
+        assert_eq!(said(None, &headers("application/xml", None), b"SELECT 1").0, 415);
+        for (url, why) in [
+            ("format=xml", "unknown format 'xml'"),
+            ("formt=csv", "parameter 'formt' is not known"),
+            ("timeout=soon", "expected a number"),
+            ("timeout=inf", "seconds above 0"),
+            ("max_rows=-1", "expected a number"),
+            ("wait_end_of_query=maybe", "expected 1 or 0"),
+            ("format=csv&format=tsv", "given twice"),
+            ("q=SELECT+2", "one in the body"),
+            ("params={", "expected a JSON array"),
+            ("param_x=1&params=[1]", "names everywhere"),
+        ] {
+            let (status, message) = said(Some(url), &plain, b"SELECT 1");
+            assert!(status == 400 && message.contains(why), "{url}: {message}");
+        }
     }
 }

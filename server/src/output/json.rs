@@ -1,4 +1,5 @@
-//! JSON Lines (an object a row) and JSON (one object: columns with types, rows as arrays, row_count).
+//! JSON Lines (an object a row), JSON (an array of these) and compact JSON (one object: columns with types, rows as arrays,
+//! row_count).
 //!
 //! Integers are written in full (readers that keep numbers as doubles lose digits above 2^53), NaN and infinities as
 //! null, timestamps as RFC 3339, binary as hexadecimal text, lists and structs as arrays and objects.
@@ -7,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema};
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
-use super::ResultWriter;
+use super::{About, ResultWriter};
 use crate::error::Result;
 
 /// Encoders of a batch's columns.
@@ -36,29 +37,53 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Writes an object a line.
+/// Rows as objects.
 #[derive(Default)]
-pub(super) struct JsonLinesWriter {
+struct Objects {
     /// `"name":` of each column.
     keys: Vec<String>,
 }
 
-impl ResultWriter for JsonLinesWriter {
-    fn start(&mut self, schema: &Schema, _out: &mut Vec<u8>) -> Result<()> {
-        self.keys = schema.fields().iter().map(|field| format!("{}:", quoted(field.name()))).collect();
-        Ok(())
+impl Objects {
+    fn of(schema: &Schema) -> Self {
+        Self { keys: schema.fields().iter().map(|field| format!("{}:", quoted(field.name()))).collect() }
     }
 
-    fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    /// Writes each row after `before`, which is told the number of rows of this batch that came already.
+    fn rows(&self, batch: &RecordBatch, out: &mut Vec<u8>, mut before: impl FnMut(usize, &mut Vec<u8>)) -> Result<()> {
         let options = options();
         let mut encoders = encoders(batch, &options)?;
         for row in 0..batch.num_rows() {
+            before(row, out);
             for (column, encoder) in encoders.iter_mut().enumerate() {
                 out.push(if column == 0 { b'{' } else { b',' });
                 out.extend_from_slice(self.keys[column].as_bytes());
                 put(encoder, row, out);
             }
-            out.extend_from_slice(if self.keys.is_empty() { b"{}\n" } else { b"}\n" });
+            out.extend_from_slice(if self.keys.is_empty() { b"{}" } else { b"}" });
+        }
+        Ok(())
+    }
+}
+
+/// Writes an object a line.
+#[derive(Default)]
+pub(super) struct JsonLinesWriter(Objects);
+
+impl ResultWriter for JsonLinesWriter {
+    fn start(&mut self, schema: &Schema, _out: &mut Vec<u8>) -> Result<()> {
+        self.0 = Objects::of(schema);
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+        self.0.rows(batch, out, |row, out| {
+            if row > 0 {
+                out.push(b'\n');
+            }
+        })?;
+        if batch.num_rows() > 0 {
+            out.push(b'\n');
         }
         Ok(())
     }
@@ -68,21 +93,53 @@ impl ResultWriter for JsonLinesWriter {
     }
 }
 
-/// Writes one object, row by row.
+/// Writes an array of objects, one a line.
 #[derive(Default)]
 pub(super) struct JsonWriter {
-    n_rows: u64,
+    objects: Objects,
+    any: bool,
 }
 
 impl ResultWriter for JsonWriter {
     fn start(&mut self, schema: &Schema, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(b"{\"columns\":[");
+        self.objects = Objects::of(schema);
+        out.push(b'[');
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+        let any = self.any;
+        self.any |= batch.num_rows() > 0;
+        self.objects.rows(batch, out, |row, out| out.extend_from_slice(if any || row > 0 { b",\n" } else { b"" }))
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(b"]\n");
+        Ok(())
+    }
+}
+
+/// Writes one object, row by row.
+#[derive(Default)]
+pub(super) struct CompactWriter {
+    about: About,
+    n_rows: u64,
+}
+
+impl ResultWriter for CompactWriter {
+    fn start(&mut self, schema: &Schema, out: &mut Vec<u8>) -> Result<()> {
+        out.push(b'{');
+        if let Some(query_id) = &self.about.query_id {
+            out.extend_from_slice(format!("\"query_id\":{},", quoted(query_id)).as_bytes());
+        }
+        out.extend_from_slice(b"\"columns\":[");
         for (position, field) in schema.fields().iter().enumerate() {
             if position > 0 {
                 out.push(b',');
             }
             let (name, data_type) = (quoted(field.name()), quoted(&field.data_type().to_string()));
-            out.extend_from_slice(format!("{{\"name\":{name},\"type\":{data_type}}}").as_bytes());
+            let column = format!("{{\"name\":{name},\"type\":{data_type},\"nullable\":{}}}", field.is_nullable());
+            out.extend_from_slice(column.as_bytes());
         }
         out.extend_from_slice(b"],\"rows\":[");
         Ok(())
@@ -105,8 +162,17 @@ impl ResultWriter for JsonWriter {
         Ok(())
     }
 
+    fn about(&mut self, about: &About) {
+        self.about = about.clone();
+    }
+
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(format!("\n],\"row_count\":{}}}\n", self.n_rows).as_bytes());
+        out.extend_from_slice(format!("\n],\"row_count\":{}", self.n_rows).as_bytes());
+        if let Some(elapsed_ms) = self.about.elapsed_ms {
+            let end = format!(",\"truncated\":{},\"elapsed_ms\":{elapsed_ms:.3}", self.about.truncated);
+            out.extend_from_slice(end.as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
         Ok(())
     }
 }
@@ -127,12 +193,31 @@ mod tests {
     }
 
     #[test]
-    fn json_is_one_object_with_or_without_rows() {
+    fn json_is_an_array_with_or_without_rows() {
         let value: serde_json::Value = serde_json::from_slice(&written(Format::Json, &[batch(), batch()])).unwrap();
+        assert_eq!(value.as_array().unwrap().len(), 4);
+        assert_eq!((&value[3]["n"], &value[3]["text"]), (&2.into(), &serde_json::Value::Null));
+        assert_eq!(written(Format::Json, &[batch().slice(0, 0)]), b"[]\n");
+    }
+
+    #[test]
+    fn compact_json_is_one_object_with_or_without_rows() {
+        let read = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+        let value = read(written(Format::JsonCompact, &[batch(), batch()]));
         assert_eq!(value["row_count"], 4);
-        assert_eq!(value["columns"][0], serde_json::json!({"name": "n", "type": "Int64"}));
+        assert_eq!(value["columns"][0], serde_json::json!({"name": "n", "type": "Int64", "nullable": false}));
         assert_eq!(value["rows"][3][0], 2);
-        let empty: serde_json::Value = serde_json::from_slice(&written(Format::Json, &[batch().slice(0, 0)])).unwrap();
+        assert!(value.get("query_id").is_none() && value.get("truncated").is_none());
+        let empty = read(written(Format::JsonCompact, &[batch().slice(0, 0)]));
         assert_eq!((&empty["row_count"], &empty["rows"]), (&0.into(), &serde_json::json!([])));
+        let mut writer = crate::output::writer(Format::JsonCompact, Default::default());
+        let mut out = Vec::new();
+        let about = crate::output::About { query_id: Some("q\"1".into()), truncated: true, elapsed_ms: Some(1.5) };
+        writer.about(&about);
+        writer.start(&batch().schema(), &mut out).unwrap();
+        writer.about(&about);
+        writer.finish(&mut out).unwrap();
+        let told = read(out);
+        assert_eq!((&told["query_id"], &told["truncated"]), (&"q\"1".into(), &true.into()));
     }
 }

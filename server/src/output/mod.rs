@@ -2,6 +2,7 @@
 
 mod columnar;
 mod json;
+mod markdown;
 mod separated;
 pub mod sink;
 pub mod table;
@@ -26,8 +27,13 @@ pub enum Format {
     Tsv,
     /// One JSON object a line.
     Jsonl,
-    /// One JSON object: columns with types, rows as arrays, row_count.
+    /// A JSON array of one object a row.
     Json,
+    /// One JSON object: columns with types, rows as arrays, row_count.
+    #[value(name = "json_compact")]
+    JsonCompact,
+    /// A table in GitHub's Markdown, every value in full.
+    Markdown,
     /// Apache Parquet.
     Parquet,
     /// Apache Arrow IPC: a stream, or the file format with `--output FILE.arrow`.
@@ -36,8 +42,17 @@ pub enum Format {
 
 impl Format {
     /// Every format, in the order of the help.
-    pub const ALL: [Format; 7] =
-        [Format::Table, Format::Csv, Format::Tsv, Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow];
+    pub const ALL: [Format; 9] = [
+        Format::Table,
+        Format::Csv,
+        Format::Tsv,
+        Format::Jsonl,
+        Format::Json,
+        Format::JsonCompact,
+        Format::Markdown,
+        Format::Parquet,
+        Format::Arrow,
+    ];
 
     /// The names of all formats.
     pub fn names() -> String {
@@ -52,6 +67,8 @@ impl Format {
             Format::Tsv => "tsv",
             Format::Jsonl => "jsonl",
             Format::Json => "json",
+            Format::JsonCompact => "json_compact",
+            Format::Markdown => "markdown",
             Format::Parquet => "parquet",
             Format::Arrow => "arrow",
         }
@@ -65,6 +82,8 @@ impl Format {
             Format::Tsv => "text/tab-separated-values; charset=utf-8",
             Format::Jsonl => "application/x-ndjson",
             Format::Json => "application/json",
+            Format::JsonCompact => "application/vnd.saequel.sql.v1+json",
+            Format::Markdown => "text/markdown; charset=utf-8",
             Format::Parquet => "application/vnd.apache.parquet",
             Format::Arrow => "application/vnd.apache.arrow.stream",
         }
@@ -83,6 +102,7 @@ impl Format {
             "tsv" | "tab" => Format::Tsv,
             "jsonl" | "ndjson" => Format::Jsonl,
             "json" => Format::Json,
+            "md" | "markdown" => Format::Markdown,
             "parquet" | "pq" => Format::Parquet,
             "arrow" | "arrows" | "ipc" | "feather" => Format::Arrow,
             "txt" => Format::Table,
@@ -99,6 +119,8 @@ impl FromStr for Format {
         let wanted = match wanted.as_str() {
             "ndjson" => "jsonl",
             "text" | "pretty" => "table",
+            "json-compact" => "json_compact",
+            "md" => "markdown",
             other => other,
         };
         Format::ALL
@@ -106,6 +128,17 @@ impl FromStr for Format {
             .find(|format| format.as_str() == wanted)
             .ok_or_else(|| Failure::usage(format!("unknown format '{name}'; expected one of {}", Format::names())))
     }
+}
+
+/// What is known of a result besides its columns and rows; [`Format::JsonCompact`] says it.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Id of the query.
+    pub query_id: Option<String>,
+    /// Whether rows were left out because of a limit; told before [`ResultWriter::finish`].
+    pub truncated: bool,
+    /// Time until then; told before [`ResultWriter::finish`].
+    pub elapsed_ms: Option<f64>,
 }
 
 /// Writes one result. Calls come in the order `start`, any number of `batch`, `finish`; each appends to `out` what is
@@ -123,6 +156,12 @@ pub trait ResultWriter: Send {
     /// If a value cannot be written.
     fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()>;
 
+    /// Takes what is known of the result, before [`Self::start`] and again before [`Self::finish`]; most formats have no
+    /// place for it.
+    fn about(&mut self, about: &About) {
+        let _ = about;
+    }
+
     /// Ends the result.
     ///
     /// # Errors
@@ -138,6 +177,8 @@ pub fn writer(format: Format, layout: table::Layout) -> Box<dyn ResultWriter> {
         Format::Tsv => Box::new(separated::SeparatedWriter::tsv()),
         Format::Jsonl => Box::new(json::JsonLinesWriter::default()),
         Format::Json => Box::new(json::JsonWriter::default()),
+        Format::JsonCompact => Box::new(json::CompactWriter::default()),
+        Format::Markdown => Box::new(markdown::MarkdownWriter),
         Format::Parquet => Box::new(columnar::ParquetWriter::default()),
         Format::Arrow => Box::new(columnar::ArrowStreamWriter::default()),
     }
@@ -195,6 +236,7 @@ mod tests {
             assert_eq!(format.as_str().parse::<Format>().unwrap(), format);
         }
         assert_eq!("NDJSON".parse::<Format>().unwrap(), Format::Jsonl);
+        assert_eq!("json-compact".parse::<Format>().unwrap(), Format::JsonCompact);
         assert!("xml".parse::<Format>().unwrap_err().to_string().contains("jsonl"));
         assert_eq!(Format::of_path(Path::new("a/b.PARQUET")), Some(Format::Parquet));
         assert_eq!(Format::of_path(Path::new("b.xyz")), None);

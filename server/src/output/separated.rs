@@ -2,6 +2,7 @@
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
+use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::ResultWriter;
@@ -47,11 +48,42 @@ impl SeparatedWriter {
     }
 }
 
-/// One column of a batch, ready to be written as text.
-enum Column<'a> {
+/// One column of a batch, ready to be written as text in full.
+pub(super) enum Column<'a> {
     Plain(ArrayFormatter<'a>, &'a dyn Array),
     /// Lists and structs, as JSON.
     Nested(arrow::json::writer::NullableEncoder<'a>),
+}
+
+impl<'a> Column<'a> {
+    /// The columns of a batch.
+    pub(super) fn all(
+        batch: &'a RecordBatch,
+        display: &FormatOptions<'a>,
+        options: &'a EncoderOptions,
+    ) -> Result<Vec<Self>> {
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            columns.push(match is_nested(array.data_type()) {
+                true => Column::Nested(make_encoder(field, array, options)?),
+                false => Column::Plain(ArrayFormatter::try_new(array, display)?, array),
+            });
+        }
+        Ok(columns)
+    }
+
+    /// Text of a value; nothing for null.
+    pub(super) fn text(&mut self, row: usize) -> Result<Option<String>> {
+        Ok(match self {
+            Column::Plain(formatter, array) if array.is_valid(row) => Some(formatter.value(row).try_to_string()?),
+            Column::Nested(encoder) if !encoder.is_null(row) => {
+                let mut cell = Vec::new();
+                encoder.encode(row, &mut cell);
+                Some(String::from_utf8_lossy(&cell).into_owned())
+            }
+            Column::Plain(..) | Column::Nested(_) => None,
+        })
+    }
 }
 
 impl ResultWriter for SeparatedWriter {
@@ -68,29 +100,14 @@ impl ResultWriter for SeparatedWriter {
 
     fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
         let (display, options) = (FormatOptions::default(), json::options());
-        let mut columns = Vec::with_capacity(batch.num_columns());
-        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            columns.push(match is_nested(array.data_type()) {
-                true => Column::Nested(arrow::json::writer::make_encoder(field, array, &options)?),
-                false => Column::Plain(ArrayFormatter::try_new(array, &display)?, array),
-            });
-        }
-        let mut cell = Vec::new();
+        let mut columns = Column::all(batch, &display, &options)?;
         for row in 0..batch.num_rows() {
             for (position, column) in columns.iter_mut().enumerate() {
                 if position > 0 {
                     out.push(self.separator());
                 }
-                match column {
-                    Column::Plain(formatter, array) if array.is_valid(row) => {
-                        self.field(&formatter.value(row).try_to_string()?, out);
-                    }
-                    Column::Nested(encoder) if !encoder.is_null(row) => {
-                        cell.clear();
-                        encoder.encode(row, &mut cell);
-                        self.field(&String::from_utf8_lossy(&cell), out);
-                    }
-                    Column::Plain(..) | Column::Nested(_) => {}
+                if let Some(text) = column.text(row)? {
+                    self.field(&text, out);
                 }
             }
             out.push(b'\n');
