@@ -123,7 +123,7 @@ async fn wrong_method() -> Response {
 
 /// Refuses what a web page in the user's browser could send: a foreign name that resolves to this machine, or a request
 /// from a foreign origin.
-async fn only_from_here(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+pub(crate) async fn only_from_here(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     if !gate.options().listen.ip().is_loopback() {
         return next.run(request).await; // there, tokens are needed
     }
@@ -179,7 +179,7 @@ fn error(status: StatusCode, failure: &Failure) -> Response {
 }
 
 /// The status that the failure's kind asks for.
-fn failed(failure: &Failure) -> Response {
+pub(crate) fn failed(failure: &Failure) -> Response {
     let status = StatusCode::from_u16(failure.wire().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     error(status, failure)
 }

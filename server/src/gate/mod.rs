@@ -272,7 +272,8 @@ impl Gate {
     pub fn caller(&self, visitor: &Visitor) -> Result<Arc<Caller>> {
         let options = &self.0.options;
         let mut caller = self.still(visitor)?.caller();
-        if !options.write {
+        // Agents read only, whatever their token may do.
+        if !options.write || visitor.door == Door::Mcp {
             caller.writable = Some(Arc::default());
         }
         let half = self.0.engine.options().memory_limit_bytes / 2;
