@@ -273,8 +273,12 @@ fn shown(value: &Value, rounding: Rounding) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) if number.is_f64() => rounding.number(number.as_f64().unwrap_or(f64::NAN)),
         Value::Array(items) => {
-            let separator = if items.iter().any(Value::is_string) { "; " } else { ", " };
+            let separator = if items.iter().all(Value::is_number) { ", " } else { "; " };
             items.iter().map(|item| shown(item, Rounding::Decimals(3))).collect::<Vec<_>>().join(separator)
+        }
+        // An example of a document.
+        Value::Object(object) if object.len() == 2 && object.contains_key("doc_id") && object.contains_key("text") => {
+            format!("{}: {}", shown(&object["doc_id"], rounding), shown(&object["text"], rounding))
         }
         Value::Object(object) => {
             let pairs = object.iter().map(|(key, item)| format!("{key}: {}", shown(item, Rounding::Decimals(3))));
@@ -338,13 +342,13 @@ mod tests {
     fn tables_line_up_with_columns() {
         let mut kept = rows(&["label", "q_value", "n", "docs"]);
         kept.rows = vec![
-            vec!["a|b\nc".into(), 0.000123.into(), 30.into(), json!(["x", "y"])],
+            vec!["a|b\nc".into(), 0.000123.into(), 30.into(), json!([{"doc_id": "x", "text": "«y»"}, {"n": 2}])],
             vec!["d".into(), Value::Null, 30.into(), json!([1, 2])],
         ];
         kept.take_constants(&["n", "q_value", "nothing"]);
         assert_eq!(
             kept.table(),
-            "| label | q_value | docs |\n|---|---|---|\n| a\\|b↵c | 1.23e-4 | x; y |\n| d |  | 1, 2 |\nn = 30 in every row"
+            "| label | q_value | docs |\n|---|---|---|\n| a\\|b↵c | 1.23e-4 | x: «y»; {n: 2} |\n| d |  | 1, 2 |\nn = 30 in every row"
         );
         assert_eq!(kept.json()["same_in_every_row"], json!({"n": 30}));
         assert_eq!(rows(&["a", "b"]).table(), "(no rows; columns: a, b)");

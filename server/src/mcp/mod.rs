@@ -134,7 +134,25 @@ pub(crate) async fn serve_stdio(gate: Gate) -> Result<()> {
     outcome
 }
 
+/// What is wrong below the protocol.
 fn broken(error: &impl std::fmt::Display) -> Failure {
     Failure::new(ErrorKind::Io, format!("mcp: {error}"))
         .hint("this command is started by an agent; docs/mcp.md says how it is added to one")
+}
+
+#[cfg(test)]
+mod tests {
+    use saequel_engine::{Engine, EngineOptions};
+
+    use super::*;
+    use crate::options::ServeOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn agents_write_nothing_whatever_their_token_may_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::open(folder.path(), EngineOptions::default()).await.unwrap();
+        let gate = Gate::new(engine, ServeOptions { write: true, ..ServeOptions::default() }).unwrap();
+        let writes = |door| gate.caller(&Visitor::new(Principal::anonymous(true), door, None)).unwrap().writes("x");
+        assert!(writes(Door::Http) && !writes(Door::Mcp));
+    }
 }

@@ -1,6 +1,6 @@
 //! The four questions: `diff`, `correlate`, `cluster`, `retrieve`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rmcp::model::Tool;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ pub(super) fn diff_tool() -> Tool {
             (
                 "by",
                 text(
-                    "Instead of `b`: a column of `a`; each of its values is compared with all the others, e.g. `topic`",
+                    "Instead of `b`: a column of `a`; each of its values is compared with all the others, e.g. `topic` (for a column with two values, `a` and `b` with filters are better)",
                 ),
             ),
             ("others", texts("Instead of `b`: several sets with which `a` is compared")),
@@ -188,6 +188,11 @@ pub(super) async fn diff(asker: &Asker<'_>, arguments: Diff) -> Result<Reply> {
         notes.push("No feature is in enough documents to be tested: look at the sets, or lower `min_docs`.".to_owned());
     } else if rows.of("q_value").all(|q| q.as_f64().is_none_or(|q| q >= 0.05)) {
         notes.push("No row is significant (q_value below 0.05): there is no evidence of a difference.".to_owned());
+    }
+    let groups: BTreeSet<&str> = rows.of("group_a").filter_map(Value::as_str).collect();
+    if groups.len() == 2 && arguments.by.is_some() {
+        notes.push("Of two groups, each says what the other says with the sign turned: `a` and `b` with filters give the same \
+                    in half the rows, and can be paired (`paired_by`).".to_owned());
     }
     if rows.of("n_left_out").any(|n| n.as_u64().is_some_and(|n| n > 0)) {
         notes.push("n_left_out: documents without a counterpart or without features were not compared.".to_owned());
@@ -435,7 +440,7 @@ pub(super) async fn cluster(asker: &Asker<'_>, arguments: Cluster) -> Result<Rep
     let statement = arguments.statement();
     let is_documents = arguments.documents == Some(true);
     let limit = if is_documents { arguments.limit.unwrap_or(BY_DEFAULT) } else { 1000 };
-    let rows = asker.ask(&statement, Limits { shorten: Some(typical), ..Limits::rows(limit) }).await?;
+    let rows = asker.ask(&statement, Limits { shorten: Some(typical), cell_chars: 800, ..Limits::rows(limit) }).await?;
     let mut notes = cut_notes(&rows, limit, 1000);
     if rows.of("stability").any(|stability| stability.as_f64().is_some_and(|stability| stability < 0.5)) {
         notes.push("Groups with a stability below 0.5 change when documents are drawn anew: try another `k`, `view` or `about`.".to_owned());
@@ -445,7 +450,7 @@ pub(super) async fn cluster(asker: &Asker<'_>, arguments: Cluster) -> Result<Rep
 
 /// `2928 the modal 'may' (0.74 in the group, 0.02 outside)` of a feature.
 fn typical(column: &str, value: Value) -> Value {
-    const SHOWN: usize = 8;
+    const SHOWN: usize = 6;
     if column != "top_features" {
         return value;
     }

@@ -54,7 +54,7 @@ pub(super) async fn list_corpora(asker: &Asker<'_>) -> Result<Reply> {
                 .to_owned(),
         );
     }
-    Ok(Reply::of(&rows, statement, notes))
+    Ok(Reply::told(&rows, notes))
 }
 
 /// Names of the corpora that the visitor may see.

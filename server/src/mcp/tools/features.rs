@@ -60,7 +60,8 @@ pub(super) fn search_features_tool() -> Tool {
          A row is a feature, best first: `feature_id`, `label` (its name), `level` (token: fires on words; span: on \
          sentences), `score` (0 to 1, of `meaning` and `words`), `docs` (with `corpus`: documents that have it; 0 means that \
          it does not help there), `density` (share of tokens or sentences of general text), `top_tokens` (on which it fires). \
-         Several features may mean nearly the same: combine them with OR.\n\
+         Labels are narrow: for hedging, also search for words that do it (`might`, `perhaps`), take those with many `docs`, and \
+         combine them with OR. What you cannot name, diff and retrieve find.\n\
          Then: describe_feature for what it fires on and what not.",
         input,
     )
@@ -121,7 +122,8 @@ pub(super) fn describe_feature_tool() -> Tool {
          chance, above 0.8 is good), in how many documents of each corpus it is, and examples from them. Use it before you \
          rely on a label: labels are short.\n\
          Example: {\"feature\": \"1919\"}. A row is a property: `property`, `value`. `level` token: it fires on words; span: \
-         on sentences. `density`: share of tokens or sentences of general text on which it fires.",
+         on sentences. `density`: share of tokens or sentences of general text on which it fires. Activations below `presence_threshold` \
+         count as absent; `q50` and `q90` say what is usual.",
         object(&["feature"], [("feature", text("Id of a feature (`1919`), its exact label, or the name of a concept; search_features finds ids"))]),
     )
     .with_raw_output_schema(ROWS.clone())

@@ -48,6 +48,14 @@ pub(super) struct Reply {
 impl Reply {
     /// Rows, the statement they came from, and what is to be said about them.
     fn of(rows: &Rows, statement: &str, notes: Vec<String>) -> Self {
+        let mut reply = Self::told(rows, notes);
+        reply.text.push_str(&format!("\n\nSQL: {statement}"));
+        reply.structured.insert("sql".to_owned(), statement.into());
+        reply
+    }
+
+    /// The same where the statement is nothing to go on with.
+    fn told(rows: &Rows, notes: Vec<String>) -> Self {
         let mut structured = rows.json();
         let mut text = rows.table();
         if !notes.is_empty() {
@@ -55,8 +63,6 @@ impl Reply {
             text = format!("{text}\n\n{note}");
             structured.insert("note".to_owned(), note.into());
         }
-        text.push_str(&format!("\n\nSQL: {statement}"));
-        structured.insert("sql".to_owned(), statement.into());
         Self { structured, text }
     }
 
@@ -103,20 +109,16 @@ pub(super) static ROWS: LazyLock<Arc<JsonObject>> = LazyLock::new(|| {
         "properties": {
             "columns": {
                 "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": { "name": { "type": "string" }, "type": { "type": "string" } },
-                    "required": ["name", "type"]
-                }
+                "items": { "type": "object", "properties": { "name": { "type": "string" }, "type": { "type": "string" } } }
             },
-            "rows": { "type": "array", "items": { "type": "array" }, "description": "Values in the order of columns" },
+            "rows": { "type": "array", "items": { "type": "array" } },
             "row_count": { "type": "integer" },
-            "truncated": { "type": "boolean", "description": "Whether there are more rows; note says how to get them" },
-            "same_in_every_row": { "type": "object", "description": "Columns taken out of rows: name and value" },
+            "truncated": { "type": "boolean", "description": "There are more rows; note says how to get them" },
+            "same_in_every_row": { "type": "object", "description": "Columns taken out of rows" },
             "note": { "type": "string" },
-            "sql": { "type": "string", "description": "The statement; `query` runs it, changed as you like" }
+            "sql": { "type": "string", "description": "What was run; `query` runs it, changed as you like" }
         },
-        "required": ["columns", "rows", "row_count", "truncated", "sql"]
+        "required": ["columns", "rows", "row_count", "truncated"]
     });
     Arc::new(match schema {
         Value::Object(schema) => schema,

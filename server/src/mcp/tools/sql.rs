@@ -185,13 +185,13 @@ pub(super) async fn list_functions(asker: &Asker<'_>, arguments: ListFunctions) 
             .collect();
         let note =
             "Besides, there are DataFusion's functions (count, avg, date_trunc, regexp_like, ...): SHOW FUNCTIONS.";
-        return Ok(Reply::of(&rows, "SHOW FUNCTIONS", vec![note.to_owned()]));
+        return Ok(Reply::told(&rows, vec![note.to_owned()]));
     };
     let name = name.trim().trim_end_matches("()").to_ascii_lowercase();
     if let Some(function) = FUNCTIONS.iter().find(|function| function.name == name) {
         let mut rows = table(&["documentation"]);
         rows.rows.push(vec![function.text.into()]);
-        return Ok(Reply::of(&rows, "SHOW FUNCTIONS", Vec::new()));
+        return Ok(Reply::told(&rows, Vec::new()));
     }
     let statement = format!("SHOW FUNCTIONS LIKE {}", literal(&name));
     let found = asker.ask(&statement, Limits::rows(MOST_ROWS)).await?;
@@ -206,7 +206,7 @@ pub(super) async fn list_functions(asker: &Asker<'_>, arguments: ListFunctions) 
             rows.rows.push(row);
         }
     }
-    Ok(Reply::of(&rows, &statement, Vec::new()))
+    Ok(Reply::told(&rows, Vec::new()))
 }
 
 #[cfg(test)]
