@@ -158,6 +158,9 @@ pub(crate) enum Command {
     /// Answer SQL over HTTP, the PostgreSQL wire, Flight SQL and MCP (read-only and for this machine, unless told otherwise)
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Answer an agent over standard input and output (model context protocol, read-only)
+    #[command(after_help = MCP_EXAMPLES)]
+    Mcp(McpArgs),
     /// Make, list and revoke the tokens that let people and programs in
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(TokenCommand),
@@ -247,6 +250,13 @@ Examples:
   curl -s 'localhost:5434/v1/sql?format=csv' -d \"SELECT * FROM answers LIMIT 3\"
   curl -s localhost:5434/v1/sql -H 'content-type: application/json' \\
        -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"], \"format\": \"jsonl\"}'";
+
+const MCP_EXAMPLES: &str = "\
+An agent starts this command itself; docs/mcp.md says how it is added to one. `saequel serve` has the same at /mcp.
+
+Examples:
+  saequel mcp --db /data/saequel.db
+  claude mcp add saequel -- saequel mcp --db /data/saequel.db";
 
 /// `import`
 #[derive(Debug, Args)]
@@ -566,6 +576,18 @@ pub(crate) struct ServeArgs {
     /// Largest request, e.g. 1MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1MiB")]
     pub(crate) max_body: usize,
+    /// Folder whose files statements may read; several times for several [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_dir: Vec<PathBuf>,
+}
+
+/// `mcp`
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// Seconds that a query may take, at most a day
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
     /// Folder whose files statements may read; several times for several [default: none]
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_dir: Vec<PathBuf>,

@@ -360,7 +360,7 @@ async fn wrong_method() -> Problem {
 
 /// Refuses what a web page in the user's browser could send: a foreign name that resolves to this machine, or a request
 /// from a foreign origin.
-async fn only_from_here(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+pub(crate) async fn only_from_here(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     if !gate.options().listen.ip().is_loopback() {
         return next.run(request).await; // there, tokens are needed
     }
@@ -393,6 +393,11 @@ fn host_of(authority: &str) -> &str {
 fn is_here(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A response that tells a failure, for doors that share this port.
+pub(crate) fn failed(failure: &Failure) -> Response {
+    Problem::from(failure).into_response()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod evidence;
 mod features;
 mod import;
 mod label;
+mod mcp;
 mod model;
 mod sae;
 mod serve;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
         Command::Compact(args) => upkeep::compact(args, context).await,
         Command::Doctor(args) => upkeep::doctor(args, context).await,
         Command::Serve(args) => serve::serve(args, context).await,
+        Command::Mcp(args) => mcp::mcp(args, context).await,
         Command::Token(command) => token::token(command, context).await,
         Command::Demo(args) => demo::demo(args, context).await,
     }

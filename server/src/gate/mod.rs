@@ -303,7 +303,8 @@ impl Gate {
     pub fn caller(&self, visitor: &Visitor) -> Result<Arc<Caller>> {
         let options = &self.0.options;
         let mut caller = self.still(visitor)?.caller();
-        if !options.write || visitor.only_reads {
+        // Agents read only, whatever their token may do.
+        if !options.write || visitor.only_reads || visitor.door == Door::Mcp {
             caller.writable = Some(Arc::default());
         }
         // An engine that may read every file of its process was not opened to be served.
