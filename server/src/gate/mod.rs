@@ -287,9 +287,36 @@ impl Gate {
     /// # Errors
     /// As [`Engine::describe_as`]; [`UNAUTHENTICATED`].
     pub async fn describe(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
+        self.describe_given(visitor, statement, None).await
+    }
+
+    /// [`Self::describe`] of a statement whose parameters have these values.
+    ///
+    /// # Errors
+    /// As [`Engine::describe_with`]; [`UNAUTHENTICATED`].
+    pub async fn describe_with(
+        &self,
+        visitor: &Visitor,
+        statement: &str,
+        parameters: ParamValues,
+    ) -> Result<Described> {
+        self.describe_given(visitor, statement, Some(parameters)).await
+    }
+
+    async fn describe_given(
+        &self,
+        visitor: &Visitor,
+        statement: &str,
+        given: Option<ParamValues>,
+    ) -> Result<Described> {
         let caller = self.caller(visitor)?;
         let (engine, statement) = (self.0.engine.clone(), statement.to_owned());
-        let task = Self::threads().spawn(async move { engine.describe_as(&caller, &statement).await });
+        let task = Self::threads().spawn(async move {
+            match given {
+                Some(given) => engine.describe_with(&caller, &statement, &given).await,
+                None => engine.describe_as(&caller, &statement).await,
+            }
+        });
         let deadline = tokio::time::timeout(self.0.options.timeout, task);
         match deadline.await {
             Ok(Ok(described)) => described.map_err(Failure::from),
