@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use tonic::Status;
 
-use crate::error::{Failure, Result};
+use crate::error::Result;
 
 /// Bytes that a message should have: less and the overhead shows, more and client and server wait for each other.
 const TARGET_BYTES: usize = 2 << 20;
@@ -60,14 +60,15 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
     }
-    if batch.num_columns() != schema.fields().len() {
-        let message = format!("{} columns were told, and {} came", schema.fields().len(), batch.num_columns());
-        return Err(Failure::new(saequel_engine::ErrorKind::Internal, message));
-    }
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| match column.data_type() == field.data_type() {
-        true => Ok(Arc::clone(column)),
-        false => cast(column, field.data_type()),
+    // Statements of our own may say less than they told: `IMPORT ... IF NOT EXISTS` of a corpus that is there.
+    let by_name = batch.num_columns() != schema.fields().len();
+    let columns = schema.fields().iter().enumerate().map(|(position, field)| {
+        let column = if by_name { batch.column_by_name(field.name()) } else { Some(batch.column(position)) };
+        match column {
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            Some(column) => cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        }
     });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
