@@ -322,38 +322,60 @@ impl Engine {
     /// # Errors
     /// As [`Self::sql_as`].
     pub fn describe_as<'a>(&'a self, caller: &'a Arc<Caller>, statement: &'a str) -> BoxFuture<'a, Result<Described>> {
-        Box::pin(async move {
-            let mut statement = statements::parse(statement)?;
-            caller.check(&statement)?;
-            let writes = statement.writes();
-            let Statement::Query(query) = &mut statement else {
-                return Ok(Described { schema: Some(statement.result_schema()), parameters: Vec::new(), writes });
-            };
-            let mut names: Vec<String> = placeholders(query)?.into_iter().collect();
-            names.sort_by_key(|name| (name[1..].parse::<usize>().unwrap_or(usize::MAX), name.clone()));
-            self.refresh().await?;
-            let picture = Picture::take(self, caller);
-            let session = session(&picture, Viewer::Person)?;
-            let planned = session.state().statement_to_plan(DFStatement::Statement(query.clone())).await;
-            let plan = match planned {
-                Ok(plan) => plan,
-                // Arguments of table functions are needed to plan them.
-                Err(_) if !names.is_empty() => {
-                    let parameters = names.into_iter().map(|name| Parameter { name, data_type: None }).collect();
-                    return Ok(Described { schema: None, parameters, writes });
-                }
-                Err(error) => return Err(with_hint(error.into(), &picture)),
-            };
-            only_reads(&plan)?;
-            let types = plan.get_parameter_types().map_err(Error::from)?;
-            let parameters = names.into_iter().map(|name| {
-                let data_type = types.get(&name).cloned().flatten();
-                Parameter { name, data_type }
-            });
-            let parameters = parameters.collect();
-            // What is shown is what will stream: the plan's own fields, optimised or not.
-            Ok(Described { schema: Some(Arc::clone(plan.schema().inner())), parameters, writes })
-        })
+        Box::pin(async move { self.described(caller, statement, None).await })
+    }
+
+    /// [`Self::describe_as`] of a statement whose parameters have these values, on which its columns may depend.
+    ///
+    /// # Errors
+    /// As [`Self::sql_as`].
+    pub fn describe_with<'a>(
+        &'a self,
+        caller: &'a Arc<Caller>,
+        statement: &'a str,
+        parameters: &'a ParamValues,
+    ) -> BoxFuture<'a, Result<Described>> {
+        Box::pin(async move { self.described(caller, statement, Some(parameters)).await })
+    }
+
+    async fn described(&self, caller: &Arc<Caller>, statement: &str, given: Option<&ParamValues>) -> Result<Described> {
+        let mut statement = statements::parse(statement)?;
+        caller.check(&statement)?;
+        let writes = statement.writes();
+        let Statement::Query(query) = &mut statement else {
+            return Ok(Described { schema: Some(statement.result_schema()), parameters: Vec::new(), writes });
+        };
+        let mut names: Vec<String> = placeholders(query)?.into_iter().collect();
+        names.sort_by_key(|name| (name[1..].parse::<usize>().unwrap_or(usize::MAX), name.clone()));
+        if let Some(given) = given {
+            check_parameters(query, given)?;
+            statements::rewrite::bind_arguments(query, given)?;
+        }
+        self.refresh().await?;
+        let picture = Picture::take(self, caller);
+        let session = session(&picture, Viewer::Person)?;
+        let planned = session.state().statement_to_plan(DFStatement::Statement(query.clone())).await;
+        let mut plan = match planned {
+            Ok(plan) => plan,
+            // Arguments of table functions are needed to plan them.
+            Err(_) if !names.is_empty() && given.is_none() => {
+                let parameters = names.into_iter().map(|name| Parameter { name, data_type: None }).collect();
+                return Ok(Described { schema: None, parameters, writes });
+            }
+            Err(error) => return Err(with_hint(error.into(), &picture)),
+        };
+        only_reads(&plan)?;
+        let types = plan.get_parameter_types().map_err(Error::from)?;
+        if let Some(given) = given.filter(|_| !names.is_empty()) {
+            plan = plan.with_param_values(given.clone()).map_err(|error| with_hint(error.into(), &picture))?;
+        }
+        let parameters = names.into_iter().map(|name| {
+            let data_type = types.get(&name).cloned().flatten();
+            Parameter { name, data_type }
+        });
+        let parameters = parameters.collect();
+        // What is shown is what will stream: the plan's own fields, optimised or not.
+        Ok(Described { schema: Some(Arc::clone(plan.schema().inner())), parameters, writes })
     }
 
     fn logged<'a>(

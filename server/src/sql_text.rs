@@ -17,7 +17,7 @@ pub fn identifier(name: &str) -> String {
 
 /// What a stretch of a statement is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     /// Words, numbers, operators, blanks.
     Code,
     /// A literal, quoted identifier or comment; `closed` unless the text ends inside of it.
@@ -25,7 +25,7 @@ enum Part {
 }
 
 /// Cuts `sql` into stretches of code and of quoted text or comments, in order and without a gap.
-fn parts(sql: &str) -> Vec<(Part, &str)> {
+pub(crate) fn parts(sql: &str) -> Vec<(Part, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut at) = (0, 0);
     while at < sql.len() {

@@ -95,6 +95,9 @@ impl Statement {
                 ("seconds", Float64),
             ],
             Statement::Delete { .. } => &[("corpus", Utf8), ("deleted", UInt64)],
+            Statement::CreateConcept { .. } => {
+                &[("concept", Utf8), ("feature_id", UInt32), ("label", Utf8), ("weight", Float64)]
+            }
             Statement::RenameFeature { .. } => &[("feature_id", UInt32), ("label", Utf8), ("was", Utf8)],
             Statement::Describe { .. } => &[("column_name", Utf8), ("data_type", Utf8), ("use", Utf8)],
             Statement::DescribeFeature { .. } => &[("property", Utf8), ("value", Utf8)],

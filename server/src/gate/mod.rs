@@ -321,11 +321,38 @@ impl Gate {
     /// # Errors
     /// As [`Engine::describe_as`]; [`UNAUTHENTICATED`]; [`TOO_MANY`].
     pub async fn describe(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
-        let described = self.describe_now(visitor, statement).await;
+        self.describe_given(visitor, statement, None).await
+    }
+
+    /// [`Self::describe`] of a statement whose parameters have these values.
+    ///
+    /// # Errors
+    /// As [`Engine::describe_with`]; [`UNAUTHENTICATED`]; [`TOO_MANY`].
+    pub async fn describe_with(
+        &self,
+        visitor: &Visitor,
+        statement: &str,
+        parameters: ParamValues,
+    ) -> Result<Described> {
+        self.describe_given(visitor, statement, Some(parameters)).await
+    }
+
+    async fn describe_given(
+        &self,
+        visitor: &Visitor,
+        statement: &str,
+        given: Option<ParamValues>,
+    ) -> Result<Described> {
+        let described = self.describe_now(visitor, statement, given).await;
         described.inspect_err(|failure| self.0.audit.not_run(visitor, statement, failure))
     }
 
-    async fn describe_now(&self, visitor: &Visitor, statement: &str) -> Result<Described> {
+    async fn describe_now(
+        &self,
+        visitor: &Visitor,
+        statement: &str,
+        given: Option<ParamValues>,
+    ) -> Result<Described> {
         let inner = &self.0;
         let caller = self.caller(visitor)?;
         let timeout = inner.options.timeout;
@@ -341,7 +368,10 @@ impl Gate {
         let (engine, statement) = (inner.engine.clone(), statement.to_owned());
         let task = Self::threads().spawn(async move {
             let _permit = permit; // held until planning has ended, whoever still waits for it
-            engine.describe_as(&caller, &statement).await
+            match given {
+                Some(given) => engine.describe_with(&caller, &statement, &given).await,
+                None => engine.describe_as(&caller, &statement).await,
+            }
         });
         let _ended = AbortOnDrop(task.abort_handle());
         match tokio::time::timeout(timeout, task).await {
