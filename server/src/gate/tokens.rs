@@ -231,8 +231,9 @@ impl Tokens {
     /// Those of a file.
     ///
     /// # Errors
-    /// As [`TokenFile::read`].
+    /// As [`TokenFile::read`], and [`ErrorKind::Denied`] if others than its owner may write it.
     pub fn open(path: PathBuf) -> Result<Self> {
+        only_its_owner_writes(&path)?;
         let tokens = Self { path, read: Mutex::default() };
         tokens.with(|_| ())?;
         Ok(tokens)
@@ -296,6 +297,19 @@ impl Tokens {
         }
         Ok(of(&read))
     }
+}
+
+/// Who can write the file can let anybody in.
+fn only_its_owner_writes(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if let Ok(file) = std::fs::metadata(path) {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o777;
+        if mode & 0o022 != 0 {
+            let message = format!("tokens: others than its owner may write {} (mode {mode:04o})", path.display());
+            return Err(Failure::new(ErrorKind::Denied, message).hint(format!("chmod 600 '{}'", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// One message for every reason: who guesses learns nothing.
