@@ -8,12 +8,13 @@ use std::ffi::OsString;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use saequel_engine::{EngineOptions, ErrorKind};
+use saequel_engine::EngineOptions;
 use toml::de::{DeTable, DeValue};
 
 use crate::args::parse_bytes;
@@ -73,7 +74,8 @@ enum Kind {
     Seconds(f64, f64),
     Bytes,
     BytesOrNone,
-    Word(&'static [&'static str]),
+    /// These, and how the help shows them.
+    Word(&'static [&'static str], &'static str),
 }
 
 /// A value that was understood.
@@ -323,14 +325,14 @@ const SETTINGS: &[Setting] = &[
     setting(
         LOGS,
         "log_format",
-        Kind::Word(&["text", "json"]),
+        Kind::Word(&["text", "json"], "text|json"),
         "Form of the log, which goes to standard error",
         |all| &mut all.log_format,
     ),
     setting(
         LOGS,
         "log_level",
-        Kind::Word(&["off", "error", "warn", "info", "debug"]),
+        Kind::Word(&["off", "error", "warn", "info", "debug"], "LEVEL"),
         "What is logged: warn leaves out the queries that are not slow",
         |all| &mut all.log_level,
     ),
@@ -352,8 +354,11 @@ const SETTINGS: &[Setting] = &[
 ];
 
 impl Setting {
-    fn option(&self) -> String {
-        self.key.replace('_', "-")
+    fn option(&self) -> &'static str {
+        /// Without its `string` feature, clap takes static names only.
+        static OPTIONS: LazyLock<BTreeMap<&'static str, String>> =
+            LazyLock::new(|| SETTINGS.iter().map(|setting| (setting.key, setting.key.replace('_', "-"))).collect());
+        OPTIONS.get(self.key).map_or(self.key, String::as_str)
     }
 
     fn variable(&self) -> String {
@@ -436,7 +441,7 @@ impl Kind {
             Kind::Seconds(..) => "SECONDS",
             Kind::Bytes => "SIZE",
             Kind::BytesOrNone => "SIZE|none",
-            Kind::Word(_) => "WORD",
+            Kind::Word(_, name) => name,
         }
     }
 
@@ -453,7 +458,7 @@ impl Kind {
             Kind::Seconds(least, most) => format!("a number of seconds from {least} to {most}"),
             Kind::Bytes => "a size such as 512MiB or 4GiB".to_owned(),
             Kind::BytesOrNone => "a size such as 512MiB or 4GiB, or none".to_owned(),
-            Kind::Word(words) => format!("one of {}", words.join(", ")),
+            Kind::Word(words, _) => format!("one of {}", words.join(", ")),
         }
     }
 
@@ -484,7 +489,7 @@ impl Kind {
             }
             Kind::Bytes => parse_bytes(text).ok().map(|bytes| Value::Number(bytes as u64)),
             Kind::BytesOrNone => off("none").or_else(|| Kind::Bytes.read(text)),
-            Kind::Word(words) => words.iter().find(|word| word.eq_ignore_ascii_case(text)).copied().map(Value::Word),
+            Kind::Word(words, _) => words.iter().find(|word| word.eq_ignore_ascii_case(text)).copied().map(Value::Word),
         }
     }
 
@@ -504,7 +509,9 @@ impl Kind {
                 self.read(&number.to_string())
             }
             (Kind::Seconds(..), DeValue::Float(number)) => self.read(number.as_str()),
-            (Kind::Address | Kind::AddressOrOff | Kind::File | Kind::Word(_), DeValue::String(text)) => self.read(text),
+            (Kind::Address | Kind::AddressOrOff | Kind::File | Kind::Word(..), DeValue::String(text)) => {
+                self.read(text)
+            }
             (Kind::Bytes | Kind::BytesOrNone, DeValue::String(text)) => self.read(text),
             (Kind::NumberOrNone(..), DeValue::String(text)) => self.read(text).filter(|value| *value == Value::Nothing),
             _ => None,
@@ -567,7 +574,6 @@ impl clap::Args for Given {
                 // `--write`, and `--write=false` against a file that says otherwise.
                 Kind::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
                 Kind::Folders => arg.action(ArgAction::Append),
-                Kind::Word(words) => arg.value_name(words.join("|")),
                 _ => arg,
             }
         }))
@@ -599,7 +605,7 @@ impl FromArgMatches for Given {
             let Some(value) = value else { continue };
             let source = match matches.value_source(setting.key) {
                 Some(ValueSource::EnvVariable) => Source::Environment(setting.variable()),
-                _ => Source::Option(setting.option()),
+                _ => Source::Option(setting.option().to_owned()),
             };
             given.0.insert(setting.key, (value, source));
         }
@@ -627,7 +633,7 @@ impl Effective {
     /// Brings together options, environment, file and defaults for the database in `db`.
     ///
     /// # Errors
-    /// [`ErrorKind::Query`] for a value or a key that is none, [`ErrorKind::NotFound`] if a file that was named is missing.
+    /// For a value or a key that is none, and if a file that was named is missing.
     pub(crate) fn new(
         given: &Given,
         file: Option<&Path>,
@@ -834,6 +840,7 @@ fn nearest(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use saequel_engine::ErrorKind;
 
     use super::*;
 
@@ -900,7 +907,7 @@ mod tests {
                 Kind::Number(least, _) if least > 7 => panic!("{}", setting.key),
                 Kind::Number(..) | Kind::NumberOrNone(..) | Kind::Seconds(..) => ("7", &["7"]),
                 Kind::Bytes | Kind::BytesOrNone => ("7MiB", &["7MiB"]),
-                Kind::Word(words) => (words[1], &[words[1]]),
+                Kind::Word(words, _) => (words[1], &[words[1]]),
             };
             let wanted = setting.kind.read(text).unwrap();
             let variable = setting.variable();
