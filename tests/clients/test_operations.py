@@ -65,6 +65,7 @@ def in_background(work):
 def empty(tmp_path):
     """A database without corpora, whose folder is the test's own."""
     db = tmp_path / "empty.saequel"
+    db.mkdir()
     saequel(db, "sql", "SHOW CORPORA")
     return db
 
@@ -417,9 +418,9 @@ def test_tls(database, tokens, tmp_path):
         request.add_header("Content-Type", "text/plain")
         trusts = ssl.create_default_context(cafile=cert)
         with urllib.request.urlopen(request, timeout=30, context=trusts) as answer:
-            return json.loads(answer.read())
+            return json.loads(answer.read())["rows"]
 
-    assert ask() == [{"n": 60}]
+    assert ask() == [[60]]
     with pytest.raises((http.client.HTTPException, OSError)):
         plain = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         plain.request("GET", "/health")
@@ -436,7 +437,7 @@ def test_tls(database, tokens, tmp_path):
     server.process.send_signal(signal.SIGHUP)
     until(lambda: events(server, "read again"))
     assert ssl.get_server_certificate(("127.0.0.1", server.port)) != old
-    assert ask() == [{"n": 60}]
+    assert ask() == [[60]]
     assert server.stop() == 0
 
 
@@ -454,3 +455,25 @@ def test_a_bad_certificate_stops_the_start(empty, tmp_path):
     ]:
         ended, out, err = serve(empty, "--listen", "127.0.0.1:0", "--no-postgres", "--tls-cert", files[0], "--tls-key", files[1])
         assert ended == code and says in err and not out, err
+
+
+# Backups
+
+
+def test_a_copy_under_the_lock_is_whole(database, tmp_path):
+    """The recipe of docs/serving.md: readers go on, a writer is told, the copy opens and says the same."""
+    server = Server(database)
+    copy = tmp_path / "copy.saequel"
+    slow = f"cp -a '{database}' '{copy}' && touch '{tmp_path}/copied' && while [ ! -e '{tmp_path}/go' ]; do sleep 0.05; done"
+    backup = subprocess.Popen(["flock", str(database / "lock"), "sh", "-c", slow])
+    until((tmp_path / "copied").exists)
+    assert server.http("/v1/sql", "SELECT count(*) FROM answers")[0] == 200
+    refused = subprocess.run(
+        [binary(), "--db", str(database), "sql", "DELETE FROM answers WHERE doc_id = 'none'"], capture_output=True, text=True
+    )
+    assert refused.returncode == 6 and "another writer is at work" in refused.stderr, refused.stderr
+    (tmp_path / "go").touch()
+    assert backup.wait(10) == 0 and server.stop() == 0
+    count = "SELECT count(*) AS n, sum(n_tokens) AS tokens FROM answers"
+    assert saequel(copy, "sql", count, "--format", "csv") == saequel(database, "sql", count, "--format", "csv")
+    saequel(copy, "doctor")
