@@ -58,6 +58,9 @@ fn is_allowed(real: &Path, options: &EngineOptions, database: &Path) -> bool {
         return false;
     }
     let Some(folders) = &options.allowed_dirs else { return true };
+    if is_same_file(real, &database.join("tokens.json")) {
+        return false;
+    }
     // Whichever folder is allowed, this one's inside stays closed.
     if let Ok(database) = std::fs::canonicalize(database)
         && let Ok(inside) = real.strip_prefix(&database)

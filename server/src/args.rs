@@ -3,10 +3,8 @@
 mod label;
 mod library;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use label::LabelFeaturesArgs;
@@ -14,6 +12,7 @@ pub(crate) use library::{
     DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs,
 };
 
+use crate::config::Given;
 use crate::error::{EXIT_CODES_HELP, Failure};
 use crate::gate::Scope;
 use crate::output::Format;
@@ -55,9 +54,11 @@ pub(crate) struct Global {
     pub(crate) db: Option<PathBuf>,
     /// Threads for reading and queries [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = parse_positive, hide_short_help = true)]
+    #[arg(env = "SAEQUEL_THREADS")]
     pub(crate) threads: Option<usize>,
     /// Memory for queries, e.g. 512MiB or 4GiB; larger sorts and joins spill to disk [default: 2GiB]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes, hide_short_help = true)]
+    #[arg(env = "SAEQUEL_MEMORY")]
     pub(crate) memory: Option<usize>,
     /// No progress on standard error; warnings stay
     #[arg(long, short, global = true, hide_short_help = true)]
@@ -242,14 +243,19 @@ Examples:
   saequel demo --discard                                   leave nothing behind";
 
 const SERVE_EXAMPLES: &str = "\
-POST /v1/sql takes the statement as text/plain, or JSON {\"sql\", \"params\", \"format\"}. GET /health says that it lives.
+Each of these options is also an environment variable (--max-queries is SAEQUEL_MAX_QUERIES) and a key of the file of
+settings (max_queries = 8). An option beats the environment, which beats the file. The log goes to standard error;
+SAEQUEL_LOG takes a finer filter. SIGTERM stops when running queries have ended, SIGHUP opens the audit log anew.
+docs/serving.md says more.
 
 Examples:
   saequel serve --db saequel.db
   curl -s localhost:5434/v1/sql -d \"SHOW CORPORA\"
   curl -s 'localhost:5434/v1/sql?format=csv' -d \"SELECT * FROM answers LIMIT 3\"
   curl -s localhost:5434/v1/sql -H 'content-type: application/json' \\
-       -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"], \"format\": \"jsonl\"}'";
+       -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"], \"format\": \"jsonl\"}'
+  saequel token create ana && saequel serve --listen 0.0.0.0:5434 --tls-cert cert.pem --tls-key key.pem
+  saequel serve --print-config > saequel.db/saequel.toml      settings to edit";
 
 const MCP_EXAMPLES: &str = "\
 An agent starts this command itself; docs/mcp.md says how it is added to one. `saequel serve` has the same at /mcp.
@@ -538,47 +544,17 @@ pub(crate) struct DoctorArgs {
 /// `serve`
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address and port of HTTP and Flight SQL; port 0 takes a free one and prints it
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5434")]
-    pub(crate) listen: SocketAddr,
-    /// Address and port of the PostgreSQL wire; port 0 takes a free one and prints it
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5433")]
-    pub(crate) postgres: SocketAddr,
-    /// No PostgreSQL wire
+    /// File of settings [default: saequel.toml in the database folder, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the settings in force as such a file, with where each comes from, and end
     #[arg(long)]
+    pub(crate) print_config: bool,
+    /// No PostgreSQL wire, as --postgres off
+    #[arg(long, conflicts_with = "postgres", help_heading = "Doors")]
     pub(crate) no_postgres: bool,
-    /// Certificate of TLS with its chain, PEM; for every door
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Private key of TLS, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// Listen beyond this machine without TLS: for a proxy in front that has it
-    #[arg(long)]
-    pub(crate) plain_text: bool,
-    /// File of the tokens [default: tokens.json in the database folder]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tokens: Option<PathBuf>,
-    /// File that says who ran what, one JSON object a line [default: none]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) audit_log: Option<PathBuf>,
-    /// Let tokens with the scope `write` (without tokens: everybody on this machine) change the database
-    #[arg(long)]
-    pub(crate) write: bool,
-    /// Seconds that a query may take, at most a day
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) timeout: u64,
-    /// Queries that may run at the same time, at most 10,000
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
-    pub(crate) max_queries: usize,
-    /// Largest request, e.g. 1MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1MiB")]
-    pub(crate) max_body: usize,
-    /// Folder whose files statements may read; several times for several [default: none]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) allow_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: Given,
 }
 
 /// `mcp`
@@ -677,7 +653,7 @@ fn parse_positive(text: &str) -> Result<usize, String> {
 }
 
 /// Bytes: a number, alone or with KiB, MiB, GiB, TiB (KB, MB, GB, TB are powers of 1,000).
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     let wrong = || format!("expected a size such as 512MiB or 4GiB, got '{text}'");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().map_err(|_| wrong())?;

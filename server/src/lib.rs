@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod context;
 pub mod error;
 mod flight_sql;
@@ -13,6 +14,7 @@ mod http;
 mod interrupt;
 mod label;
 mod listener;
+mod logs;
 mod mcp;
 mod options;
 pub mod output;
@@ -21,14 +23,16 @@ mod postgres;
 mod progress;
 mod say;
 mod shell;
+mod signals;
 pub mod sql_text;
+mod tls;
 
 pub use listener::{Peer, Server, serve};
 pub use options::{ServeOptions, TlsFiles};
 
 use clap::Parser;
 
-use crate::args::Cli;
+use crate::args::{Cli, Command};
 use crate::context::Context;
 use crate::error::{EXIT_INTERNAL, EXIT_OK};
 use crate::interrupt::Interrupt;
@@ -37,8 +41,12 @@ use crate::say::remark;
 /// The program: reads the command line, runs the command, returns the exit code.
 pub fn main() -> u8 {
     let cli = Cli::parse();
-    log_to_stderr();
-    report_panics();
+    // A server logs as its settings say, and has its own way to stop.
+    let serves = matches!(cli.command, Command::Serve(_));
+    if !serves {
+        logs::of_a_command();
+    }
+    logs::report_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -48,7 +56,8 @@ pub fn main() -> u8 {
     };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let context = Context { global: cli.global, interrupt: Interrupt::install() };
+            let interrupt = if serves { Interrupt::default() } else { Interrupt::install() };
+            let context = Context { global: cli.global, interrupt };
             commands::run(cli.command, &context).await
         })
     }));
@@ -58,34 +67,9 @@ pub fn main() -> u8 {
         Ok(Ok(())) => EXIT_OK,
         Ok(Err(failure)) if failure.is_reader_gone() => EXIT_OK,
         Ok(Err(failure)) => {
-            remark!("{failure}");
+            logs::failure(&failure);
             failure.wire().exit
         }
-        Err(_) => EXIT_INTERNAL, // `report_panics` has told
+        Err(_) => EXIT_INTERNAL, // the panic's hook has told
     }
-}
-
-/// Logs go to standard error, if `SAEQUEL_LOG` asks for them (`SAEQUEL_LOG=info`, `SAEQUEL_LOG=saequel=debug`).
-fn log_to_stderr() {
-    use tracing::Level;
-    use tracing_subscriber::filter::{EnvFilter, filter_fn};
-    use tracing_subscriber::fmt::layer;
-    use tracing_subscriber::prelude::*;
-    let asked = EnvFilter::try_from_env("SAEQUEL_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    // At its finest level the HTTP client tells every byte on the wire, keys among them.
-    let no_secret = filter_fn(|event| *event.level() < Level::TRACE || !event.target().starts_with("ureq"));
-    tracing_subscriber::registry().with(asked).with(no_secret).with(layer().with_writer(std::io::stderr)).init();
-}
-
-/// A panic is our mistake and reads like every other error.
-fn report_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("no message");
-        let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-        remark!("error: internal error: {message}{place}");
-        remark!("hint: this is a mistake in saequel; please report it with the statement");
-        if std::env::var_os("SAEQUEL_LOG").is_some() {
-            remark!("{}", std::backtrace::Backtrace::force_capture());
-        }
-    }));
 }

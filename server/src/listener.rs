@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use saequel_engine::{Engine, ErrorKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,12 +26,16 @@ use tower::ServiceExt;
 
 use crate::error::{Failure, Result, io_failure};
 use crate::gate::{Door, Gate, OfDoor};
-use crate::options::{ServeOptions, TlsFiles};
+use crate::options::ServeOptions;
 use crate::patience::{Patient, give_up_after};
+use crate::signals::Signals;
+use crate::tls::Tls;
 use crate::{flight_sql, http, mcp, postgres};
 
 /// Time for a TLS handshake, and for the head of a request.
 const SHAKE_HANDS: Duration = Duration::from_secs(10);
+/// Time to tell clients that their query was cancelled because the server stops.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Where a request comes from; an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,29 @@ pub struct Server {
     gate: Gate,
     listener: TcpListener,
     postgres: Option<TcpListener>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Tls>,
+}
+
+/// Reads again what may change while a server runs.
+pub(crate) struct Reload {
+    gate: Gate,
+    tls: Option<Tls>,
+}
+
+impl Reload {
+    /// Opens the audit log anew, and reads the certificate again. What cannot be had stays as it was, and the log tells.
+    pub(crate) fn now(&self) {
+        let told = |what: &str, outcome: Result<()>| match outcome {
+            Ok(()) => tracing::info!(what, "read again"),
+            Err(failure) => tracing::error!(what, error = failure.line(), "could not be read again"),
+        };
+        if self.gate.options().audit_log.is_some() {
+            told("audit log", self.gate.reopen_audit_log());
+        }
+        if let Some(tls) = &self.tls {
+            told("certificate", tls.reload());
+        }
+    }
 }
 
 impl Server {
@@ -55,7 +78,7 @@ impl Server {
     /// [`ErrorKind::Denied`] for an address that other machines can reach without tokens and TLS, [`ErrorKind::Io`] if an
     /// address is taken, [`ErrorKind::Data`] for certificates that cannot be used.
     pub async fn bind(engine: Engine, options: ServeOptions) -> Result<Self> {
-        let tls = options.tls.as_ref().map(tls_config).transpose()?;
+        let tls = options.tls.as_ref().map(Tls::open).transpose()?;
         let (listen, postgres) = (options.listen, options.postgres);
         let gate = Gate::new(engine, options)?;
         for (flag, address) in [("--listen", Some(listen)), ("--postgres", postgres)] {
@@ -97,20 +120,39 @@ impl Server {
         &self.gate
     }
 
+    /// What SIGHUP does.
+    pub(crate) fn reload(&self) -> Reload {
+        Reload { gate: self.gate.clone(), tls: self.tls.clone() }
+    }
+
     /// Answers until `stop` is done; then takes no new request and lets running ones finish for a while, and cancels what is
     /// left.
     ///
     /// # Errors
     /// If a listener breaks.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+        self.run_until(stop, std::future::pending()).await
+    }
+
+    /// The same; with `at_once`, nothing is waited for any more.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) async fn run_until(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+        at_once: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
         let Self { gate, listener, postgres, tls } = self;
+        let config = |protocols: &[&str]| tls.as_ref().map(|tls| tls.config(protocols)).transpose();
+        let (http_tls, postgres_tls) = (config(&["h2", "http/1.1"])?, config(&["postgresql"])?);
         let stopping = CancellationToken::new();
         let router = http::router(gate.clone())
             .merge(flight_sql::routes(gate.clone()))
             .merge(mcp::routes(gate.clone(), stopping.clone()));
-        let http = tokio::spawn(serve_http(gate.clone(), listener, tls.clone(), router, stopping.clone()));
-        let postgres =
-            postgres.map(|listener| tokio::spawn(serve_postgres(gate.clone(), listener, tls, stopping.clone())));
+        let http = tokio::spawn(serve_http(gate.clone(), listener, http_tls, router, stopping.clone()));
+        let postgres = postgres
+            .map(|listener| tokio::spawn(serve_postgres(gate.clone(), listener, postgres_tls, stopping.clone())));
         stop.await;
         gate.stop();
         stopping.cancel();
@@ -121,38 +163,32 @@ impl Server {
             }
         };
         let drain = gate.options().drain;
-        if tokio::time::timeout(drain, ended).await.is_err() {
-            tracing::warn!(seconds = drain.as_secs_f64(), "some queries did not end in time and are cancelled");
-            gate.cancel_all();
-            tokio::time::sleep(Duration::from_millis(200)).await; // the clients are told
+        tokio::pin!(ended, at_once);
+        tokio::select! {
+            () = &mut ended => return Ok(()),
+            () = &mut at_once => gate.cancel_all(),
+            () = tokio::time::sleep(drain) => {
+                tracing::warn!(seconds = drain.as_secs_f64(), "some queries did not end in time and are cancelled");
+                gate.cancel_all();
+                // The clients are told.
+                tokio::select! {
+                    () = ended => {}
+                    () = at_once => {}
+                    () = tokio::time::sleep(TELL) => {}
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Serves `engine` until SIGINT or SIGTERM.
+/// Serves `engine` until SIGINT or SIGTERM; the second one does not wait for running queries.
 ///
 /// # Errors
 /// As [`Server::bind`] and [`Server::run`].
 pub async fn serve(engine: Engine, options: ServeOptions) -> Result<()> {
-    Server::bind(engine, options).await?.run(stop_signal()).await
-}
-
-/// Ends with the first SIGINT or SIGTERM.
-pub(crate) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => {
-            let _ = interrupt.await;
-        }
-    }
+    let server = Server::bind(engine, options).await?;
+    Signals::take()?.run(server).await
 }
 
 /// Refuses an address that other machines can reach, unless they need a token and nobody can read it on the way.
@@ -179,32 +215,6 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
             _ => failure,
         }
     })
-}
-
-/// Certificate and key, or why not: there is no way back to plain text.
-fn tls_config(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
-    let bad = |path: &Path, what: String| {
-        Failure::new(ErrorKind::Data, format!("tls: {}: {what}", path.display()))
-            .hint("expected PEM files: the certificate with its chain, and its private key")
-    };
-    let read =
-        |path: &Path| std::fs::read(path).map_err(|error| io_failure(format!("tls: {}", path.display()), &error));
-    let certificates = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(&files.certificate, error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(bad(&files.certificate, "no certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| bad(&files.key, error.to_string()))?;
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| bad(&files.certificate, error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(|error| bad(&files.certificate, error.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// Takes connections until `stopping`, at most so many at once; further ones wait in the system's queue.
@@ -314,11 +324,7 @@ async fn serve_postgres(
     tls: Option<Arc<ServerConfig>>,
     stopping: CancellationToken,
 ) {
-    let tls = tls.map(|config| {
-        let mut config = config.as_ref().clone();
-        config.alpn_protocols = vec![b"postgresql".to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    });
+    let tls = tls.map(TlsAcceptor::from);
     let door = postgres::Postgres::new(gate.clone(), stopping.clone());
     let mut connections = tokio::task::JoinSet::new();
     each_connection(&gate, Door::Postgres, &listener, &stopping, |stream, peer, connected| {

@@ -1,49 +1,81 @@
 //! `saequel serve`.
 
-use std::time::Duration;
+use std::net::SocketAddr;
 
-use saequel_engine::{Engine, EngineOptions};
+use saequel_engine::Engine;
 
 use crate::args::ServeArgs;
+use crate::config::Effective;
 use crate::context::Context;
 use crate::error::Result;
-use crate::listener::{Server, stop_signal};
-use crate::options::{ServeOptions, TlsFiles};
-use crate::say::say;
+use crate::listener::Server;
+use crate::logs;
+use crate::say::{remark, say};
+use crate::signals::Signals;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     let dir = context.existing_db_dir()?;
-    let tokens = args.tokens.clone().unwrap_or_else(|| dir.join("tokens.json"));
-    let secrets = [Some(&tokens), args.tls_cert.as_ref(), args.tls_key.as_ref(), args.audit_log.as_ref()];
-    let options = EngineOptions {
-        secret_files: secrets.into_iter().flatten().cloned().collect(),
-        read_only: !args.write,
-        allowed_dirs: Some(args.allow_dir.clone()),
-        ..context.engine_options()
-    };
-    let engine = Engine::open(&dir, options).await?;
-    let options = ServeOptions {
-        listen: args.listen,
-        postgres: (!args.no_postgres).then_some(args.postgres),
-        tls: args.tls_cert.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
-        plain_text: args.plain_text,
-        write: args.write,
-        tokens: args.tokens,
-        audit_log: args.audit_log,
-        timeout: Duration::from_secs(args.timeout),
-        max_queries: args.max_queries,
-        max_body_bytes: args.max_body,
-        ..ServeOptions::default()
-    };
-    let server = Server::bind(engine, options).await?;
-    let address = server.local_addr()?;
-    let scheme = if server.gate().options().tls.is_some() { "https" } else { "http" };
-    let mode = if server.gate().options().write { "read-write" } else { "read-only" };
-    // Served even if nobody reads this.
-    let _ = say!("serving {} {mode} at {scheme}://{address}/v1/sql", dir.display());
-    if let Some(postgres) = server.postgres_addr()? {
-        let _ = say!("PostgreSQL wire: psql -h {} -p {}", postgres.ip(), postgres.port());
+    let ServeArgs { config, print_config, no_postgres, mut given } = args;
+    if no_postgres {
+        given.no_postgres();
     }
-    let _ = say!("try: curl -s '{scheme}://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\nCtrl-C stops");
-    server.run(stop_signal()).await
+    let config = Effective::new(&given, config.as_deref(), &dir, &std::env::vars_os().collect())?;
+    if print_config {
+        for warning in &config.warnings {
+            remark!("warning: {warning}");
+        }
+        return say!("{}", config.to_toml().trim_end());
+    }
+    logs::of_a_server(config.logs_json(), config.log_level())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let engine = Engine::open(&dir, config.engine_options()).await?;
+    let server = Server::bind(engine, config.serve_options()).await?;
+    let (address, postgres) = (server.local_addr()?, server.postgres_addr()?);
+    // Before anybody is told that the server is there, and may tell it to stop.
+    let signals = Signals::take()?;
+    tell_people(&server, &dir.display().to_string(), address, postgres);
+    tell_log(&server, &config, address, postgres)?;
+    signals.run(server).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Three lines on standard output. Served even if nobody reads them.
+fn tell_people(server: &Server, dir: &str, address: SocketAddr, postgres: Option<SocketAddr>) {
+    let options = server.gate().options();
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let postgres = postgres.map(|at| format!("PostgreSQL wire: psql -h {} -p {}\n", at.ip(), at.port()));
+    let _ = say!(
+        "serving {dir} {} at {scheme}://{address}/v1/sql\n\
+         try: curl -s '{scheme}://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\n\
+         {}Ctrl-C stops",
+        if options.write { "read-write" } else { "read-only" },
+        postgres.unwrap_or_default(),
+    );
+}
+
+fn tell_log(server: &Server, config: &Effective, http: SocketAddr, postgres: Option<SocketAddr>) -> Result<()> {
+    let gate = server.gate();
+    let (engine, options) = (gate.engine(), gate.options());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        database = %engine.dir().display(),
+        config = config.file.as_ref().map(|path| path.display().to_string()),
+        http = %http,
+        postgres = postgres.map(|address| address.to_string()),
+        tls = options.tls.is_some(),
+        tokens_needed = gate.tokens().needed()?,
+        write = options.write,
+        timeout_s = options.timeout.as_secs_f64(),
+        max_queries = options.max_queries,
+        max_waiting = options.max_waiting,
+        memory_bytes = engine.options().memory_limit_bytes,
+        threads = engine.options().threads,
+        drain_s = options.drain.as_secs_f64(),
+        audit_log = options.audit_log.as_ref().map(|path| path.display().to_string()),
+        "serving"
+    );
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::Utc;
@@ -14,7 +14,13 @@ use crate::error::{Failure, Result, io_failure};
 
 /// The log, or nothing if none is kept.
 #[derive(Debug, Default)]
-pub(super) struct Audit(Option<Mutex<File>>);
+pub(super) struct Audit(Option<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    file: Mutex<File>,
+}
 
 impl Audit {
     /// Appends to `path`; readable by its owner alone if it is made now.
@@ -23,12 +29,18 @@ impl Audit {
     /// If it cannot be written: who asks for a log must have one.
     pub(super) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
-        let mut options = OpenOptions::new();
-        options.append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path).map_err(|error| io_failure(format!("audit log: {}", path.display()), &error))?;
-        Ok(Self(Some(Mutex::new(file))))
+        Ok(Self(Some(Kept { path: path.to_path_buf(), file: Mutex::new(append_to(path)?) })))
+    }
+
+    /// Opens the file anew: whoever moved it away gets a new one.
+    ///
+    /// # Errors
+    /// If it cannot be opened; then lines go where they went.
+    pub(super) fn reopen(&self) -> Result<()> {
+        let Some(Kept { path, file }) = &self.0 else { return Ok(()) };
+        let new = append_to(path)?;
+        *file.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
     }
 
     /// Whether there is a log.
@@ -43,6 +55,7 @@ impl Audit {
         }
         let mut line = serde_json::to_value(query).unwrap_or_default();
         if let Some(line) = line.as_object_mut() {
+            line.remove("error"); // it can quote data and values of parameters; the SQLSTATE says enough
             line.insert("event".to_owned(), "query".into());
             if let Some(statement) = statement {
                 line.insert("statement".to_owned(), statement.into());
@@ -63,7 +76,6 @@ impl Audit {
             "door": visitor.door,
             "peer": visitor.peer.map(|peer| peer.to_string()),
             "statement": statement,
-            "error": failure.line(),
             "sqlstate": failure.wire().sqlstate,
             "ended": Utc::now().to_rfc3339(),
         }));
@@ -76,10 +88,19 @@ impl Audit {
     }
 
     fn line(&self, line: &Value) {
-        let Some(file) = &self.0 else { return };
+        let Some(Kept { file, .. }) = &self.0 else { return };
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = writeln!(file, "{line}") {
+        // One write a line, so that lines of two writers do not mix.
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
             tracing::error!(%error, "the audit log cannot be written");
         }
     }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map_err(|error| io_failure(format!("audit log: {}", path.display()), &error))
 }

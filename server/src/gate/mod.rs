@@ -182,7 +182,11 @@ impl Gate {
             wrong_tokens: RateLimiter::hashmap(Quota::per_minute(WRONG_TOKENS)),
             asked: AtomicUsize::new(0),
             registry: Registry::default(),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(metrics::Limits {
+                running: options.max_queries,
+                waiting: options.max_waiting,
+                memory_bytes: engine.options().memory_limit_bytes,
+            }),
             audit: audit::Audit::open(options.audit_log.as_deref())?,
             stopping: AtomicBool::new(false),
             engine,
@@ -523,6 +527,14 @@ impl Gate {
         self.0.stopping.load(Ordering::Relaxed)
     }
 
+    /// Opens the audit log anew, after it was moved away.
+    ///
+    /// # Errors
+    /// If it cannot be opened; then lines go where they went.
+    pub fn reopen_audit_log(&self) -> Result<()> {
+        self.0.audit.reopen()
+    }
+
     /// Ends every query.
     pub fn cancel_all(&self) {
         self.0.registry.cancel_all();
@@ -739,11 +751,15 @@ impl Account {
         inner.metrics.seconds.get_or_create(&OfDoor { door }).observe(query.elapsed_ms / 1000.0);
         inner.metrics.rows.get_or_create(&OfDoor { door }).inc_by(query.rows);
         inner.audit.query(&query, self.statement.as_deref());
-        let QueryInfo { query_id, caller, elapsed_ms, rows, statement, error, .. } = &query;
+        let QueryInfo { query_id, caller, elapsed_ms, rows, statement, error, sqlstate, .. } = &query;
         if *elapsed_ms > inner.options.slow_query.as_secs_f64() * 1000.0 {
-            tracing::warn!(query_id, caller, door, elapsed_ms, rows, outcome, statement, "slow query");
+            tracing::warn!(query_id, caller, door, elapsed_ms, rows, outcome, sqlstate, statement, "slow query");
         } else {
-            tracing::info!(query_id, caller, door, elapsed_ms, rows, outcome, error, "query");
+            tracing::info!(query_id, caller, door, elapsed_ms, rows, outcome, sqlstate, "query");
+        }
+        // Its text can quote data and values of parameters, which are for whoever asked.
+        if let Some(error) = error {
+            tracing::debug!(query_id, error, "why a query failed");
         }
     }
 }

@@ -259,8 +259,9 @@ impl Tokens {
     /// Those of a file.
     ///
     /// # Errors
-    /// As [`TokenFile::read`].
+    /// As [`TokenFile::read`], and [`ErrorKind::Denied`] if others than its owner may write it.
     pub fn open(path: PathBuf) -> Result<Self> {
+        only_its_owner_writes(&path)?;
         let tokens = Self { path, read: Mutex::default() };
         TokenFile::read(&tokens.path)?; // here, the reason is told
         tokens.with(|_| ())?;
@@ -342,6 +343,19 @@ fn inode(file: &std::fs::Metadata) -> u64 {
     return std::os::unix::fs::MetadataExt::ino(file);
     #[cfg(not(unix))]
     0
+}
+
+/// Who can write the file can let anybody in.
+fn only_its_owner_writes(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if let Ok(file) = std::fs::metadata(path) {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o777;
+        if mode & 0o022 != 0 {
+            let message = format!("tokens: others than its owner may write {} (mode {mode:04o})", path.display());
+            return Err(Failure::new(ErrorKind::Denied, message).hint(format!("chmod 600 '{}'", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// One message for every reason: who guesses learns nothing.
