@@ -35,6 +35,11 @@ impl Report {
         Self { severity: "WARNING", ..Self::error(sqlstate, message) }
     }
 
+    /// The same, ending the connection.
+    pub(super) fn into_fatal(self) -> Self {
+        Self { severity: "FATAL", ..self }
+    }
+
     /// The same with a way out.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -53,6 +58,13 @@ impl Report {
         let same = planned.bytes().zip(original.bytes()).take_while(|(a, b)| a == b).count();
         if at <= same {
             self.position = sent.get(..offset + at).map(|before| before.chars().count() + 1);
+        }
+    }
+
+    /// Counts the position from the beginning of `script`, of which the statement is what begins at byte `offset`.
+    fn shift(&mut self, script: &str, offset: usize) {
+        if let (Some(position), Some(before)) = (&mut self.position, script.get(..offset)) {
+            *position += before.chars().count();
         }
     }
 
@@ -154,6 +166,17 @@ impl Trouble {
     pub(super) fn located(mut self, planned: &str, sent: &str, offset: usize) -> Self {
         if let Self::Statement(report) = &mut self {
             report.locate(planned, sent, offset);
+        }
+        self
+    }
+}
+
+impl Trouble {
+    /// As of a statement that begins at byte `offset` of `script`.
+    #[must_use]
+    pub(super) fn shifted(mut self, script: &str, offset: usize) -> Self {
+        if let Self::Statement(report) = &mut self {
+            report.shift(script, offset);
         }
         self
     }

@@ -108,12 +108,7 @@ impl<S: Io> Wire<S> {
     where
         S: 'static,
     {
-        Wire {
-            stream: Box::new(self.stream),
-            input: self.input,
-            output: self.output,
-            max_message: self.max_message,
-        }
+        Wire { stream: Box::new(self.stream), input: self.input, output: self.output, max_message: self.max_message }
     }
 
     /// Adds a message to what waits to be written.

@@ -4,11 +4,13 @@
 //! digits only, and writes nested values as anonymous records, which no client reads.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::*;
+use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 use bytes::{BufMut, BytesMut};
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Offset, Timelike};
@@ -41,7 +43,7 @@ impl Format {
 }
 
 /// The columns of a batch without dictionaries and views of lists, which the writers below do not know.
-pub(super) fn plain(batch: RecordBatch) -> Result<RecordBatch> {
+pub(super) fn plain(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let plain_type = |data_type: &DataType| match data_type {
         DataType::Dictionary(_, values) => Some(values.as_ref().clone()),
         DataType::RunEndEncoded(_, values) => Some(values.data_type().clone()),
@@ -58,7 +60,7 @@ pub(super) fn plain(batch: RecordBatch) -> Result<RecordBatch> {
         columns.push(cast(column, &data_type)?);
         fields.push(field.as_ref().clone().with_data_type(data_type).with_nullable(true));
     }
-    Ok(RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)?)
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 /// Appends a value behind its length; -1 stands for null.
@@ -202,7 +204,9 @@ fn interval(array: &dyn Array, row: usize) -> Result<(i32, i32, i64)> {
             let value = array.as_primitive::<IntervalMonthDayNanoType>().value(row);
             Ok((value.months, value.days, value.nanoseconds / 1000))
         }
-        DataType::Duration(TimeUnit::Second) => scaled(array.as_primitive::<DurationSecondType>().value(row), 1_000_000),
+        DataType::Duration(TimeUnit::Second) => {
+            scaled(array.as_primitive::<DurationSecondType>().value(row), 1_000_000)
+        }
         DataType::Duration(TimeUnit::Millisecond) => {
             scaled(array.as_primitive::<DurationMillisecondType>().value(row), 1000)
         }
@@ -518,8 +522,11 @@ fn put_numeric(decimal: &str, out: &mut BytesMut) {
         "0".repeat((4 - whole.len() % 4) % 4),
         "0".repeat((4 - fraction.len() % 4) % 4)
     );
-    let groups: Vec<i16> =
-        padded.as_bytes().chunks(4).map(|group| group.iter().fold(0, |n, digit| n * 10 + i16::from(digit - b'0'))).collect();
+    let groups: Vec<i16> = padded
+        .as_bytes()
+        .chunks(4)
+        .map(|group| group.iter().fold(0, |n, digit| n * 10 + i16::from(digit - b'0')))
+        .collect();
     let first = groups.iter().position(|group| *group != 0).unwrap_or(groups.len());
     let last = groups.iter().rposition(|group| *group != 0).map_or(first, |last| last + 1);
     let n_whole = whole.len().div_ceil(4);
@@ -537,7 +544,6 @@ fn put_numeric(decimal: &str, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use std::str::FromStr;
-    use std::sync::Arc;
 
     use arrow::array::*;
 
