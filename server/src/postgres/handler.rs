@@ -19,7 +19,7 @@ use super::cancel::{Registered, random_bytes};
 use super::catalog;
 use super::error::{Report, Result, Trouble, cancelled};
 use super::frame::{Body, CHUNK, Frame, MAX_STARTUP};
-use super::parameter::{Parameter, number_of};
+use super::parameter::{Parameter, guess};
 use super::portal::{
     Layout, Portal, Prepared, Rows, State, copy_data, formats_of, row_description, truncated, watched,
 };
@@ -311,17 +311,17 @@ impl Connection {
             Err(failure) => failure,
         };
         // Where nobody knows the type of a parameter (an argument of a table function), clients that send all values as
-        // text leave open whether it is a number. Planning refuses the wrong one, and has done nothing then.
+        // text leave open whether it is a number or an array. Planning refuses the wrong one, and has done nothing then.
         let is_open = |parameter: &Parameter| parameter.is_open();
         if failure.kind() == ErrorKind::Query && prepared.parameters.iter().any(is_open) {
-            let as_number = |(parameter, value): (&Parameter, &ScalarValue)| match value {
-                ScalarValue::Utf8(Some(text)) if parameter.is_open() => number_of(text),
+            let guessed = |(parameter, value): (&Parameter, &ScalarValue)| match value {
+                ScalarValue::Utf8(Some(text)) if parameter.is_open() => guess(text),
                 _ => None,
             };
             let pairs = || prepared.parameters.iter().zip(values);
-            if pairs().any(|pair| as_number(pair).is_some()) {
-                let numbers = pairs().map(|pair| as_number(pair).unwrap_or_else(|| pair.1.clone())).collect();
-                if let Ok(rows) = self.ask(prepared, numbers).await? {
+            if pairs().any(|pair| guessed(pair).is_some()) {
+                let others = pairs().map(|pair| guessed(pair).unwrap_or_else(|| pair.1.clone())).collect();
+                if let Ok(rows) = self.ask(prepared, others).await? {
                     return Ok(rows);
                 }
             }
@@ -747,7 +747,6 @@ impl Connection {
 
     fn bind(&mut self, mut body: Body) -> Result<()> {
         let (portal, statement) = (body.text()?, body.text()?);
-        let prepared = self.statements.get(&statement).cloned().ok_or_else(|| no_statement(&statement))?;
         let given = formats(&mut body)?;
         let n = body.count()?;
         let mut bytes = Vec::with_capacity(n.min(body.0.len() / 4));
@@ -758,6 +757,7 @@ impl Connection {
             });
         }
         let shown = formats(&mut body)?;
+        let prepared = self.statements.get(&statement).cloned().ok_or_else(|| no_statement(&statement))?;
         let wanted = prepared.parameters.len();
         if n != wanted {
             let message = format!(

@@ -102,12 +102,17 @@ impl Parameter {
 }
 
 /// A number that is written in `text`.
-pub(super) fn number_of(text: &str) -> Option<ScalarValue> {
+fn number_of(text: &str) -> Option<ScalarValue> {
     let text = text.trim();
     if let Ok(whole) = text.parse::<i64>() {
         return Some(ScalarValue::Int64(Some(whole)));
     }
     text.parse::<f64>().ok().map(|number| ScalarValue::Float64(Some(number)))
+}
+
+/// What else than text a value without a type may be: a number, or an array.
+pub(super) fn guess(text: &str) -> Option<ScalarValue> {
+    number_of(text).or_else(|| parse(text, &DataType::new_list(DataType::Utf8, true)))
 }
 
 /// Text as PostgreSQL reads it.
