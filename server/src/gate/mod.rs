@@ -278,8 +278,11 @@ impl Gate {
         }
     }
 
-    /// Counts a request.
-    fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
+    /// Counts a request; for doors that authenticate once and are then asked many times.
+    ///
+    /// # Errors
+    /// [`TOO_MANY`].
+    pub fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
         self.forget_now_and_then();
         let key = match (principal.is_anonymous(), peer) {
             (true, Some(peer)) => network(peer.ip()).to_string(),
