@@ -1,5 +1,9 @@
 //! PostgreSQL wire.
 
+pub(crate) mod catalog;
+pub(crate) mod settings;
+mod types;
+
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
