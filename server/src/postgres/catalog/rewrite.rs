@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAliasColumnDef, TableFactor,
-    TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
+    ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
+    TableAliasColumnDef, TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -26,6 +26,10 @@ const RECURSION_LIMIT: usize = 100;
 
 /// Types that hold the number of something named.
 const REG: [&str; 5] = ["regclass", "regtype", "regnamespace", "regrole", "regproc"];
+
+/// Columns of `pg_type` that hold functions.
+const REGPROC_COLUMNS: [&str; 7] =
+    ["typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze"];
 
 /// Types that the engine does not know under their name and that are kept as text.
 const AS_TEXT: &[&str] = &[
@@ -293,6 +297,18 @@ impl VisitorMut for Rules {
                 self.shown_name(expr);
             }
         }
+        if self.is_empty(select) {
+            // Columns of tables beside it cannot be unnested, and there are none.
+            for join in select.from.iter_mut().flat_map(|from| &mut from.joins) {
+                if let TableFactor::UNNEST { alias: Some(alias), .. } = &join.relation
+                    && let Some(derived) =
+                        first_table(&format!("SELECT * FROM (SELECT CAST(NULL AS SMALLINT) AS {0}) AS {0}", alias.name))
+                {
+                    join.relation = derived;
+                    self.changed = true;
+                }
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -308,6 +324,25 @@ impl VisitorMut for Rules {
             }
         }
         self.name_columns(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        // `WITH RECURSIVE t(a, b) AS (SELECT 1, 0 UNION ALL ...)`: the engine looks for a and b in the first part.
+        let with = query.with.iter_mut().filter(|with| with.recursive);
+        for cte in with.flat_map(|with| &mut with.cte_tables) {
+            let SetExpr::SetOperation { left, .. } = cte.query.body.as_mut() else { continue };
+            let SetExpr::Select(select) = left.as_mut() else { continue };
+            if cte.alias.columns.len() != select.projection.len() {
+                continue;
+            }
+            for (item, column) in select.projection.iter_mut().zip(&cte.alias.columns) {
+                if let SelectItem::UnnamedExpr(expr) = item {
+                    *item = SelectItem::ExprWithAlias { expr: take(expr), alias: column.name.clone() };
+                    self.changed = true;
+                }
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -375,6 +410,28 @@ impl Rules {
                 }
             }
             Expr::BinaryOp { op: BinaryOperator::PGCustomBinaryOperator(_), .. } => self.operator(expr),
+            // `typreceive != 0`: functions are kept by their names, and none is `-`.
+            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+                let of = match left.as_ref() {
+                    Expr::Identifier(ident) => folded(ident),
+                    Expr::CompoundIdentifier(idents) => idents.last().map(folded).unwrap_or_default(),
+                    _ => return,
+                };
+                let is_zero =
+                    matches!(right.as_ref(), Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) if n == "0");
+                if is_zero && REGPROC_COLUMNS.contains(&of.as_str()) {
+                    self.put(right, string("-"));
+                }
+            }
+            // `(f(x)).n`
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                if let (Expr::Nested(inner), [AccessExpr::Dot(Expr::Identifier(field))]) =
+                    (root.as_mut(), access_chain.as_slice())
+                {
+                    let new = call("get_field", vec![take(inner), string(folded(field))]);
+                    self.put(expr, new);
+                }
+            }
             Expr::AnyOp { left, compare_op, right, .. } => {
                 let membership = *compare_op == BinaryOperator::Eq;
                 if let Some(new) = self.quantified(membership, false, left, right) {
@@ -516,26 +573,25 @@ impl Rules {
             TableFactor::Table { name, args: None, .. } => {
                 let name = parts(name);
                 let name: Vec<&str> = name.iter().map(String::as_str).collect();
-                matches!(name.as_slice(), [PG_CATALOG, name] if EMPTY.iter().any(|(empty, _)| empty == name))
-                    || matches!(name.as_slice(), [name] if !self.ctes.contains(*name) && EMPTY.iter().any(|(empty, _)| empty == name))
+                match name.as_slice() {
+                    [PG_CATALOG, name] => is_in_empty(name),
+                    [name] => !self.ctes.contains(*name) && is_in_empty(name),
+                    _ => false,
+                }
             }
             _ => false,
         };
-        let no_group = matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
-        no_group
-            && !aggregated
+        // Without groups an aggregate has one row even over none.
+        let has_groups = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+        let is_inner = |join: &JoinOperator| {
+            matches!(join, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_))
+        };
+        let is_left = |join: &JoinOperator| matches!(join, JoinOperator::Left(_) | JoinOperator::LeftOuter(_));
+        (has_groups || !aggregated)
             && select.from.iter().any(|from| {
-                use datafusion::sql::sqlparser::ast::JoinOperator as Join;
-                let all_inner = from.joins.iter().all(|join| {
-                    matches!(
-                        join.join_operator,
-                        Join::Join(_) | Join::Inner(_) | Join::CrossJoin(_) | Join::Left(_) | Join::LeftOuter(_)
-                    )
-                });
-                let inner = |join: &Join| matches!(join, Join::Join(_) | Join::Inner(_) | Join::CrossJoin(_));
-                all_inner
+                from.joins.iter().all(|join| is_inner(&join.join_operator) || is_left(&join.join_operator))
                     && (empty(&from.relation)
-                        || from.joins.iter().any(|join| inner(&join.join_operator) && empty(&join.relation)))
+                        || from.joins.iter().any(|join| is_inner(&join.join_operator) && empty(&join.relation)))
             })
     }
 
@@ -765,6 +821,11 @@ impl Rules {
     }
 }
 
+/// Whether a table of `pg_catalog` never has a row.
+fn is_in_empty(name: &str) -> bool {
+    EMPTY.iter().any(|(empty, _)| *empty == name)
+}
+
 /// The first table of a query that is known to parse.
 fn first_table(sql: &str) -> Option<TableFactor> {
     let mut statements = Parser::parse_sql(&GenericDialect {}, sql).ok()?;
@@ -812,18 +873,27 @@ fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
 fn is_aggregate(expr: &Expr) -> bool {
     const AGGREGATES: &[&str] =
         &["array_agg", "avg", "bool_and", "bool_or", "count", "every", "max", "min", "string_agg", "sum"];
-    struct Finds(bool);
+    /// Whether one was found, and how deep in subqueries the search is.
+    struct Finds(bool, usize);
     impl Visitor for Finds {
         type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let Expr::Function(function) = expr {
+            if let (Expr::Function(function), 0) = (expr, self.1) {
                 let name = parts(&function.name).pop().unwrap_or_default();
                 self.0 |= AGGREGATES.contains(&name.as_str()) && function.over.is_none();
             }
             ControlFlow::Continue(())
         }
     }
-    let mut finds = Finds(false);
+    let mut finds = Finds(false, 0);
     let _ = expr.visit(&mut finds);
     finds.0
 }

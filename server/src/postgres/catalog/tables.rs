@@ -109,7 +109,7 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ),
     (
         "pg_policy",
-        "oid oid, polname text, polrelid oid, polcmd text, polpermissive bool, polroles ints, polqual text, polwithcheck text",
+        "oid oid, polname text, polrelid oid, polcmd text, polpermissive bool, polroles text, polqual text, polwithcheck text",
     ),
     (
         "pg_prepared_statements",
