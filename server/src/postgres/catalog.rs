@@ -14,9 +14,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
+use arrow::datatypes::DataType;
 use datafusion::error::{DataFusionError, Result as DFResult};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateDefaults;
@@ -47,6 +48,11 @@ pub(crate) fn extension(user: &str, gate: &Gate, settings: &Arc<SessionSettings>
 /// None at present: what cannot be read is left to the engine, whose message has line and column.
 pub(crate) fn rewrite(sql: &str) -> Result<String, Failure> {
     Ok(rewrite::rewrite(sql).unwrap_or_else(|| sql.to_owned()))
+}
+
+/// Types of parameters that a statement names itself by a cast: `$1::oid[]`. The engine's planner does not tell them.
+pub(crate) fn parameter_types(sql: &str) -> BTreeMap<usize, DataType> {
+    rewrite::parameter_types(sql)
 }
 
 #[derive(Debug)]

@@ -526,6 +526,8 @@ const FUNCTIONS: &[Known] = &[
     known("pg_relation_is_publishable", Gives::Bool, NO),
     known("pg_relation_is_updatable", Gives::Int, |call| call.same_int(0)),
     known("pg_column_is_updatable", Gives::Bool, NO),
+    known("pg_partition_ancestors", Gives::Oid, |call| call.oids(false, "relation", State::relation)),
+    known("pg_partition_root", Gives::Oid, |call| call.nulls(&DataType::Int32)),
     known("pg_stat_get_numscans", Gives::Long, NO_LONG),
     known("pg_get_userbyid", Gives::Text, |call| {
         call.texts_of(0, |oid| {
@@ -639,6 +641,18 @@ const FUNCTIONS: &[Known] = &[
             let name = known.into_iter().find(|(known, _)| i64::from(*known) == oid);
             Some(name.map_or_else(|| oid.to_string(), |(_, name)| quoted(name)))
         })
+    }),
+    known("pg_regtype_array", Gives::Texts, |call| {
+        // `23 25` of an oidvector, or `{23,25}`.
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        for text in call.text(0)?.iter() {
+            let items = text.into_iter().flat_map(|text| text.split(|c: char| !c.is_ascii_digit()));
+            for oid in items.filter_map(|item| item.parse().ok()) {
+                lists.values().append_value(format_type(oid, -1));
+            }
+            lists.append(text.is_some());
+        }
+        Ok(Arc::new(lists.finish()))
     }),
     known("pg_regproc_in", Gives::Text, |call| {
         let names = call.text(0)?;

@@ -4,9 +4,10 @@
 //! changed it is it written anew. Each rule keeps what the statement means; those that use what is known of the catalog (an
 //! empty table, a lookup that finds one row at most) look at subqueries over the catalog alone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
+use arrow::datatypes::DataType as ArrowType;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
@@ -30,6 +31,20 @@ const REG: [&str; 5] = ["regclass", "regtype", "regnamespace", "regrole", "regpr
 /// Columns of `pg_type` that hold functions.
 const REGPROC_COLUMNS: [&str; 7] =
     ["typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze"];
+
+/// Columns that hold numbers and may be compared with names, and what reads the name.
+const NAMED_COLUMNS: [(&str, &str); 10] = [
+    ("relnamespace", "pg_regnamespace_in"),
+    ("pronamespace", "pg_regnamespace_in"),
+    ("typnamespace", "pg_regnamespace_in"),
+    ("connamespace", "pg_regnamespace_in"),
+    ("attrelid", "pg_regclass_in"),
+    ("classoid", "pg_regclass_in"),
+    ("refclassid", "pg_regclass_in"),
+    ("conrelid", "pg_regclass_in"),
+    ("indrelid", "pg_regclass_in"),
+    ("adrelid", "pg_regclass_in"),
+];
 
 /// Types that the engine does not know under their name and that are kept as text.
 const AS_TEXT: &[&str] = &[
@@ -102,6 +117,47 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
         rules.output_names(query);
     }
     rules.changed.then(|| statement.to_string())
+}
+
+/// Types of parameters that the statement casts: `$1::oid[]`, `CAST($2 AS text)`.
+pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, ArrowType> {
+    let dialect = GenericDialect {};
+    let Ok(tokens) = Tokenizer::new(&dialect, sql).tokenize_with_location() else { return BTreeMap::new() };
+    let tokens: Vec<_> = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let mut types = BTreeMap::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let Token::Placeholder(name) = &token.token else { continue };
+        let Some(number) = name.strip_prefix('$').and_then(|number| number.parse().ok()) else { continue };
+        let next = tokens.get(at + 1).map(|token| &token.token);
+        let in_cast = at >= 2 && tokens[at - 1].token == Token::LParen && is_word(&tokens[at - 2].token, "cast");
+        if !(next == Some(&Token::DoubleColon) || in_cast && next.is_some_and(|token| is_word(token, "as"))) {
+            continue;
+        }
+        let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens[at + 2..].to_vec());
+        if let Some(of) = parser.parse_data_type().ok().and_then(arrow_type) {
+            types.entry(number).or_insert(of);
+        }
+    }
+    types
+}
+
+/// A type of SQL, as far as parameters have it.
+fn arrow_type(mut of: DataType) -> Option<ArrowType> {
+    replace_type(&mut of);
+    Some(match of {
+        DataType::Boolean | DataType::Bool => ArrowType::Boolean,
+        DataType::SmallInt(_) | DataType::Int2(_) => ArrowType::Int16,
+        DataType::Integer(_) | DataType::Int(_) | DataType::Int4(_) => ArrowType::Int32,
+        DataType::BigInt(_) | DataType::Int8(_) => ArrowType::Int64,
+        DataType::Real | DataType::Float4 => ArrowType::Float32,
+        DataType::Float8 | DataType::DoublePrecision | DataType::Double(_) => ArrowType::Float64,
+        DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_) | DataType::Char(_) => ArrowType::Utf8,
+        DataType::Date => ArrowType::Date32,
+        DataType::Array(ArrayElemTypeDef::SquareBracket(element, _)) => {
+            ArrowType::new_list(arrow_type(*element)?, true)
+        }
+        _ => return None,
+    })
 }
 
 /// Whether the token at `at` may be something of PostgreSQL's.
@@ -312,6 +368,14 @@ impl VisitorMut for Rules {
         ControlFlow::Continue(())
     }
 
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let Some(new) = sorted_by_columns(query) {
+            *query = new;
+            self.changed = true;
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         if self.is_empty(select) {
             for item in &mut select.projection {
@@ -501,6 +565,14 @@ impl Rules {
             // A parameter has no type by itself.
             let inner = if is_placeholder(&inner) { cast(inner, DataType::Text) } else { inner };
             return self.put(expr, call(&format!("pg_{name}_in"), vec![inner]));
+        }
+        // `proargtypes::regtype[]`, which is only shown.
+        if let DataType::Array(ArrayElemTypeDef::SquareBracket(element, _)) = data_type
+            && type_name(element).is_some_and(|name| name == "regtype")
+            && !is_placeholder(inner)
+        {
+            let inner = take(inner);
+            return self.put(expr, call("pg_regtype_array", vec![inner]));
         }
         if let DataType::Array(_) = data_type
             && let Some(items) = literal(inner).and_then(array_items)
@@ -834,6 +906,51 @@ fn first_table(sql: &str) -> Option<TableFactor> {
     select.from.pop().map(|from| from.relation)
 }
 
+/// `SELECT a FROM t ORDER BY a IN (SELECT ...)`, which the engine does not plan, with what is sorted by as a column below.
+fn sorted_by_columns(query: &Query) -> Option<Query> {
+    let OrderByKind::Expressions(by) = &query.order_by.as_ref()?.kind else { return None };
+    if query.with.is_some() || !by.iter().any(|by| holds_subquery(&by.expr)) {
+        return None;
+    }
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    if select.distinct.is_some() || !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty()) {
+        return None;
+    }
+    let mut names = Vec::new();
+    for item in &select.projection {
+        names.push(match item {
+            SelectItem::ExprWithAlias { alias, .. } => Ident::with_quote('"', folded(alias)),
+            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Ident::with_quote('"', folded(ident)),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) => Ident::with_quote('"', folded(idents.last()?)),
+            _ => return None,
+        });
+    }
+    let (mut inner, mut outer) = (query.clone(), query.clone());
+    inner.order_by = None;
+    inner.limit_clause = None;
+    inner.fetch = None;
+    let SetExpr::Select(below) = inner.body.as_mut() else { return None };
+    let OrderByKind::Expressions(sorted) = &mut outer.order_by.as_mut()?.kind else { return None };
+    for (number, by) in sorted.iter_mut().enumerate() {
+        if holds_subquery(&by.expr) {
+            let alias = Ident::new(format!("sorted_by_{number}"));
+            let expr = std::mem::replace(&mut by.expr, Expr::Identifier(alias.clone()));
+            below.projection.push(SelectItem::ExprWithAlias { expr, alias });
+        } else if let Expr::Identifier(ident) = &by.expr {
+            let name = folded(ident);
+            names.iter().find(|known| known.value == name)?;
+        } else if !matches!(&by.expr, Expr::Value(ValueWithSpan { value: Value::Number(..), .. })) {
+            return None;
+        }
+    }
+    let columns = names.iter().map(Ident::to_string).collect::<Vec<_>>().join(", ");
+    let mut statements =
+        Parser::parse_sql(&GenericDialect {}, &format!("SELECT {columns} FROM ({inner}) AS sorted")).ok()?;
+    let Statement::Query(wrapped) = statements.pop()? else { return None };
+    outer.body = wrapped.body;
+    Some(outer)
+}
+
 fn item(item: Option<String>) -> Expr {
     item.map_or_else(|| Expr::value(Value::Null), string)
 }
@@ -1021,6 +1138,27 @@ mod tests {
         becomes(
             "SELECT a FROM t WHERE a NOT LIKE 'pg/_' || '%' ESCAPE '/'",
             "SELECT a FROM t WHERE a NOT LIKE 'pg\\_' || '%'",
+        );
+    }
+
+    #[test]
+    fn parameters_have_the_types_of_their_casts() {
+        let types = parameter_types("SELECT $1::oid[], CAST($2 AS text), $3 + 1, '$4::int', $5::int8");
+        assert_eq!(types.get(&1), Some(&ArrowType::new_list(ArrowType::Int32, true)));
+        assert_eq!((types.get(&2), types.get(&5)), (Some(&ArrowType::Utf8), Some(&ArrowType::Int64)));
+        assert_eq!(types.len(), 3);
+    }
+
+    #[test]
+    fn sorted_by_a_subquery() {
+        becomes(
+            "SELECT relname AS r FROM pg_class WHERE x ORDER BY relname IN (SELECT 'a' FROM pg_type), 1 LIMIT 3",
+            "SELECT \"r\" FROM (SELECT relname AS r, relname IN (SELECT 'a' FROM pg_catalog.pg_type) AS sorted_by_0 \
+             FROM pg_catalog.pg_class WHERE x) AS sorted ORDER BY sorted_by_0, 1 LIMIT 3",
+        );
+        becomes(
+            "SELECT oid FROM pg_class WHERE relnamespace = 'public'",
+            "SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = pg_regnamespace_in('public')",
         );
     }
 
