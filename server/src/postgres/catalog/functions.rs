@@ -370,9 +370,16 @@ fn current_setting(call: &Call<'_>) -> Result<ArrayRef> {
 
 fn set_config(call: &Call<'_>) -> Result<ArrayRef> {
     let (names, values) = (call.text(0)?, call.text(1)?);
+    let local = match call.arguments.get(2) {
+        Some(flag) => cast(flag, &DataType::Boolean)?.as_boolean().iter().any(|flag| flag == Some(true)),
+        None => false,
+    };
     for (name, value) in names.iter().zip(values.iter()) {
-        if let (Some(name), Some(value)) = (name, value) {
-            let _ = call.state.settings.set(name, value);
+        let (Some(name), Some(value)) = (name, value) else { continue };
+        let settings = &call.state.settings;
+        let set = if local { settings.set_local(name, value) } else { settings.set(name, value) };
+        if set.is_err() {
+            return Err(DataFusionError::Plan(format!("set_config: parameter \"{name}\" cannot be set to '{value}'")));
         }
     }
     Ok(Arc::new(values))

@@ -11,8 +11,9 @@ use arrow::datatypes::DataType as ArrowType;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
-    ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
-    TableAliasColumnDef, TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    ObjectNamePart, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
+    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -476,6 +477,7 @@ impl Rules {
             Expr::BinaryOp { op: BinaryOperator::PGCustomBinaryOperator(_), .. } => self.operator(expr),
             // `typreceive != 0`: functions are kept by their names, and none is `-`.
             Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+                self.join_of_functions(left, right);
                 let of = match left.as_ref() {
                     Expr::Identifier(ident) => folded(ident),
                     Expr::CompoundIdentifier(idents) => idents.last().map(folded).unwrap_or_default(),
@@ -544,6 +546,27 @@ impl Rules {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// `proc.oid = typ.typreceive`: by the name, then.
+    fn join_of_functions(&mut self, left: &mut Expr, right: &mut Expr) {
+        let last = |expr: &Expr| match expr {
+            Expr::Identifier(ident) => folded(ident),
+            Expr::CompoundIdentifier(idents) => idents.last().map(folded).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let (of_left, of_right) = (last(left), last(right));
+        let of = match (of_left.as_str(), of_right.as_str()) {
+            ("oid", of) if REGPROC_COLUMNS.contains(&of) => left,
+            (of, "oid") if REGPROC_COLUMNS.contains(&of) => right,
+            _ => return,
+        };
+        if let Expr::CompoundIdentifier(idents) = of
+            && let Some(last) = idents.last_mut()
+        {
+            *last = Ident::new("proname");
+            self.changed = true;
         }
     }
 
@@ -754,6 +777,24 @@ impl Rules {
                     self.name_of_series(alias);
                     return;
                 }
+                // What `pg_settings` is made of in PostgreSQL.
+                if function_name == "pg_show_all_settings" {
+                    let settings = "pg_settings";
+                    alias.get_or_insert_with(|| TableAlias {
+                        explicit: true,
+                        name: Ident::new(function_name),
+                        columns: Vec::new(),
+                        at: None,
+                    });
+                    *name = ObjectName(
+                        [PG_CATALOG, settings].map(|part| ObjectNamePart::Identifier(Ident::new(part))).into(),
+                    );
+                    if let TableFactor::Table { args, .. } = factor {
+                        *args = None;
+                    }
+                    self.changed = true;
+                    return;
+                }
                 let scalar = (is_known(&function_name) && function_name != "pg_get_keywords")
                     || function_name == "string_to_array";
                 if scalar {
@@ -788,7 +829,7 @@ impl Rules {
     }
 
     /// `generate_series(1, 3) AS i`: its column is called `i`, too.
-    fn name_of_series(&mut self, alias: &mut Option<datafusion::sql::sqlparser::ast::TableAlias>) {
+    fn name_of_series(&mut self, alias: &mut Option<TableAlias>) {
         if let Some(alias) = alias
             && alias.columns.is_empty()
         {

@@ -106,7 +106,7 @@ async fn functions_and_tables_of_an_empty_database() {
     ] {
         assert_eq!(door.one(sql).await, expected, "{sql}");
     }
-    door.settings.set("application_name", "x");
+    door.settings.set("application_name", "x").unwrap();
     assert_eq!(door.one("SELECT setting FROM pg_settings WHERE name = 'application_name'").await, "x");
     let error = door.batches("SELECT 'nothing'::regclass", ParamValues::List(Vec::new())).await.unwrap_err();
     assert!(error.contains("relation \"nothing\" does not exist"), "{error}");
