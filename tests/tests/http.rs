@@ -36,7 +36,7 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Self {
         let mut command = saequel(shared());
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped());
+        command.args(["serve", "--no-postgres", "--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped());
         let mut child = command.spawn().expect("start saequel");
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().expect("stdout")).read_line(&mut line).expect("a line");

@@ -35,16 +35,12 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     let server = Server::bind(engine, options).await?;
     let address = server.local_addr()?;
     let scheme = if server.gate().options().tls.is_some() { "https" } else { "http" };
+    let mode = if server.gate().options().write { "read-write" } else { "read-only" };
     // Served even if nobody reads this.
-    let _ = say!(
-        "serving {} {} at {scheme}://{address}/v1/sql\n\
-         try: curl -s '{scheme}://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\n\
-         Ctrl-C stops",
-        dir.display(),
-        if server.gate().options().write { "read-write" } else { "read-only" },
-    );
+    let _ = say!("serving {} {mode} at {scheme}://{address}/v1/sql", dir.display());
     if let Some(postgres) = server.postgres_addr()? {
         let _ = say!("PostgreSQL wire: psql -h {} -p {}", postgres.ip(), postgres.port());
     }
+    let _ = say!("try: curl -s '{scheme}://{address}/v1/sql?format=table' -d 'SHOW CORPORA'\nCtrl-C stops");
     server.run(stop_signal()).await
 }

@@ -244,8 +244,11 @@ impl Gate {
         over.then(|| Failure::new(ErrorKind::Denied, "too many wrong tokens from this address").shown_as(TOO_MANY))
     }
 
-    /// Counts a request.
-    fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
+    /// Counts a request; for doors that authenticate once and are then asked many times.
+    ///
+    /// # Errors
+    /// [`TOO_MANY`].
+    pub fn admit_request(&self, principal: &Principal, peer: Option<SocketAddr>) -> Result<()> {
         let key = match (principal.is_anonymous(), peer) {
             (true, Some(peer)) => peer.ip().to_string(),
             _ => principal.name.clone(),
