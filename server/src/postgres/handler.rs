@@ -263,6 +263,7 @@ impl Connection {
         prepared.planned = catalog::rewrite(&inner)?;
         if has_parameters(&inner) {
             let described = self.plan(&prepared).await?;
+            let cast_to = catalog::parameter_types(&inner);
             let mut numbered = 0;
             for parameter in &described.parameters {
                 let number = parameter.name.get(1..).and_then(|number| number.parse::<usize>().ok());
@@ -275,6 +276,7 @@ impl Connection {
                 let name = format!("${number}");
                 let wanted = described.parameters.iter().find(|parameter| parameter.name == name);
                 let wanted = wanted.and_then(|parameter| parameter.data_type.clone());
+                let wanted = wanted.or_else(|| cast_to.get(&number).cloned());
                 prepared.parameters.push(Parameter::new(oids.get(number - 1).copied().unwrap_or(0), wanted)?);
             }
             prepared.describe(described.schema.map(|schema| columns(&schema)));
