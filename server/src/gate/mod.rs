@@ -354,12 +354,7 @@ impl Gate {
         described.inspect_err(|failure| self.0.audit.not_run(visitor, statement, failure))
     }
 
-    async fn describe_now(
-        &self,
-        visitor: &Visitor,
-        statement: &str,
-        given: Option<ParamValues>,
-    ) -> Result<Described> {
+    async fn describe_now(&self, visitor: &Visitor, statement: &str, given: Option<ParamValues>) -> Result<Described> {
         let inner = &self.0;
         let caller = self.caller(visitor)?;
         let timeout = inner.options.timeout;

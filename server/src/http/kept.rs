@@ -62,24 +62,25 @@ impl Kept {
     ) -> Result<(), Problem> {
         self.add(query_id, &visitor.principal)?;
         let (kept, gate, id) = (Arc::clone(self), gate.clone(), query_id.to_owned());
+        let owner = visitor.principal.name.clone();
         let (failed_at_once, told) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let keep = gate.options().keep_results;
             let made = async { Spooled::take(gate.run(&visitor, ask).await?).await };
             match made.await {
-                Ok(spooled) => kept.set(&id, Outcome::Done(Arc::new(spooled))),
+                Ok(spooled) => kept.set(&owner, &id, Outcome::Done(Arc::new(spooled))),
                 Err(failure) => {
                     let problem = Problem::from(failure).of_query(Some(&id));
                     let info = gate.query(&visitor.principal, &id).ok();
                     if failed_at_once.send(problem.clone()).is_ok() {
-                        kept.remove(&id);
+                        kept.remove(&owner, &id);
                         return;
                     }
-                    kept.set(&id, Outcome::Failed(problem, info));
+                    kept.set(&owner, &id, Outcome::Failed(problem, info));
                 }
             }
             tokio::time::sleep(keep).await;
-            kept.expire(&id);
+            kept.expire(&owner, &id);
         });
         match tokio::time::timeout(AT_ONCE, told).await {
             Ok(Ok(problem)) => Err(problem),
@@ -89,7 +90,7 @@ impl Kept {
 
     fn add(&self, query_id: &str, principal: &Principal) -> Result<(), Problem> {
         let mut inner = self.lock();
-        if inner.queries.iter().any(|query| query.query_id == query_id) {
+        if inner.queries.iter().any(|query| query.is(&principal.name, query_id)) {
             let message = format!("there is a query with the id '{query_id}' already");
             return Err(Failure::new(ErrorKind::Exists, message).into());
         }
@@ -102,37 +103,36 @@ impl Kept {
         Ok(())
     }
 
-    fn set(&self, query_id: &str, outcome: Outcome) {
+    fn set(&self, owner: &str, query_id: &str, outcome: Outcome) {
         let mut inner = self.lock();
-        if let Some(query) = inner.queries.iter_mut().find(|query| query.query_id == query_id) {
+        if let Some(query) = inner.queries.iter_mut().find(|query| query.is(owner, query_id)) {
             query.outcome = outcome;
         }
         let size = |query: &Query| if let Outcome::Done(spooled) = &query.outcome { spooled.bytes } else { 0 };
         while inner.queries.iter().map(size).sum::<u64>() > MAX_BYTES && inner.expire_oldest() {}
     }
 
-    fn remove(&self, query_id: &str) {
-        self.lock().queries.retain(|query| query.query_id != query_id);
+    fn remove(&self, owner: &str, query_id: &str) {
+        self.lock().queries.retain(|query| !query.is(owner, query_id));
     }
 
     /// Lets a result go, if it has ended.
-    pub(super) fn expire(&self, query_id: &str) {
-        self.lock().expire(|query| query.query_id == query_id);
+    pub(super) fn expire(&self, owner: &str, query_id: &str) {
+        self.lock().expire(|query| query.is(owner, query_id));
     }
 
     /// Whether there are or will be results of this query.
-    pub(super) fn has(&self, query_id: &str) -> bool {
-        self.lock().queries.iter().any(|query| query.query_id == query_id)
+    pub(super) fn has(&self, owner: &str, query_id: &str) -> bool {
+        self.lock().queries.iter().any(|query| query.is(owner, query_id))
     }
 
     /// The query as it ended, if it has and is kept.
     pub(super) fn info(&self, principal: &Principal, query_id: &str) -> Option<QueryInfo> {
         let inner = self.lock();
-        let query = inner.queries.iter().find(|query| query.query_id == query_id)?;
-        match &query.outcome {
-            Outcome::Done(spooled) if may_see(principal, &query.owner) => Some(spooled.info.clone()),
-            Outcome::Failed(_, info) if may_see(principal, &query.owner) => info.clone(),
-            _ => None,
+        match &inner.seen(principal, query_id)?.outcome {
+            Outcome::Done(spooled) => Some(spooled.info.clone()),
+            Outcome::Failed(_, info) => info.clone(),
+            Outcome::Running => None,
         }
     }
 
@@ -142,8 +142,7 @@ impl Kept {
     /// 404, 425 while it runs, 410 when they have expired; the query's own.
     pub(super) fn results(&self, principal: &Principal, query_id: &str) -> Result<Arc<Spooled>, Problem> {
         let inner = self.lock();
-        let of = |query: &&Query| query.query_id == query_id && may_see(principal, &query.owner);
-        match inner.queries.iter().find(of).map(|query| &query.outcome) {
+        match inner.seen(principal, query_id).map(|query| &query.outcome) {
             Some(Outcome::Done(spooled)) => return Ok(Arc::clone(spooled)),
             Some(Outcome::Failed(problem, _)) => return Err(problem.clone()),
             Some(Outcome::Running) => {
@@ -167,7 +166,21 @@ impl Kept {
     }
 }
 
+impl Query {
+    /// Ids are an owner's own.
+    fn is(&self, owner: &str, query_id: &str) -> bool {
+        self.owner == owner && self.query_id == query_id
+    }
+}
+
 impl Inner {
+    /// One's own query of this id, else one that may be seen.
+    fn seen(&self, principal: &Principal, query_id: &str) -> Option<&Query> {
+        let own = self.queries.iter().find(|query| query.is(&principal.name, query_id));
+        let other = |query: &&Query| query.query_id == query_id && may_see(principal, &query.owner);
+        own.or_else(|| self.queries.iter().find(other))
+    }
+
     fn expire_oldest(&mut self) -> bool {
         self.expire(|_| true)
     }
@@ -188,5 +201,5 @@ impl Inner {
 
 /// As with queries: one's own, or all for an admin.
 pub(super) fn may_see(principal: &Principal, owner: &str) -> bool {
-    principal.scope == Scope::Admin || principal.name == owner
+    (principal.scope == Scope::Admin && principal.corpora.is_none()) || principal.name == owner
 }

@@ -58,7 +58,7 @@ fn status_url(query_id: &str) -> String {
 
 fn shown(http: &Http, query: QueryInfo) -> QueryStatus {
     let status_url = status_url(&query.query_id);
-    let results_url = http.kept.has(&query.query_id).then(|| format!("{status_url}/results"));
+    let results_url = http.kept.has(&query.caller, &query.query_id).then(|| format!("{status_url}/results"));
     QueryStatus { query, status_url, results_url }
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn delete(
         Ok(query) => query,
         Err(failure) => http.kept.info(&visitor.principal, &query_id).ok_or(failure)?,
     };
-    http.kept.expire(&query_id);
+    http.kept.expire(&query.caller, &query_id);
     Ok((StatusCode::ACCEPTED, Json(shown(&http, query))).into_response())
 }
 

@@ -45,9 +45,11 @@ pub(crate) fn extension(user: &str, gate: &Gate, settings: &Arc<SessionSettings>
 /// Turns what only PostgreSQL understands into what the engine does. A statement without any of it comes back as it is.
 ///
 /// # Errors
-/// None at present: what cannot be read is left to the engine, whose message has line and column.
+/// A statement that is too long. What cannot be read is left to the engine, whose message has line and column.
 pub(crate) fn rewrite(sql: &str) -> Result<String, Failure> {
-    Ok(rewrite::rewrite(sql).unwrap_or_else(|| sql.to_owned()))
+    // A deep tree must not overflow this thread's stack; the engine refuses it afterwards.
+    let rewritten = saequel_engine::with_stack(sql.len(), || Ok(rewrite::rewrite(sql)))?;
+    Ok(rewritten.unwrap_or_else(|| sql.to_owned()))
 }
 
 /// Types of parameters that a statement names itself by a cast: `$1::oid[]`. The engine's planner does not tell them.

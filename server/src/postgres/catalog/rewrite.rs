@@ -97,6 +97,9 @@ const RENAMED: &[(&str, DataType)] = &[
     ("date", DataType::Date),
 ];
 
+/// Tokens that the longest type has: `timestamp(6) without time zone[]`.
+const TYPE_TOKENS: usize = 16;
+
 /// The statement rewritten; `None` if nothing of it had to be.
 pub(super) fn rewrite(sql: &str) -> Option<String> {
     let dialect = GenericDialect {};
@@ -134,7 +137,9 @@ pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, ArrowType> {
         if !(next == Some(&Token::DoubleColon) || in_cast && next.is_some_and(|token| is_word(token, "as"))) {
             continue;
         }
-        let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens[at + 2..].to_vec());
+        // A type is a few tokens; all that follow would be copied for each parameter.
+        let of = &tokens[at + 2..tokens.len().min(at + 2 + TYPE_TOKENS)];
+        let mut parser = Parser::new(&dialect).with_tokens_with_locations(of.to_vec());
         if let Some(of) = parser.parse_data_type().ok().and_then(arrow_type) {
             types.entry(number).or_insert(of);
         }
