@@ -672,8 +672,11 @@ def gzip_zeros(size):
 def test_what_swells_is_stopped(server, encoding, bomb):
     data = bomb(1 << 30)
     before = resident(server)
-    status, _, body = server.http("/v1/sql", data, headers={"Content-Encoding": encoding})
-    assert status in (413, 415, 400), body
+    try:
+        status, _, body = server.http("/v1/sql", data, headers={"Content-Encoding": encoding})
+        assert status in (413, 415, 400), body
+    except OSError as error:  # the server does not wait for the rest before it says no
+        assert "timed out" not in str(error)
     assert resident(server) < before + (256 << 20)
     twice = gzip.compress(gzip.compress(bytes(64 << 20)))
     assert server.http("/v1/sql", twice, headers={"Content-Encoding": "gzip, gzip"})[0] in (400, 413, 415)
@@ -721,7 +724,7 @@ def test_who_reads_nothing_holds_no_query(database):
         # Both turns are taken; at the deadline they are free, though nobody has read a byte.
         until(lambda: server.http("/v1/sql", "SELECT 1")[0] == 200, 15)
         assert time.monotonic() - began < 12
-        running = "SELECT count(*) AS n FROM saequel.queries WHERE state = 'running' AND statement LIKE '%repeat%'"
+        running = "SELECT count(*) AS n FROM saequel.queries WHERE state = 'running' AND statement LIKE '%100000000)'"
         until(lambda: Http(server).run(running)[0][0] in (0, "0"), 5)
         for connection in readers:
             connection.close()
