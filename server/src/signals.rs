@@ -66,3 +66,16 @@ impl Signals {
         }
     }
 }
+
+/// Ends with the first SIGINT or SIGTERM, for who has nothing to finish. Never, where the operating system does not tell.
+pub(crate) async fn stop_signal() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}

@@ -235,7 +235,9 @@ mod tests {
         assert_eq!(registry.get(&one, "only").unwrap_err().kind(), ErrorKind::NotFound);
         assert!(registry.get(&admin, "only").is_ok());
         assert_eq!((registry.list(&one).len(), registry.list(&admin).len()), (1, 3));
-        let limited = Principal { corpora: Some(Arc::default()), ..admin };
+        let (limited, _) =
+            TokenEntry::make("limited", Scope::Admin, Some(std::collections::BTreeSet::new()), None).unwrap();
+        let limited = limited.principal();
         assert!(registry.list(&limited).is_empty() && registry.get(&limited, "only").is_err());
         // What has ended is forgotten, what runs is not.
         for i in 0..2 * REMEMBERED {

@@ -452,6 +452,11 @@ async fn run(
             Some((from, to)) => format!("{}the body{}", &message[..from], &message[to..]),
             None => message,
         };
+        // Nor who else writes, and into which corpus.
+        let message = match message.split_once(" (process ") {
+            Some((held, _)) if held.starts_with("another writer") => format!("{held}; try again in a moment"),
+            _ => message,
+        };
         Failure::new(error.kind(), message)
     })?)
 }
@@ -510,6 +515,7 @@ pub(super) async fn import(
     let wishes = Wishes::read(url.as_deref(), &headers)?;
     let waiting = Waiting::new(&http.jobs)?;
     let upload = upload(&http, &headers, body).await?;
+    may_import(&http, &visitor, &corpus)?; // a body can take long, and a token can be revoked meanwhile
     let job_id = random_id()?;
     let status_url = format!("/v1/jobs/{job_id}");
     let options = ImportOptions {

@@ -30,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Failure, Result};
 use crate::gate::{Door, Gate, Principal, Visitor};
 use crate::http;
-use crate::listener::{Peer, stop_signal};
+use crate::listener::Peer;
+use crate::signals::stop_signal;
 use server::McpServer;
 use sessions::Sessions;
 
