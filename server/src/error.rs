@@ -212,7 +212,7 @@ fn refined(kind: ErrorKind, message: &str) -> Option<&'static str> {
         ErrorKind::Data if has(&["overflow", "out of range", "can't cast value", "too large to store"]) => "22003",
         ErrorKind::Data if has(&["parsing timestamp", "parsing date", "invalid timestamp", "to date32"]) => "22007",
         ErrorKind::Data if begins(&["cast error", "parser error"]) || has(&["cannot cast string"]) => "22P02",
-        ErrorKind::Data if has(&["utf-8", "utf8"]) => "22021",
+        ErrorKind::Data if has(&["utf-8"]) => "22021",
         _ => return None,
     })
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, RawQuery, Request, State};
+use axum::extract::{FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -84,7 +84,7 @@ pub(crate) fn router(gate: Gate) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(RequestDecompressionLayer::new().no_gzip().pass_through_unaccepted(true))
         .layer(middleware::from_fn_with_state(gate, only_from_here))
         .layer(middleware::from_fn(problem::finish))
         .layer(CompressionLayer::new().compress_when(compressed))
@@ -116,7 +116,10 @@ fn described(openapi: &utoipa::openapi::OpenApi) -> Value {
     let Some(paths) = document["paths"].as_object_mut() else { return document };
     for (path, operations) in paths {
         let Some(operations) = operations.as_object_mut() else { continue };
-        for operation in operations.values_mut() {
+        for (method, operation) in operations {
+            let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+            operation["operationId"] =
+                std::iter::once(method.as_str()).chain(words).collect::<Vec<_>>().join("_").into();
             let open = operation["security"].as_array().is_some_and(|ways| ways.contains(&json!({})));
             let mut errors = vec![
                 ("403", "only programs on this machine may ask; or the token may not do this"),
@@ -214,6 +217,20 @@ impl FromRequestParts<Http> for Who {
         // A link must not be able to change anything.
         let only_reads = parts.method == Method::GET || parts.method == Method::HEAD;
         Ok(Self(Visitor { only_reads, ..Visitor::new(principal, Door::Http, peer) }))
+    }
+}
+
+/// The name in the path of a request.
+struct Named(String);
+
+impl FromRequestParts<Http> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Self, Problem> {
+        let name = Path::<String>::from_request_parts(parts, http).await;
+        name.map(|Path(name)| Self(name)).map_err(|rejection| {
+            Problem::request(StatusCode::BAD_REQUEST, format!("request: {}", rejection.body_text()), "")
+        })
     }
 }
 
@@ -466,6 +483,14 @@ mod tests {
         let document: Value = serde_json::from_slice(&bytes).unwrap();
         let paths = document["paths"].as_object().unwrap();
         assert!(paths.len() >= 18, "{:?}", paths.keys());
+        let ids: Vec<&str> = paths
+            .values()
+            .flat_map(|path| {
+                path.as_object().unwrap().values().filter_map(|operation| operation["operationId"].as_str())
+            })
+            .collect();
+        let different: std::collections::BTreeSet<&str> = ids.iter().copied().collect();
+        assert!(ids.len() == different.len() && ids.contains(&"post_v1_sql"), "{ids:?}");
         let sql = &document["paths"]["/v1/sql"]["post"];
         assert!(sql["responses"].get("429").is_some() && sql["parameters"].as_array().unwrap().len() > 5, "{sql}");
         assert!(document["components"]["schemas"].get("ErrorBody").is_some());

@@ -164,6 +164,9 @@ def test_bodies_and_answers_may_be_compressed(server):
     for name, packed in {"gzip": gzip.compress(b"SELECT 7 AS x"), "zstd": pa.Codec("zstd").compress(b"SELECT 7 AS x", asbytes=True)}.items():
         status, _, body = server.http("/v1/sql", packed, headers={"Content-Encoding": name})
         assert (status, json.loads(body)) == (200, [{"x": 7}]), name
+    two = gzip.compress(b"SELECT 7 ") + gzip.compress(b"AS x")
+    assert server.http("/v1/sql", two, headers={"Content-Encoding": "gzip"})[2] == b'[{"x":7}]\n'
+    assert server.http("/v1/sql", two[:-4], headers={"Content-Encoding": "gzip"})[0] == 400
     status, headers, body = server.http("/v1/sql", "SELECT 1", headers={"Content-Encoding": "compress"})
     assert status == 415 and "gzip" in headers["accept-encoding"]
     assert server.http("/v1/sql", b"no gzip", headers={"Content-Encoding": "gzip"})[0] == 400
@@ -178,10 +181,11 @@ def test_bodies_and_answers_may_be_compressed(server):
 
 
 def test_a_bomb_is_too_large(server):
-    bomb = gzip.compress(b"SELECT 1 --" + b" " * 50_000_000)
-    assert len(bomb) < 100_000
-    status, _, body = server.http("/v1/sql", bomb, headers={"Content-Encoding": "gzip"})
-    assert (status, error(body)["code"]) == (413, "too_large")
+    plain = b"SELECT 1 --" + b" " * 50_000_000
+    for name, bomb in {"gzip": gzip.compress(plain), "zstd": pa.Codec("zstd").compress(plain, asbytes=True)}.items():
+        assert len(bomb) < 100_000
+        status, _, body = server.http("/v1/sql", bomb, headers={"Content-Encoding": name})
+        assert (status, error(body)["code"]) == (413, "too_large"), name
     assert server.http("/v1/sql", b" " * 3_000_000)[0] == 413
 
 
@@ -255,6 +259,8 @@ def test_requests_that_are_refused(server):
     assert status == 405 and "POST" in headers["allow"]
     assert server.http("/v1/sql", "SELECT 1", headers={"Content-Type": "image/png"})[0] == 415
     assert server.http("/v1/sql?formt=csv", "SELECT 1")[0] == 400
+    status, _, body = server.http("/v1/queries/%ff")
+    assert status == 400 and "UTF-8" in error(body)["message"]
     for header in ({"Origin": "https://example.org"}, {"Host": "rebound.example.org"}, {"Sec-Fetch-Site": "cross-site"}):
         assert server.http("/v1/sql", "SELECT 1", headers=header)[0] == 403, header
     _, headers, body = server.http("/v1/sql", "SELEC 1", headers={"Accept": "text/plain"})

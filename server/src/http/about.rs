@@ -2,7 +2,7 @@
 
 use arrow::array::{AsArray, RecordBatch};
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 use futures::StreamExt;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::problem::{ErrorBody, Problem};
 use super::request::url_values;
-use super::{Http, Who, accept};
+use super::{Http, Named, Who, accept};
 use crate::error::{Failure, Result, STOPPING};
 use crate::gate::{Ask, Gate, Visitor};
 use crate::sql_text::identifier;
@@ -185,7 +185,7 @@ pub(super) struct TableSchema {
 pub(super) async fn table_schema(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<Response, Problem> {
     let parts: Vec<String> = name.split('.').map(|part| identifier(part.trim_matches('"'))).collect();
     if parts.len() > 3 || parts.iter().any(|part| part.is_empty() || part == "\"\"") {

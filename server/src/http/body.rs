@@ -1,10 +1,14 @@
-//! Bodies of requests: decompressed before they come here, and read no further than their limit and no slower than allowed.
+//! Bodies of requests: decompressed, read no further than their limit, and no slower than allowed.
+//!
+//! A layer above decompresses zstd. It would end gzip after its first member, and `cat a.gz b.gz` has two.
 
+use std::io::Write;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
+use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
@@ -15,10 +19,15 @@ use crate::error::{Failure, TOO_LARGE};
 const STALL: Duration = Duration::from_secs(30);
 /// Time in which a whole statement must arrive.
 const WHOLE: Duration = Duration::from_secs(120);
+/// Bytes that are decompressed at once; gzip makes at most a thousand times as many of them.
+const AT_ONCE: usize = 4 << 10;
 
 /// A body, piece by piece.
 pub(super) struct Incoming {
     body: Body,
+    gzip: Option<MultiGzDecoder<Vec<u8>>>,
+    /// Not yet decompressed.
+    packed: Bytes,
     left: u64,
     limit: u64,
     stall: Duration,
@@ -31,17 +40,22 @@ impl Incoming {
     /// # Errors
     /// 413 if its length is told and too large, 415 for a compression that is not known.
     pub(super) fn new(headers: &HeaderMap, body: Body, limit: u64) -> Result<Self, Problem> {
-        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            let message = format!("request: content encoding {encoding:?} is not understood");
-            return Err(Problem::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, "send gzip, zstd or identity"));
-        }
+        let encoding = headers.get(header::CONTENT_ENCODING).map(|encoding| encoding.as_bytes().to_ascii_lowercase());
+        let gzip = match encoding.as_deref() {
+            None | Some(b"identity") => None,
+            Some(b"gzip" | b"x-gzip") => Some(MultiGzDecoder::new(Vec::new())),
+            Some(other) => {
+                let message =
+                    format!("request: content encoding '{}' is not understood", String::from_utf8_lossy(other));
+                let hint = "send gzip, zstd or identity";
+                return Err(Problem::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
+            }
+        };
         let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if told.is_some_and(|told| told > limit) {
             return Err(too_large(limit));
         }
-        Ok(Self { body, left: limit, limit, stall: STALL, until: None })
+        Ok(Self { body, gzip, packed: Bytes::new(), left: limit, limit, stall: STALL, until: None })
     }
 
     /// The next piece; nothing at the end.
@@ -50,23 +64,54 @@ impl Incoming {
     /// 408 if nothing comes, 413, 400 if the body breaks off or cannot be decompressed.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
-            let stall = Instant::now() + self.stall;
-            let until = self.until.map_or(stall, |until| until.min(stall));
-            let frame = match tokio::time::timeout_at(until, self.body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => {
-                    let message = format!("request: the body breaks off or cannot be decompressed: {error}");
-                    return Err(Problem::request(StatusCode::BAD_REQUEST, message, ""));
+            let bytes = match &mut self.gzip {
+                Some(gzip) if !self.packed.is_empty() => {
+                    let some = self.packed.split_to(self.packed.len().min(AT_ONCE));
+                    gzip.write_all(&some).map_err(|error| broken(&error))?;
+                    Bytes::from(std::mem::take(gzip.get_mut()))
                 }
+                Some(gzip) => match Self::frame(&mut self.body, self.stall, self.until).await? {
+                    Some(packed) => {
+                        self.packed = packed;
+                        continue;
+                    }
+                    None => {
+                        gzip.try_finish().map_err(|error| broken(&error))?;
+                        let last = std::mem::take(gzip.get_mut());
+                        self.gzip = None;
+                        Bytes::from(last)
+                    }
+                },
+                None => match Self::frame(&mut self.body, self.stall, self.until).await? {
+                    Some(bytes) => bytes,
+                    None => return Ok(None),
+                },
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| too_large(self.limit))?;
+            return Ok(Some(bytes));
+        }
+    }
+
+    /// The next piece as it comes.
+    async fn frame(body: &mut Body, stall: Duration, until: Option<Instant>) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let stall = Instant::now() + stall;
+            let until = until.map_or(stall, |until| until.min(stall));
+            match tokio::time::timeout_at(until, body.frame()).await {
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(_trailers) => continue,
+                },
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(broken(&error)),
                 Err(_) => {
                     let message = "request: the body came too slowly".to_owned();
                     return Err(Problem::request(StatusCode::REQUEST_TIMEOUT, message, ""));
                 }
-            };
-            let Ok(bytes) = frame.into_data() else { continue };
-            self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| too_large(self.limit))?;
-            return Ok(Some(bytes));
+            }
         }
     }
 
@@ -84,6 +129,11 @@ impl Incoming {
     }
 }
 
+fn broken(error: &dyn std::fmt::Display) -> Problem {
+    let message = format!("request: the body breaks off or cannot be decompressed: {error}");
+    Problem::request(StatusCode::BAD_REQUEST, message, "")
+}
+
 fn too_large(limit: u64) -> Problem {
     Failure::usage(format!("request: the body is larger than {limit} bytes (after decompression)"))
         .shown_as(TOO_LARGE)
@@ -93,6 +143,26 @@ fn too_large(limit: u64) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn gzip_is_read_to_its_end() {
+        let packed = |text: &str| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let read = async |bytes: Vec<u8>| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
+            Incoming::new(&headers, Body::from(bytes), 100_000).unwrap().all().await
+        };
+        let two = [packed("SELECT "), packed("1")].concat();
+        assert_eq!(read(two.clone()).await.unwrap(), b"SELECT 1");
+        for wrong in [two[..two.len() - 5].to_vec(), [two, b"more".to_vec()].concat(), b"SELECT 1".to_vec()] {
+            assert_eq!(read(wrong).await.unwrap_err().status, StatusCode::BAD_REQUEST);
+        }
+        let bomb = packed(&" ".repeat(50_000_000));
+        assert_eq!(read(bomb).await.unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
 
     #[tokio::test]
     async fn a_body_that_stalls_or_is_too_large_is_refused() {
@@ -108,6 +178,9 @@ mod tests {
         let broken = futures::stream::iter([Ok(Bytes::from_static(b"SELECT")), Err(std::io::Error::other("gone"))]);
         let incoming = Incoming::new(&HeaderMap::new(), Body::from_stream(broken), 10).unwrap();
         assert_eq!(incoming.all().await.unwrap_err().status, StatusCode::BAD_REQUEST);
+        // A body that ended stays ended.
+        let mut incoming = Incoming::new(&HeaderMap::new(), Body::from("x"), 10).unwrap();
+        assert!(incoming.next().await.unwrap().is_some() && incoming.next().await.unwrap().is_none());
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, 11.into())]);
         assert_eq!(Incoming::new(&headers, Body::empty(), 10).err().unwrap().status, StatusCode::PAYLOAD_TOO_LARGE);
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "lzma".parse().unwrap())]);

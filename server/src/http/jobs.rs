@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -22,7 +22,7 @@ use super::body::Incoming;
 use super::kept::may_see;
 use super::problem::{ErrorBody, ErrorDetail, Problem};
 use super::request::url_values;
-use super::{Http, Who};
+use super::{Http, Named, Who};
 use crate::error::{Failure, Result, TOO_MANY, io_failure};
 use crate::gate::{Door, Gate, Principal, QueryInfo, Scope, State as Stands, Visitor, random_id};
 
@@ -506,7 +506,7 @@ fn note(gate: &Gate, visitor: &Visitor, status: &JobStatus) {
 pub(super) async fn import(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(corpus): Path<String>,
+    Named(corpus): Named,
     RawQuery(url): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -592,7 +592,7 @@ pub(super) async fn list(State(http): State<Http>, Who(visitor): Who) -> Respons
 pub(super) async fn get(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(job_id): Path<String>,
+    Named(job_id): Named,
 ) -> Result<Response, Problem> {
     Ok(Json(http.jobs.get(&visitor.principal, &job_id)?.shown()).into_response())
 }
@@ -608,7 +608,7 @@ pub(super) async fn get(
 pub(super) async fn delete(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(job_id): Path<String>,
+    Named(job_id): Named,
 ) -> Result<Response, Problem> {
     let job = http.jobs.get(&visitor.principal, &job_id)?;
     job.cancelled.store(true, Ordering::Relaxed);

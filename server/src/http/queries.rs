@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::problem::{ErrorBody, Problem, put_query_id};
 use super::request::{SqlRequest, format, url_values};
-use super::{Http, Who, query, read};
+use super::{Http, Named, Who, query, read};
 use crate::gate::{Principal, QueryInfo, State as Stands, Visitor};
 
 /// Time between two events.
@@ -130,7 +130,7 @@ pub(super) async fn post(
 pub(super) async fn get(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(query_id): Path<String>,
+    Named(query_id): Named,
 ) -> Result<Response, Problem> {
     Ok(Json(status(&http, &visitor.principal, &query_id)?).into_response())
 }
@@ -144,7 +144,7 @@ pub(super) async fn get(
 pub(super) async fn delete(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(query_id): Path<String>,
+    Named(query_id): Named,
 ) -> Result<Response, Problem> {
     let query = match http.gate.cancel(&visitor.principal, &query_id) {
         Ok(query) => query,
@@ -162,7 +162,7 @@ pub(super) async fn delete(
     params(("query_id" = String, Path, description = "id of the query")),
     responses((status = 202, body = QueryStatus), (status = 404, body = ErrorBody))
 )]
-pub(super) async fn cancel(http: State<Http>, who: Who, query_id: Path<String>) -> Result<Response, Problem> {
+pub(super) async fn cancel(http: State<Http>, who: Who, query_id: Named) -> Result<Response, Problem> {
     delete(http, who, query_id).await
 }
 
@@ -185,7 +185,7 @@ pub(super) async fn cancel(http: State<Http>, who: Who, query_id: Path<String>) 
 pub(super) async fn results(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(query_id): Path<String>,
+    Named(query_id): Named,
     RawQuery(url): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -209,7 +209,7 @@ pub(super) async fn results(
 pub(super) async fn events(
     State(http): State<Http>,
     Who(visitor): Who,
-    Path(query_id): Path<String>,
+    Named(query_id): Named,
 ) -> Result<Response, Problem> {
     status(&http, &visitor.principal, &query_id)?;
     let mut ticks = tokio::time::interval(EVERY);

@@ -251,7 +251,7 @@ pub(super) fn url_values(url: Option<&str>, names: &[&str]) -> Result<Vec<(Strin
 fn seconds(seconds: f64) -> Result<Duration, Problem> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(timeout) if !timeout.is_zero() => Ok(timeout),
-        _ => Err(bad(format!("timeout: expected seconds above 0, got {seconds}"))),
+        _ => Err(bad(format!("timeout: expected seconds above 0, got {seconds:?}"))),
     }
 }
 
