@@ -7,7 +7,9 @@ cd "$(dirname "$0")"
 cache="${SAEQUEL_CACHE:-$HOME/.cache/saequel}/clients"
 mkdir -p "$cache"
 
-packages=(postgresql-client libpostgresql-jdbc-java default-jdk-headless odbc-postgresql unixodbc nodejs npm python3-venv curl openssl)
+packages=(postgresql-client libpostgresql-jdbc-java default-jdk-headless odbc-postgresql unixodbc python3-venv curl openssl)
+# Node may come from elsewhere than the system, whose npm is then not installable.
+command -v npm >/dev/null || packages+=(nodejs npm)
 if command -v apt-get >/dev/null; then
   missing=()
   for package in "${packages[@]}"; do
