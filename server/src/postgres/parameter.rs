@@ -145,6 +145,13 @@ fn parse(text: &str, data_type: &DataType) -> Option<ScalarValue> {
             }
             return Some(ScalarValue::List(ScalarValue::new_list_nullable(&values, item.data_type())));
         }
+        // JDBC sends dates with an offset, and moments of the clock on the wall too; PostgreSQL reads over both.
+        DataType::Date32 | DataType::Date64 => ScalarValue::Utf8(trimmed.split([' ', 'T']).next().map(str::to_owned)),
+        DataType::Timestamp(_, None) => {
+            let clock = trimmed.find(':').unwrap_or(trimmed.len());
+            let offset = trimmed[clock..].find(['+', '-', 'Z', 'z']).map_or(trimmed.len(), |at| clock + at);
+            ScalarValue::Utf8(Some(trimmed[..offset].trim_end().to_owned()))
+        }
         _ => ScalarValue::Utf8(Some(trimmed.to_owned())),
     };
     value.cast_to(data_type).ok()
@@ -362,6 +369,12 @@ mod tests {
             (DataType::Binary, "\\x00ff", ScalarValue::Binary(Some(vec![0, 255]))),
             (DataType::Binary, "a\\\\\\001", ScalarValue::Binary(Some(vec![b'a', b'\\', 1]))),
             (DataType::Date32, "1970-01-02", ScalarValue::Date32(Some(1))),
+            (DataType::Date32, "1970-01-02 +02", ScalarValue::Date32(Some(1))),
+            (
+                DataType::Timestamp(MICROS, None),
+                "1970-01-01 00:00:01+02",
+                ScalarValue::TimestampMicrosecond(Some(1_000_000), None),
+            ),
             (
                 DataType::Timestamp(MICROS, None),
                 "1970-01-01 00:00:01.5",
