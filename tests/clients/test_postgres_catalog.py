@@ -226,7 +226,7 @@ def test_adbc(server, builtin):
 
 @pytest.mark.skipif(not pathlib.Path(JDBC).exists(), reason="no JDBC driver")
 def test_jdbc_metadata(server):
-    doc_id = server.sql("SELECT doc_id FROM answers ORDER BY doc_id LIMIT 1")[0]["doc_id"]
+    doc_id = psql(server, "SELECT min(doc_id) FROM answers")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["javac", "-d", folder, HERE / "postgres/Metadata.java"], check=True)
         target = f"jdbc:postgresql://127.0.0.1:{server.pg_port}/saequel?sslmode=disable"

@@ -670,6 +670,7 @@ const FUNCTIONS: &[Known] = &[
         let shown = call.arguments.first().map(|array| shown_as(array.data_type()));
         call.same_text(shown.map(|shown| format_type(shown.oid().cast_signed(), -1)))
     }),
+    known("pg_null", Gives::Text, NO_TEXT),
     known("pg_array", Gives::Array, as_array),
     known("array_upper", Gives::Long, |call| bounds(call, |length| (length > 0).then_some(length))),
     known("array_lower", Gives::Long, |call| bounds(call, |length| (length > 0).then_some(1))),

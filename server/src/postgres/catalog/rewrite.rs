@@ -12,8 +12,8 @@ use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
     ObjectNamePart, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
-    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor,
-    VisitorMut,
+    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut,
+    Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -32,6 +32,24 @@ const REG: [&str; 5] = ["regclass", "regtype", "regnamespace", "regrole", "regpr
 /// Columns of `pg_type` that hold functions.
 const REGPROC_COLUMNS: [&str; 7] =
     ["typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze"];
+
+/// Columns of the catalog that are null in every row.
+const ALWAYS_NULL: [&str; 14] = [
+    "reloptions",
+    "relacl",
+    "attoptions",
+    "attacl",
+    "attfdwoptions",
+    "nspacl",
+    "datacl",
+    "proacl",
+    "proconfig",
+    "typacl",
+    "lanacl",
+    "spcacl",
+    "spcoptions",
+    "rolconfig",
+];
 
 /// Columns that hold numbers and may be compared with names, and what reads the name.
 const NAMED_COLUMNS: [(&str, &str); 10] = [
@@ -115,7 +133,8 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
     if parser.peek_token().token != Token::EOF {
         return None;
     }
-    let mut rules = Rules { changed: false, ctes: cte_names(&statement) };
+    let mut rules = Rules { changed: false, catalog: false, ctes: cte_names(&statement) };
+    rules.catalog = rules.reads_catalog(&statement);
     let _ = VisitMut::visit(&mut statement, &mut rules);
     if let Statement::Query(query) = &mut statement {
         rules.output_names(query);
@@ -140,7 +159,10 @@ pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, ArrowType> {
         // A type is a few tokens; all that follow would be copied for each parameter.
         let of = &tokens[at + 2..tokens.len().min(at + 2 + TYPE_TOKENS)];
         let mut parser = Parser::new(&dialect).with_tokens_with_locations(of.to_vec());
-        if let Some(of) = parser.parse_data_type().ok().and_then(arrow_type) {
+        // A name may be given for the number of something.
+        let named = |of: &DataType| type_name(of).is_some_and(|name| REG.contains(&name.as_str()));
+        let of = parser.parse_data_type().ok();
+        if let Some(of) = of.and_then(|of| if named(&of) { Some(ArrowType::Utf8) } else { arrow_type(of) }) {
             types.entry(number).or_insert(of);
         }
     }
@@ -254,6 +276,23 @@ fn array_of(data_type: DataType) -> DataType {
     DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(data_type), None))
 }
 
+/// A null in place of `instead`, whose parameters must go on to be in the statement: their values are sent.
+fn nothing(instead: &impl Visit) -> Expr {
+    struct Parameters(Vec<Expr>);
+    impl Visitor for Parameters {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if matches!(expr, Expr::Value(ValueWithSpan { value: Value::Placeholder(_), .. })) {
+                self.0.push(cast(expr.clone(), DataType::Text));
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut parameters = Parameters(Vec::new());
+    let _ = instead.visit(&mut parameters);
+    if parameters.0.is_empty() { cast(Expr::value(Value::Null), DataType::Text) } else { call("pg_null", parameters.0) }
+}
+
 fn take(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::value(Value::Null))
 }
@@ -346,6 +385,8 @@ fn is_catalog_table(name: &str) -> bool {
 
 struct Rules {
     changed: bool,
+    /// Whether the statement reads a table of `pg_catalog`.
+    catalog: bool,
     ctes: BTreeSet<String>,
 }
 
@@ -375,7 +416,15 @@ impl VisitorMut for Rules {
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        if let Some(new) = sorted_by_columns(query) {
+        if let Some(mut new) = sorted_by_columns(query) {
+            // What was sorted by is a column now.
+            if let SetExpr::Select(select) = new.body.as_mut()
+                && let [TableWithJoins { relation: TableFactor::Derived { subquery, .. }, .. }] =
+                    select.from.as_mut_slice()
+                && let SetExpr::Select(below) = subquery.body.as_mut()
+            {
+                self.memberships(below);
+            }
             *query = new;
             self.changed = true;
         }
@@ -388,11 +437,12 @@ impl VisitorMut for Rules {
                 if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
                     && holds_subquery(expr)
                 {
-                    *expr = cast(Expr::value(Value::Null), DataType::Text);
+                    *expr = nothing(&*expr);
                     self.changed = true;
                 }
             }
         }
+        self.memberships(select);
         self.name_columns(select);
         ControlFlow::Continue(())
     }
@@ -481,7 +531,7 @@ impl Rules {
             }
             Expr::BinaryOp { op: BinaryOperator::PGCustomBinaryOperator(_), .. } => self.operator(expr),
             // `typreceive != 0`: functions are kept by their names, and none is `-`.
-            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } if self.catalog => {
                 self.join_of_functions(left, right);
                 let of = match left.as_ref() {
                     Expr::Identifier(ident) => folded(ident),
@@ -608,6 +658,14 @@ impl Rules {
             **inner = array(items);
             self.changed = true;
         }
+        // `indkey::varchar`: numbers with spaces between them, as clients take it apart.
+        if is_text(data_type)
+            && let Expr::CompoundIdentifier(idents) = inner.as_ref()
+            && idents.last().is_some_and(|last| matches!(folded(last).as_str(), "indkey" | "indoption" | "indclass"))
+        {
+            let inner = take(inner);
+            return self.put(expr, call("array_to_string", vec![inner, string(" ")]));
+        }
         if replace_type(data_type) {
             *kind = CastKind::Cast;
             self.changed = true;
@@ -669,7 +727,21 @@ impl Rules {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => is_aggregate(expr),
             _ => false,
         });
+        let never = |array: &Expr| match array {
+            Expr::CompoundIdentifier(idents) => {
+                self.catalog && idents.last().is_some_and(|last| ALWAYS_NULL.contains(&folded(last).as_str()))
+            }
+            _ => false,
+        };
         let empty = |factor: &TableFactor| match factor {
+            TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().all(never),
+            TableFactor::Table { name, args: Some(arguments), .. }
+                if parts(name).last().is_some_and(|last| last == "unnest" || last == "aclexplode") =>
+            {
+                arguments.args.iter().all(
+                    |argument| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(array)) if never(array)),
+                )
+            }
             TableFactor::Table { name, args: None, .. } => {
                 let name = parts(name);
                 let name: Vec<&str> = name.iter().map(String::as_str).collect();
@@ -700,6 +772,14 @@ impl Rules {
         if let Expr::Function(function) = expr
             && let FunctionArguments::Subquery(query) = &function.args
             && parts(&function.name) == ["array"]
+            && matches!(query.body.as_ref(), SetExpr::Select(select) if self.is_empty(select))
+        {
+            let null = cast(nothing(&**query), array_of(DataType::Text));
+            return self.put(expr, null);
+        }
+        if let Expr::Function(function) = expr
+            && let FunctionArguments::Subquery(query) = &function.args
+            && parts(&function.name) == ["array"]
             && self.over_catalog(query)
         {
             // `ARRAY(SELECT x ORDER BY y)`
@@ -722,7 +802,8 @@ impl Rules {
         let plain = query.limit_clause.is_none() && query.fetch.is_none() && query.order_by.is_none();
         let SetExpr::Select(select) = query.body.as_mut() else { return };
         if self.is_empty(select) {
-            return self.put(expr, cast(Expr::value(Value::Null), DataType::Text));
+            let null = nothing(&**query);
+            return self.put(expr, null);
         }
         let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
             select.projection.as_mut_slice()
@@ -740,26 +821,35 @@ impl Rules {
 
     /// Whether a query reads nothing but the catalog.
     fn over_catalog(&self, query: &Query) -> bool {
-        struct Tables<'a>(&'a BTreeSet<String>, bool, usize);
+        let tables = self.tables(query);
+        !tables.is_empty() && tables.iter().all(|own| *own)
+    }
+
+    /// Whether anything reads the catalog.
+    fn reads_catalog(&self, statement: &Statement) -> bool {
+        self.tables(statement).contains(&true)
+    }
+
+    /// Of each table that is read by its name, whether it is of the catalog, or of `WITH`.
+    fn tables(&self, tree: &impl Visit) -> Vec<bool> {
+        struct Tables<'a>(&'a BTreeSet<String>, Vec<bool>);
         impl Visitor for Tables<'_> {
             type Break = ();
             fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-                if let TableFactor::Table { name, .. } = factor {
+                if let TableFactor::Table { name, args: None, .. } = factor {
                     let name = parts(name);
-                    let own = match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                    self.1.push(match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
                         [PG_CATALOG | INFORMATION_SCHEMA, _] => true,
                         [name] => self.0.contains(*name) || is_catalog_table(name),
                         _ => false,
-                    };
-                    self.1 &= own;
-                    self.2 += 1;
+                    });
                 }
                 ControlFlow::Continue(())
             }
         }
-        let mut tables = Tables(&self.ctes, true, 0);
-        let _ = query.visit(&mut tables);
-        tables.1 && tables.2 > 0
+        let mut tables = Tables(&self.ctes, Vec::new());
+        let _ = tree.visit(&mut tables);
+        tables.1
     }
 
     fn table(&mut self, factor: &mut TableFactor) {
@@ -778,7 +868,7 @@ impl Rules {
                     self.changed = true;
                 }
                 let [function_name] = parts(name).try_into().unwrap_or_else(|_| [String::new()]);
-                if matches!(function_name.as_str(), "generate_series" | "range") {
+                if matches!(function_name.as_str(), "generate_series" | "range" | "unnest") {
                     self.name_of_series(alias);
                     return;
                 }
@@ -840,6 +930,39 @@ impl Rules {
         {
             alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
             self.changed = true;
+        }
+    }
+
+    /// `x IN (SELECT y)` as part of a column, which the engine plans in conditions alone, where no corpus is read.
+    fn memberships(&mut self, select: &mut Select) {
+        struct Memberships<'a>(&'a mut Rules);
+        impl VisitorMut for Memberships<'_> {
+            type Break = ();
+            fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+                if let Expr::InSubquery { expr: one, subquery, negated } = expr
+                    && self.0.tables(subquery.as_ref()).iter().all(|own| *own)
+                    && let SetExpr::Select(select) = subquery.body.as_mut()
+                    && let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
+                        select.projection.as_mut_slice()
+                {
+                    let item = take(value);
+                    *value = call("array_agg", vec![item]);
+                    let all = Expr::Subquery(subquery.clone());
+                    let has = call("array_has", vec![all, take(one)]);
+                    let no = Expr::value(Value::Boolean(false));
+                    let mut new = call("coalesce", vec![has, no]);
+                    if *negated {
+                        new = Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(new) };
+                    }
+                    self.0.put(expr, new);
+                }
+                ControlFlow::Continue(())
+            }
+        }
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                let _ = VisitMut::visit(expr, &mut Memberships(self));
+            }
         }
     }
 
@@ -1189,10 +1312,10 @@ mod tests {
 
     #[test]
     fn parameters_have_the_types_of_their_casts() {
-        let types = parameter_types("SELECT $1::oid[], CAST($2 AS text), $3 + 1, '$4::int', $5::int8");
+        let types = parameter_types("SELECT $1::oid[], CAST($2 AS text), $3 + 1, '$4::int', $5::int8, $6::regclass");
         assert_eq!(types.get(&1), Some(&ArrowType::new_list(ArrowType::Int32, true)));
         assert_eq!((types.get(&2), types.get(&5)), (Some(&ArrowType::Utf8), Some(&ArrowType::Int64)));
-        assert_eq!(types.len(), 3);
+        assert_eq!((types.get(&6), types.len()), (Some(&ArrowType::Utf8), 4));
     }
 
     #[test]

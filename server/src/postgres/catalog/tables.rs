@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Builder, ListBuilder, RecordBatch, StringBuilder};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Int32Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result};
@@ -18,6 +18,7 @@ use pgwire::api::Type;
 
 use super::super::types::shown_as;
 use super::columns::{Cell, Row, batch, schema, table};
+use super::functions::array_items;
 use super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC, Relation, oid, own_oid, schema_oid};
 use super::{State, information, settings};
 
@@ -271,6 +272,8 @@ pub(super) struct Fixed {
     pub(super) keywords: Arc<ArrowTable>,
     /// Name and element type of each type.
     pub(super) types: BTreeMap<i32, (String, i32)>,
+    /// Names of columns that are true or false.
+    pub(super) flags: BTreeSet<String>,
 }
 
 /// Decoded once.
@@ -303,9 +306,9 @@ impl Fixed {
             ("pg_ts_parser", &from.pg_ts_parser),
             ("pg_ts_template", &from.pg_ts_template),
         ] {
-            rows.insert(name, whole(table)?);
+            rows.insert(name, with_lists(&whole(table)?)?);
         }
-        let types = plain_types(&whole(&from.pg_type)?)?;
+        let types = with_lists(&plain_types(&whole(&from.pg_type)?)?)?;
         let columns: BTreeMap<&'static str, SchemaRef> =
             EMPTY.iter().chain(MADE).map(|(name, columns)| (*name, schema(columns))).collect();
         let names = type_names(&types);
@@ -315,6 +318,11 @@ impl Fixed {
             .map(|(name, batch)| (PG_CATALOG, *name, batch.schema()))
             .chain(columns.iter().map(|(name, schema)| (PG_CATALOG, *name, Arc::clone(schema))))
             .chain(information::TABLES.iter().map(|(name, columns)| (INFORMATION_SCHEMA, *name, schema(columns))));
+        let schemas = rows.values().map(RecordBatch::schema).chain(columns.values().cloned());
+        let is_flag = |field: &&FieldRef| field.data_type() == &DataType::Boolean;
+        let flags = schemas
+            .flat_map(|schema| schema.fields().iter().filter(is_flag).map(|f| f.name().clone()).collect::<Vec<_>>())
+            .collect();
         let (mut classes, mut attributes) = (Vec::new(), Vec::new());
         for (schema, name, columns) in own {
             let oid = if schema == PG_CATALOG { own_oid(name) } else { oid("own", &[schema, name]) };
@@ -330,6 +338,7 @@ impl Fixed {
             columns,
             keywords: from.pg_get_keywords,
             types: names,
+            flags,
         })
     }
 
@@ -345,6 +354,41 @@ impl Fixed {
         let catalog = self.rows.keys().chain(self.columns.keys()).map(|name| (PG_CATALOG, *name));
         catalog.chain(information::TABLES.iter().map(|(name, _)| (INFORMATION_SCHEMA, *name)))
     }
+}
+
+/// Columns that are arrays in PostgreSQL and that the crate has as text, `{a,b}`.
+fn with_lists(batch: &RecordBatch) -> Result<RecordBatch> {
+    const TEXTS: [&str; 8] =
+        ["proacl", "proconfig", "proargmodes", "proargnames", "typacl", "lanacl", "spcacl", "spcoptions"];
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
+        let texts = TEXTS.contains(&field.name().as_str());
+        if !texts && field.name() != "proallargtypes" {
+            fields.push(Arc::clone(field));
+            arrays.push(Arc::clone(array));
+            continue;
+        }
+        let items = array.as_string::<i32>().iter().map(|text| text.and_then(array_items));
+        let list: ArrayRef = if texts {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for items in items {
+                lists.append_option(items);
+            }
+            Arc::new(lists.finish())
+        } else {
+            let mut lists = ListBuilder::new(Int32Builder::new());
+            for items in items {
+                let numbers = |items: Vec<Option<String>>| {
+                    items.into_iter().map(|item| item.and_then(|item| item.parse().ok())).collect::<Vec<Option<i32>>>()
+                };
+                lists.append_option(items.map(numbers));
+            }
+            Arc::new(lists.finish())
+        };
+        fields.push(Arc::new(Field::new(field.name(), list.data_type().clone(), true)));
+        arrays.push(list);
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
 /// `pg_type` without rows for tables and domains: no column here has such a type, and clients stumble over them.
@@ -571,15 +615,11 @@ impl State {
                         ("rolname", name.into()),
                         ("rolsuper", owner.into()),
                         ("rolinherit", true.into()),
-                        ("rolcanlogin", (name != OWNER || !owner).into()),
+                        ("rolcanlogin", (name == self.user).into()),
                         ("rolconnlimit", (-1).into()),
                     ];
                     let no = ["rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls"];
                     row.extend(no.map(|name| (name, Cell::Bool(false))));
-                    if name == self.user && owner {
-                        row.retain(|(name, _)| *name != "rolcanlogin");
-                        row.push(("rolcanlogin", true.into()));
-                    }
                     row
                 })
                 .collect(),
