@@ -14,6 +14,7 @@ mod interrupt;
 mod label;
 mod listener;
 mod mcp;
+mod memory;
 mod options;
 pub mod output;
 mod postgres;

@@ -12,6 +12,7 @@ use crate::options::{ServeOptions, TlsFiles};
 use crate::say::say;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
+    crate::memory::keep_freed();
     let dir = context.existing_db_dir()?;
     let options = EngineOptions {
         read_only: !args.write,
