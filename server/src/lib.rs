@@ -16,6 +16,7 @@ mod label;
 mod listener;
 mod logs;
 mod mcp;
+mod memory;
 mod options;
 pub mod output;
 mod patience;

@@ -24,8 +24,9 @@ import pyarrow.dataset
 import pyarrow.parquet as parquet
 
 TABLE = """
-SELECT value AS doc_id, 'source-' || value % 100 AS source, value * 0.37 AS score, CAST(value % 7 AS INT) AS label,
-       repeat(md5(CAST(value AS VARCHAR)) || ' ', 1 + value % 12) AS text, value % 3 = 0 AS is_new
+SELECT value AS doc_id, arrow_cast('source-' || CAST(value % 100 AS VARCHAR), 'Utf8') AS source, value * 0.37 AS score,
+       CAST(value % 7 AS INT) AS label,
+       arrow_cast(repeat(md5(CAST(value AS VARCHAR)) || ' ', 1 + value % 12), 'Utf8') AS text, value % 3 = 0 AS is_new
 FROM generate_series(1, {rows})
 """
 
