@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 
 import pytest
-from conftest import Server, binary, until
+from conftest import Server, binary, saequel, until
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
@@ -59,6 +59,12 @@ def rows(result):
 def failure(result):
     assert result.is_error
     return result.content[0].text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def labels(database):
+    """The embeddings of the labels, which a program that may not write makes anew each time."""
+    saequel(database, "features", "search", "hedging")
 
 
 @pytest.fixture(params=["http", "http-sessions", "stdio"])
