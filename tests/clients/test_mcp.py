@@ -5,10 +5,11 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
-from conftest import Server, binary, until
+from conftest import Server, binary, saequel, until
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
@@ -59,6 +60,12 @@ def rows(result):
 def failure(result):
     assert result.is_error
     return result.content[0].text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def labels(database):
+    """The embeddings of the labels, which a program that may not write makes anew each time."""
+    saequel(database, "features", "search", "hedging")
 
 
 @pytest.fixture(params=["http", "http-sessions", "stdio"])
@@ -158,6 +165,18 @@ def test_every_tool_answers(door):
     within(door(), work)
 
 
+def test_the_guide_is_right(server):
+    async def work(client):
+        guide = (await client.read_resource("saequel://guide")).contents[0].text
+        statements = [statement for block in re.findall(r"```sql\n(.*?)```", guide, re.DOTALL) for statement in block.split(";")]
+        statements = [statement for statement in statements if statement.strip()]
+        assert len(statements) > 5
+        for statement in statements:
+            assert rows(await client.call_tool("query", {"sql": statement.replace("VERSION 3", "VERSION 2")})), statement
+
+    within(over_http(server), work)
+
+
 @pytest.mark.parametrize(("tool", "arguments", "told"), [
     ("query", {"sql": "SELECT topc FROM answers"}, "did you mean 'topic'?"),
     ("query", {"sql": "SELECT 1; SELECT 2"}, "expected one statement, got 2"),
@@ -182,7 +201,8 @@ def test_mistakes_are_told_to_the_model(server, tool, arguments, told):
 
 
 def test_what_models_get_wrong_is_understood(server):
-    loose = {"a": HERON, "b": FINCH, "paired_by": "prompt_id", "control": None, "limit": "3", "examples": "0", "level": ""}
+    loose = {"a": HERON, "b": FINCH, "paired_by": "prompt_id", "control": None, "limit": "3", "examples": "0", "level": "",
+             "others": []}
     assert len(rows(call(over_http(server), "diff", loose))) == 3
 
 

@@ -1,7 +1,7 @@
 //! Arguments of tools: their JSON Schema, and reading what a model sends.
 //!
-//! Models forget types more often than meanings: `"10"` is taken for 10, one text for a list of one, and an empty text for
-//! an argument left out. What cannot be understood is told by the argument's name.
+//! Models forget types more often than meanings: `"10"` is taken for 10, one text for a list of one, and an empty text or
+//! list for an argument left out. What cannot be understood is told by the argument's name.
 
 use rmcp::model::{JsonObject, Tool};
 use serde::de::DeserializeOwned;
@@ -64,7 +64,12 @@ pub(super) fn read<T: DeserializeOwned>(tool: &Tool, given: Option<JsonObject>) 
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
             return Err(Failure::usage(format!("{name}: there is no argument '{argument}'; there are: {there}")));
         };
-        let is_absent = value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+        let is_absent = match &value {
+            Value::Null => true,
+            Value::String(text) => text.trim().is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
         if is_absent {
             continue;
         }
@@ -181,6 +186,7 @@ mod tests {
         let read = read_of(given).unwrap();
         assert_eq!((read.set.as_str(), read.k, read.level, read.fold), ("7", Some(50), None, None));
         assert_eq!(read.control, Some(vec!["a".into(), "b".into()]));
+        assert_eq!(read_of(json!({"set": "a", "control": []})).unwrap().control, None);
     }
 
     #[test]

@@ -354,8 +354,13 @@ pub(super) async fn correlate(asker: &Asker<'_>, arguments: Correlate) -> Result
         notes.push(
             "No pair: the set is small, or the filters are narrow (`min_docs`, `min_lift`, `unexpected`).".to_owned(),
         );
-    } else if rows.rows.len() as u64 == arguments.limit() && !rows.cut.size {
-        notes.push("There may be more rows: raise `limit`.".to_owned());
+    } else {
+        if rows.of("q_value").all(|q| q.as_f64().is_none_or(|q| q >= 0.05)) {
+            notes.push("No row is significant (q_value below 0.05): these pairs may be chance.".to_owned());
+        }
+        if rows.rows.len() as u64 == arguments.limit() && !rows.cut.size {
+            notes.push("There may be more rows: raise `limit`.".to_owned());
+        }
     }
     rows.take_constants(&["n"]);
     Ok(Reply::of(&rows, &statement, notes))

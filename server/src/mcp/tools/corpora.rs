@@ -18,7 +18,7 @@ const LOOKED_AT: u64 = 100_000;
 /// Columns whose values are looked at.
 const LOOKED_AT_COLUMNS: usize = 16;
 /// Different values of a column that are named.
-const NAMED_VALUES: u64 = 12;
+const NAMED_VALUES: u64 = 25;
 /// Documents that are shown.
 const SAMPLE: u64 = 3;
 
