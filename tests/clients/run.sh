@@ -7,7 +7,9 @@ cd "$(dirname "$0")"
 cache="${SAEQUEL_CACHE:-$HOME/.cache/saequel}/clients"
 mkdir -p "$cache"
 
-packages=(postgresql-client libpostgresql-jdbc-java default-jdk-headless odbc-postgresql unixodbc nodejs npm python3-venv curl openssl)
+packages=(postgresql-client libpostgresql-jdbc-java default-jdk-headless odbc-postgresql unixodbc python3-venv curl openssl)
+# Node may come from elsewhere than the system, whose npm is then not installable.
+command -v npm >/dev/null || packages+=(nodejs npm)
 if command -v apt-get >/dev/null; then
   missing=()
   for package in "${packages[@]}"; do
@@ -21,7 +23,7 @@ if command -v apt-get >/dev/null; then
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   fi
 fi
-stamp="$(cat requirements*.txt package.json 2>/dev/null | sha256sum | cut -c1-16)"
+stamp="$({ cat requirements*.txt package.json 2>/dev/null || true; } | sha256sum | cut -c1-16)"
 if [ ! -f "$cache/$stamp.done" ]; then
   rm -rf "$cache/python" "$cache/node"
   python3 -m venv "$cache/python"
