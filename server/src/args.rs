@@ -243,19 +243,19 @@ Examples:
   saequel demo --discard                                   leave nothing behind";
 
 const SERVE_EXAMPLES: &str = "\
-Each of these options is also an environment variable (--max-queries is SAEQUEL_MAX_QUERIES) and a key of the file of
-settings (max_queries = 8). An option beats the environment, which beats the file. The log goes to standard error;
-SAEQUEL_LOG takes a finer filter. SIGTERM stops when running queries have ended, SIGHUP opens the audit log anew.
-docs/serving.md says more.
+Each option is also an environment variable (--max-queries is SAEQUEL_MAX_QUERIES) and a key of the
+file of settings (max_queries = 8); an option beats the environment, which beats the file.
+SAEQUEL_LOG takes a finer filter for the log. SIGTERM stops when running queries have ended, SIGHUP
+opens the audit log anew and reads the certificate again. docs/serving.md says more.
 
 Examples:
   saequel serve --db saequel.db
   curl -s localhost:5434/v1/sql -d \"SHOW CORPORA\"
   curl -s 'localhost:5434/v1/sql?format=csv' -d \"SELECT * FROM answers LIMIT 3\"
   curl -s localhost:5434/v1/sql -H 'content-type: application/json' \\
-       -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"], \"format\": \"jsonl\"}'
-  saequel token create ana && saequel serve --listen 0.0.0.0:5434 --tls-cert cert.pem --tls-key key.pem
-  saequel serve --print-config > saequel.db/saequel.toml      settings to edit";
+       -d '{\"sql\": \"SELECT * FROM retrieve($1, $2)\", \"params\": [\"answers\", \"apologises\"]}'
+  saequel serve --listen 0.0.0.0:5434 --tls-cert cert.pem --tls-key key.pem     needs a token first
+  saequel serve --print-config > serve.toml && saequel serve --config serve.toml";
 
 const MCP_EXAMPLES: &str = "\
 An agent starts this command itself; docs/mcp.md says how it is added to one. `saequel serve` has the same at /mcp.

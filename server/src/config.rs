@@ -977,5 +977,14 @@ mod tests {
         for setting in SETTINGS {
             assert!(guide.contains(&format!("\n{} = ", setting.key)), "docs/serving.md lacks the key {}", setting.key);
         }
+        // The guide's file is one that can be used, and tells the defaults.
+        let text = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let (mut told, mut defaults) = (with_file(text, &[], &[]).unwrap(), with_file("", &[], &[]).unwrap());
+        let of_the_machine = ["tls_cert", "tls_key", "tokens", "audit_log", "threads"];
+        for setting in SETTINGS.iter().filter(|setting| !of_the_machine.contains(&setting.key)) {
+            let (told, default) =
+                ((setting.field)(&mut told.settings).get(), (setting.field)(&mut defaults.settings).get());
+            assert_eq!(told, default, "{}", setting.key);
+        }
     }
 }

@@ -23,7 +23,7 @@ if command -v apt-get >/dev/null; then
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   fi
 fi
-stamp="$(cat requirements*.txt package.json 2>/dev/null | sha256sum | cut -c1-16)"
+stamp="$({ cat requirements*.txt package.json 2>/dev/null || true; } | sha256sum | cut -c1-16)"
 if [ ! -f "$cache/$stamp.done" ]; then
   rm -rf "$cache/python" "$cache/node"
   python3 -m venv "$cache/python"

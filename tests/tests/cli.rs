@@ -296,8 +296,11 @@ fn a_running_server_sees_a_new_corpus() {
     let scratch = Scratch::new();
     let db = scratch.path("x.db");
     succeed(saequel(&db).args(["sql", "CREATE CONCEPT sorry AS (1)"]));
-    let mut server =
-        saequel(&db).args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("start saequel");
+    let mut server = saequel(&db)
+        .args(["serve", "--no-postgres", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start saequel");
     let mut line = String::new();
     BufReader::new(server.stdout.as_mut().expect("stdout")).read_line(&mut line).expect("a line");
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");

