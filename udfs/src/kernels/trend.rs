@@ -12,6 +12,9 @@ use crate::features::FeatureId;
 use crate::kernels::diff::SIGNIFICANT_Q;
 use crate::kernels::statistics::benjamini_hochberg;
 
+/// Fewer documents have no interval of a correlation.
+pub const LEAST_DOCS: u64 = 4;
+
 /// Up to so many documents with (or without) a feature the test is exact if no two values are equal, as in scipy.
 const EXACT_DOCS: u64 = 8;
 
@@ -233,7 +236,7 @@ pub fn trends(counts: &TrendCounts, ranks: &Ranks, ids: &[FeatureId], min_docs: 
     for &id in ids {
         let at = id as usize;
         let docs = counts.docs.get(at).copied().map_or(0, u64::from);
-        if n < 4 || docs < min_docs.max(1) {
+        if n < LEAST_DOCS || docs < min_docs.max(1) {
             continue;
         }
         let (rank_sum, sum, without) = (counts.rank_sums[at], counts.sums[at], n - docs);
