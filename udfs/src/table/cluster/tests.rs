@@ -266,22 +266,15 @@ async fn one_group_holds_all_documents_and_is_compared_with_none() {
 
 #[tokio::test]
 async fn phrases_stand_for_a_bounded_number_of_features() {
-    let labels: Vec<String> =
-        (0..600).map(|i| format!("{} word{i}", ["layout", "mood"][usize::from(i >= 300)])).collect();
-    let features: Vec<(&str, &[&str])> = labels.iter().map(|label| (label.as_str(), &[][..])).collect();
+    let features: Vec<(&str, &[&str])> = (0..600).map(|i| (if i < 300 { "layout" } else { "mood" }, &[][..])).collect();
     let source = MemorySource::with_words(&features, vec![]);
     source.put_texts("answers", &[Some("a"), Some("b")], vec![]).unwrap();
-    for (about, expected) in [("layout layout", "200 features"), ("layout layout, mood mood", "200 features")] {
+    for about in ["layout layout", "layout layout, mood mood"] {
         let sql = format!("EXPLAIN SELECT * FROM cluster('answers', '{about}', named_argument('k', 1))");
-        let plan: String = run(&source, &sql).await.unwrap().column(1).as_string::<i32>().iter().flatten().collect();
-        assert!(plan.contains(expected), "{about}: {plan}");
+        let plan = run(&source, &sql).await.unwrap();
+        let plan: String = plan.column(1).as_string::<i32>().iter().flatten().collect();
+        assert!(plan.contains(" 200 features"), "200 of one phrase, 100 of each of several; {about}: {plan}");
     }
-    let sql =
-        "EXPLAIN SELECT * FROM cluster('answers', 'layout layout, mood mood, layout mood', named_argument('k', 1))";
-    let plan: String = run(&source, sql).await.unwrap().column(1).as_string::<i32>().iter().flatten().collect();
-    let n: usize =
-        plan.split(" features").next().and_then(|before| before.rsplit(' ').next()).unwrap().parse().unwrap();
-    assert!((200..=300).contains(&n), "100 a phrase, which may be the same: {plan}");
 }
 
 #[tokio::test]
