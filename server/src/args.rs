@@ -418,15 +418,19 @@ pub(crate) struct CorrelateArgs {
     /// Only pairs whose labels are less alike than this (-1 to 1), and that topics do not explain: the unexpected ones
     #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub(crate) unexpected: Option<f64>,
-    /// What is held constant [default: none; topic with --unexpected]
-    #[arg(long, value_parser = ["topic", "none"])]
-    pub(crate) control: Option<String>,
+    /// Column to hold constant, such as n_tokens, several times for several; or topic, or none [default: none; topic with
+    /// --unexpected]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) control: Vec<String>,
     /// How many times as often as expected a pair must be together [default: 1; 2 with --unexpected]
     #[arg(long, value_name = "TIMES")]
     pub(crate) min_lift: Option<f64>,
     /// Also pairs that fire on the same or on neighbouring tokens
     #[arg(long)]
     pub(crate) echoes: bool,
+    /// Documents that show both features of a row, up to 20
+    #[arg(long, value_name = "N", conflicts_with = "with")]
+    pub(crate) examples: Option<u64>,
     /// A row for each pair, also for those that tell the same as one above
     #[arg(long)]
     pub(crate) no_fold: bool,
@@ -507,8 +511,8 @@ pub(crate) struct RetrieveArgs {
     /// Also each signal's rank and score, and the features behind the reasons
     #[arg(long)]
     pub(crate) explain: bool,
-    /// In place of documents, the features that --like and --unlike teach
-    #[arg(long, conflicts_with = "explain")]
+    /// In place of documents, the features that --like and --unlike teach; QUERY and its options have no part in that
+    #[arg(long, conflicts_with_all = ["explain", "but_not", "signals", "weights", "n_labels", "expand"])]
     pub(crate) learned: bool,
     #[command(flatten)]
     pub(crate) answer: Answer,

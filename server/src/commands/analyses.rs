@@ -44,6 +44,14 @@ fn list(texts: &[String]) -> Option<String> {
     (!texts.is_empty()).then(|| format!("[{}]", texts.join(", ")))
 }
 
+/// One text as it is, several as a list.
+fn one_or_list(texts: &[String]) -> Option<String> {
+    match texts {
+        [text] => Some(literal(text)),
+        texts => list(texts),
+    }
+}
+
 impl Call {
     /// Adds which features are meant.
     fn selection(self, selection: &Selection) -> Self {
@@ -71,9 +79,10 @@ fn correlate_call(args: &CorrelateArgs) -> Call {
         .named("min_both", args.min_both)
         .named_text("direction", args.direction.as_deref())
         .named("unexpected", args.unexpected)
-        .named_text("control", args.control.as_deref())
+        .named("control", one_or_list(&args.control))
         .named("min_lift", args.min_lift)
         .flag("echoes", args.echoes)
+        .named("examples", args.examples)
         .named("fold", args.no_fold.then_some(false))
 }
 
@@ -202,6 +211,15 @@ mod tests {
             correlate_call(&args).statement(),
             "SELECT * FROM correlate('a', unexpected => 0.3, min_lift => 3, fold => false)"
         );
+        let cli = Cli::parse_from(["saequel", "correlate", "a", "--control", "topic", "--examples", "2"]);
+        let Command::Correlate(args) = cli.command else { panic!("correlate") };
+        assert_eq!(
+            correlate_call(&args).statement(),
+            "SELECT * FROM correlate('a', control => 'topic', examples => 2)"
+        );
+        let cli = Cli::parse_from(["saequel", "correlate", "a", "--control", "m", "--control", "n_tokens"]);
+        let Command::Correlate(args) = cli.command else { panic!("correlate") };
+        assert_eq!(correlate_call(&args).statement(), "SELECT * FROM correlate('a', control => ['m', 'n_tokens'])");
         let cli = Cli::parse_from(["saequel", "cluster", "a", "--about", "x", "--n-features", "9", "--level", "span"]);
         let Command::Cluster(args) = cli.command else { panic!("cluster") };
         assert_eq!(
@@ -242,5 +260,20 @@ mod tests {
             learned_statement(&args),
             "SELECT * FROM learned_features('a', like => '1', unlike => '2,3') LIMIT 10"
         );
+    }
+
+    #[test]
+    fn what_learned_cannot_use_is_refused() {
+        for option in [
+            ["--but-not", "x"],
+            ["--signals", "labels"],
+            ["--weights", "labels=1"],
+            ["--n-labels", "9"],
+            ["--expand", "0"],
+        ] {
+            let call = ["saequel", "retrieve", "a", "b", "--like", "1", "--learned"];
+            let refused = Cli::try_parse_from(call.into_iter().chain(option)).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|said| said.contains(option[0]) && said.contains("--learned")), "{option:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use arrow::array::{AsArray, RecordBatch};
 use futures::TryStreamExt;
-use saequel_engine::{Engine, ErrorKind, ImportOptions, ImportReport, ImportSource};
+use saequel_engine::{Engine, ErrorKind, ImportOptions, ImportReport, ImportSource, Sae};
 
 use crate::args::DemoArgs;
 use crate::context::Context;
@@ -41,6 +41,7 @@ pub(super) async fn demo(args: DemoArgs, context: &Context) -> Result<()> {
     say!("saequel reads the 480 answers, then says how they differ, without being told what to look for.\n")?;
     let engine = context.open_or_create(&dir).await?;
     refuse_what_is_not_ours(&engine, args.discard, context).await?;
+    let engine = renewed(engine, &dir, context).await?;
     let report = import(&engine, context).await?;
     say!("{}\n", super::import::summary(CORPUS, &report))?;
     let found = ask(&engine, &diff_statement(known::ROWS), context).await?;
@@ -91,6 +92,69 @@ async fn refuse_what_is_not_ours(engine: &Engine, removes: bool, context: &Conte
     match ids.flatten().filter(|id| !ours.contains(*id)).count() {
         0 => Ok(()),
         n => refused(format!("{n} documents in its corpus {CORPUS}")),
+    }
+}
+
+/// The database, made anew if its features are those of an older saequel. What the user added keeps it as it is.
+async fn renewed(engine: Engine, dir: &Path, context: &Context) -> Result<Engine> {
+    engine.refresh().await?;
+    if !is_outdated(&engine)? {
+        return Ok(engine);
+    }
+    if let Some(what) = added(&engine) {
+        say!(
+            "{} keeps the features of the older saequel that made it, because it has {what}; another folder (--dir) gets the \
+             present features.\n",
+            dir.display()
+        )?;
+        return Ok(engine);
+    }
+    say!("{} has the features of an older saequel, so it is made anew.\n", dir.display())?;
+    drop(engine);
+    std::fs::remove_dir_all(dir).map_err(|error| io_failure(dir.display(), &error))?;
+    context.open_or_create(dir).await
+}
+
+/// Whether a dictionary that is built into this program is not in the database, or another one under its name.
+fn is_outdated(engine: &Engine) -> Result<bool> {
+    let catalog = engine.catalog();
+    let scratch = tempfile::tempdir().map_err(|error| io_failure("temporary folder", &error))?;
+    for sae in Sae::shipped()? {
+        let is_known = catalog.features.dictionaries().iter().any(|dictionary| dictionary.name == sae.name());
+        let (kept, ours) = (engine.dir().join("saes").join(sae.name()), scratch.path().join(sae.name()));
+        sae.save(&ours)?;
+        if !is_known || !has_same_files(&kept, &ours).map_err(|error| io_failure(ours.display(), &error))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a folder has every file of another, with the same content.
+fn has_same_files(folder: &Path, other: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(other)? {
+        let entry = entry?;
+        let expected = std::fs::read(entry.path())?;
+        if !std::fs::read(folder.join(entry.file_name())).is_ok_and(|found| found == expected) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What a database has beside the demo's answers.
+fn added(engine: &Engine) -> Option<&'static str> {
+    let catalog = engine.catalog();
+    if catalog.corpora.iter().any(|corpus| corpus.name != CORPUS) {
+        Some("other corpora")
+    } else if !catalog.features.concepts().is_empty() {
+        Some("concepts")
+    } else if catalog.features.features().iter().any(|feature| feature.label_source == "user") {
+        Some("labels of your own")
+    } else if engine.dir().join("tokens.json").exists() {
+        Some("tokens")
+    } else {
+        None
     }
 }
 
@@ -190,4 +254,34 @@ fn next_steps(dir: &Path) -> String {
   {program} cluster answers --k 6 --documents --output groups.csv
   {program} import YOUR_FILE.jsonl --corpus mine --text COLUMN      # your own texts"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+    use crate::interrupt::Interrupt;
+
+    #[tokio::test]
+    async fn a_database_of_an_older_saequel_is_made_anew_unless_something_was_added() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("demo.db");
+        let global = Cli::parse_from(["saequel", "demo", "--quiet"]).global;
+        let context = Context { global, interrupt: Interrupt::default() };
+        let engine = context.open_or_create(&dir).await.unwrap();
+        assert!(!is_outdated(&engine).unwrap());
+        let name = Sae::shipped().unwrap()[0].name().to_owned();
+        let file = dir.join("saes").join(name).join("features.jsonl");
+        let ours = std::fs::read(&file).unwrap();
+        std::fs::write(&file, b"older").unwrap();
+        ask(&engine, "CREATE CONCEPT mine AS (1)", &context).await.unwrap();
+        let engine = renewed(engine, &dir, &context).await.unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"older", "a concept is the user's");
+        ask(&engine, "DROP CONCEPT mine", &context).await.unwrap();
+        let engine = renewed(engine, &dir, &context).await.unwrap();
+        assert!(!is_outdated(&engine).unwrap());
+        assert_eq!(std::fs::read(&file).unwrap(), ours);
+    }
 }

@@ -68,6 +68,11 @@ impl Points {
     fn group(&self, k: usize, effort: Effort, seed: u64, cancellation: &Cancellation) -> (KMeans, Option<Rows>) {
         match self {
             Points::Affinity(affinity) => {
+                if k == 1 {
+                    // The leading eigenvector has both signs where the documents fall into parts that share nothing.
+                    let rows = affinity.one_group();
+                    return (spherical_kmeans(&rows, k, effort, seed, cancellation), Some(rows));
+                }
                 let rows = embed(&affinity.leading_eigenpairs(k, seed, cancellation), k, affinity.len());
                 (spherical_kmeans(&rows, k, effort, seed, cancellation), Some(rows))
             }

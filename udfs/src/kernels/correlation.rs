@@ -286,7 +286,8 @@ fn least_expected(llr: f64) -> f64 {
 }
 
 /// p where `expected` documents have both at most (or at least): by G², or by the binomial tail of the smallest cell if
-/// so few are expected there. Both are upper bounds. The count of a cell is a sum of hypergeometric ones, central or not,
+/// so few are expected there. Where the expectation is known the tail is an upper bound and G² as a rule too large; one that
+/// was chosen among several groupings is too small, which works the other way. The count of a cell is a sum of hypergeometric ones, central or not,
 /// hence of independent yes-or-nos (Vatutin and Mikhailov 1982), whose tails a binomial of the same mean exceeds
 /// (Hoeffding 1956).
 fn p_value_of(direction: Direction, llr: f64, both: u64, expected: f64, (docs_a, docs_b): (u64, u64), n: u64) -> f64 {

@@ -88,8 +88,7 @@ pub fn diff_groups(
         return Vec::new();
     }
     let total = counts.total();
-    let docs = |id: FeatureId| total.iter().map(|stratum| stratum.docs(id)).sum::<u64>();
-    let ids: Vec<FeatureId> = ids.iter().copied().filter(|id| docs(*id) >= min_docs.max(1)).collect();
+    let ids = enough(&total, ids, min_docs);
     let mut rows = Vec::new();
     for target in targets {
         if cancellation.is_cancelled() {
@@ -110,6 +109,16 @@ pub fn diff_groups(
         }
     }
     corrected(rows)
+}
+
+/// Those of the features `ids` that [`diff_groups`] tests: each makes a row of every target.
+pub fn tested(counts: &GroupCounts, ids: &[FeatureId], min_docs: u64) -> Vec<FeatureId> {
+    enough(&counts.total(), ids, min_docs)
+}
+
+fn enough(total: &[FeatureCounts], ids: &[FeatureId], min_docs: u64) -> Vec<FeatureId> {
+    let docs = |id: FeatureId| total.iter().map(|stratum| stratum.docs(id)).sum::<u64>();
+    ids.iter().copied().filter(|id| docs(*id) >= min_docs.max(1)).collect()
 }
 
 fn without(total: &FeatureCounts, own: &FeatureCounts) -> FeatureCounts {

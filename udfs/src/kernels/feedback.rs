@@ -61,6 +61,13 @@ pub struct Learned {
     pub direction: Vec<f32>,
 }
 
+impl Learned {
+    /// Whether nothing was learned.
+    pub fn is_nothing(&self) -> bool {
+        self.features.is_empty() && self.direction.iter().all(|value| *value == 0.0)
+    }
+}
+
 /// `2 n / (n + 20)` for `n` marked documents: what they taught counts more, the more they are.
 pub fn feedback_weight(n_marked: usize) -> f32 {
     2.0 * n_marked as f32 / (n_marked as f32 + EVEN_MARKS)
@@ -71,16 +78,27 @@ pub fn gain_idf(n_with: u64, n_docs: u64) -> f32 {
     ((n_docs as f64 + 1.0) / (n_with as f64 + 0.5)).ln().max(0.0) as f32
 }
 
+/// Documents that stand for all of the set: the sample of those that are not marked, and the marked ones where these are
+/// more. Where nearly all are marked the few others have no mean and no spread to go by.
+pub fn all_known<'a>(right: &'a [Example], wrong: &'a [Example], sample: &'a [Example]) -> Vec<&'a Example> {
+    let mut known: Vec<&Example> = sample.iter().collect();
+    if sample.len() < right.len() + wrong.len() {
+        known.extend(right.iter().chain(wrong));
+    }
+    known
+}
+
 /// Learns; `gains[id]` of every feature. Documents of the sample that are marked should have been left out of it. Nothing
-/// is learned from no marks, or if nothing sets a document apart from others.
+/// is learned from no marks, from marks of one kind on all documents, or if nothing sets a document apart from others.
 pub fn learn(right: &[Example], wrong: &[Example], sample: &[Example], gains: &[Gain]) -> Learned {
-    if right.is_empty() && wrong.is_empty() {
+    let one_sided = right.is_empty() || wrong.is_empty();
+    if right.is_empty() && wrong.is_empty() || one_sided && sample.is_empty() {
         return Learned::default();
     }
+    let space = Space::of(&all_known(right, wrong, sample), gains);
     let (right, wrong) = (thinned(right), thinned(wrong));
     let drawn = Random::new(0, 0).sample(sample.len(), BACKGROUND_DOCS);
     let background: Vec<&Example> = drawn.into_iter().map(|at| &sample[at]).collect();
-    let space = Space::of(sample, gains);
     // All other documents are on the side of which none is marked, else among the wrong ones.
     let (background_is_right, background_weight) = match (right.len(), wrong.len()) {
         (0, n_wrong) => (true, n_wrong as f64),
@@ -143,7 +161,7 @@ struct Point {
 }
 
 impl<'a> Space<'a> {
-    fn of(sample: &[Example], gains: &'a [Gain]) -> Self {
+    fn of(sample: &[&Example], gains: &'a [Gain]) -> Self {
         let mut space = Self { gains, mean: mean_embedding(sample), embedding_scale: 1.0, feature_scale: 1.0 };
         let points: Vec<Point> = sample.iter().map(|example| space.place(example)).collect();
         let scale = |squares: f64| if squares > 1e-12 { (points.len() as f64 / squares).sqrt() as f32 } else { 0.0 };
@@ -192,9 +210,9 @@ impl Point {
 }
 
 /// Mean of the embeddings; empty if there are none.
-pub fn mean_embedding(sample: &[Example]) -> Vec<f32> {
+pub fn mean_embedding(sample: &[&Example]) -> Vec<f32> {
     let width = sample.iter().map(|example| example.embedding.len()).max().unwrap_or(0);
-    let with: Vec<&Example> = sample.iter().filter(|example| example.embedding.len() == width).collect();
+    let with: Vec<&&Example> = sample.iter().filter(|example| example.embedding.len() == width).collect();
     let mut mean = vec![0.0f32; width];
     for example in &with {
         mean.iter_mut().zip(&example.embedding).for_each(|(sum, value)| *sum += value.to_f32());
@@ -300,6 +318,19 @@ mod tests {
         assert!((weight(&liked, 1) + weight(&disliked, 1)).abs() < 1e-4);
         assert_eq!(learn(&[], &[], &sample(), &gains()), Learned::default());
         assert!(learn(&marked, &[], &[], &gains()).features.is_empty(), "nothing to compare with");
+    }
+
+    #[test]
+    fn nearly_all_documents_may_be_marked() {
+        // Of 21 documents one is not marked, and it has neither features nor embedding: no spread to go by.
+        let right = vec![example(&[1], &[0.0, 1.0]); 10];
+        let wrong = vec![example(&[3], &[0.0, -1.0]); 10];
+        for rest in [vec![Example::default()], Vec::new()] {
+            let learned = learn(&right, &wrong, &rest, &gains());
+            assert!(weight(&learned, 1) > 0.1 && weight(&learned, 3) < -0.1, "{learned:?}");
+            assert!(learned.direction[1] > 0.1, "{learned:?}");
+        }
+        assert!(learn(&right, &[], &[], &gains()).is_nothing(), "all are right: nothing tells them apart");
     }
 
     #[test]

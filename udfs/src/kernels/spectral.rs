@@ -76,6 +76,12 @@ impl Affinity {
         Self { values, n: positions.len() }
     }
 
+    /// Positions of the documents if all are one group: the same place, and none for a document that resembles no other.
+    pub fn one_group(&self) -> Rows {
+        let resembles = |row: &[f32]| if row.iter().any(|similarity| *similarity > 0.0) { 1.0 } else { 0.0 };
+        Rows { values: self.values.chunks(self.n.max(1)).map(resembles).collect(), width: 1 }
+    }
+
     /// The `count` leading eigenpairs of the scaled similarity, eigenvalues from 1 downwards.
     pub fn leading_eigenpairs(&self, count: usize, seed: u64, cancellation: &Cancellation) -> Eigenpairs {
         let n = self.n;

@@ -67,6 +67,11 @@ pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
+/// The stem of a lower-case English word, which its inflections share; as the word index has it.
+pub fn stem(word: &str) -> String {
+    frostem::Stemmer::new(frostem::Algorithm::English).stem(word).into_owned()
+}
+
 /// Visits the terms of a lower-case text: words (letters and digits, with inner apostrophes), pairs of words with
 /// nothing but blanks between them, and single symbols. The second word is given for a pair.
 fn for_each_term<'a>(text: &'a str, mut visit: impl FnMut(u64, &'a str, Option<&'a str>)) {
@@ -351,6 +356,12 @@ mod tests {
             terms.push(second.map_or_else(|| first.to_string(), |second| format!("{first} {second}")));
         });
         terms
+    }
+
+    #[test]
+    fn inflections_share_a_stem() {
+        assert_eq!([stem("apologies"), stem("refunded")], [stem("apology"), stem("refund")]);
+        assert_ne!(stem("apology"), stem("refund"));
     }
 
     #[test]

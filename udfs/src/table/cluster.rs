@@ -95,7 +95,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
            that fire on it most strongly; EXPLAIN lists them. Documents are grouped by spherical k-means on weighted \
-           activations. For plain topics embeddings are better: `view => 'dense'`. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           activations. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
@@ -133,7 +133,8 @@ pub const SUMMARY_DOC: FunctionDoc = FunctionDoc {
            last. `stability` tells how far a group can be relied on: documents are drawn and grouped anew ten times, and \
            the mean overlap (Jaccard) of the group with the best new one is given; above 0.75 a group is stable, below 0.5 \
            it dissolves. `top_features` are the features that set it apart, clearest first, with their frequency in the \
-           group and in all other documents; `top_words` are the words and pairs of words that set it apart, at least \
+           group and in all other documents (`frequency_out`, `difference` and `lift` are null where one group holds all \
+           documents; then the most frequent features are listed); `top_words` are the words and pairs of words that set it apart, at least \
            three standard errors from chance (counted in up to 20,000 documents).",
     arguments: &[("all arguments", "as for `cluster`")],
     example: "SELECT cluster_id, name, size, stability, central_doc_ids[1] AS example FROM cluster_summary('answers', \
@@ -271,10 +272,11 @@ fn summary_batch(placed: &Placed, groups: &[Group], model: &Model, words: &[Vec<
             let row = features.values();
             row.field_builder::<UInt32Builder>(0).ok_or_else(missing)?.append_value(feature.id);
             row.field_builder::<StringBuilder>(1).ok_or_else(missing)?.append_value(&feature.label);
-            let difference = feature.frequency_in - feature.frequency_out;
-            let numbers = [feature.frequency_in, feature.frequency_out, difference, feature.lift];
+            let outside = feature.frequency_out;
+            let difference = outside.map(|outside| feature.frequency_in - outside);
+            let numbers = [Some(feature.frequency_in), outside, difference, feature.lift()];
             for (field, number) in (2..).zip(numbers) {
-                row.field_builder::<Float64Builder>(field).ok_or_else(missing)?.append_value(number);
+                row.field_builder::<Float64Builder>(field).ok_or_else(missing)?.append_option(number);
             }
             row.append(true);
         }

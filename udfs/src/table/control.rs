@@ -7,9 +7,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
+use futures::TryStreamExt;
 
+use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::kernels::strata::{range_of, ranges};
+use crate::table::exec::Request;
+use crate::table::topics::Grouped;
 
 /// Strata that all columns together should not exceed.
 const MOST_STRATA: usize = 1000;
@@ -216,6 +220,38 @@ impl Strata {
         }
         Ok(strata)
     }
+}
+
+/// Groups the documents of `set` by the strata of columns. Those that lack a value are the last group.
+///
+/// # Errors
+/// As [`Survey::update`] and [`Survey::strata`]; if a column does not exist, or memory does not suffice.
+pub(crate) async fn groups_of_columns(
+    function: &'static str,
+    source: &SharedSource,
+    set: &str,
+    columns: &[String],
+    request: &Request,
+) -> Result<Grouped> {
+    let memory = request.memory(function);
+    let wanted: Vec<DocumentColumn> = columns.iter().map(|column| document_column(column)).collect();
+    let mut survey = Survey::new(columns.to_vec());
+    let mut stream = source.documents(set, &wanted).await?;
+    while let Some(batch) = stream.try_next().await? {
+        memory.try_grow(batch.num_rows() * (survey.bytes_per_document() + size_of::<u16>()))?;
+        survey.update(function, batch.columns(), (0..batch.num_rows()).map(|row| (row, 0)))?;
+    }
+    if survey.n_docs == 0 {
+        return Ok(Grouped { of: Vec::new(), n: 1 });
+    }
+    let strata = survey.strata(function)?;
+    let (mut of, n) = (Vec::new(), strata.n());
+    let mut stream = source.documents(set, &wanted).await?;
+    while let Some(batch) = stream.try_next().await? {
+        let found = strata.of(function, batch.columns(), batch.num_rows())?;
+        of.extend(found.into_iter().map(|stratum| stratum.unwrap_or(n) as u16));
+    }
+    Ok(Grouped { of, n: n + 1 })
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! The statistics are in [`crate::kernels::correlation`], the counting in [`crate::kernels::cooccurrence`]; here
 //! documents are read, once to find the features with enough documents, and once per block of rows to count pairs.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +20,10 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
+use super::control::groups_of_columns;
 use super::document_columns::{self, lacks_column};
 use super::echoes::Echoes;
+use super::examples::{EXAMPLE_ROWS, Example, Examples, examples_column, n_examples};
 use super::pair_words::pair_words;
 use super::places::{self, Nearness};
 use crate::SharedSource;
@@ -26,7 +31,7 @@ use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection, Level};
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, LabelEmbeddings};
-use crate::features::{FeatureId, IdsView};
+use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::background::{Background, StratumCounts};
 use crate::kernels::cooccurrence::{Documents, PairCounts, block_bytes, blocks};
 use crate::kernels::correlation::{Block, Direction, PairRow, Ranking, default_min_docs};
@@ -35,7 +40,7 @@ use crate::kernels::findings::{Presence, told_before};
 use crate::rows::{Columns, pair_columns};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::table::pairing::match_pairs;
-use crate::table::topics::{Topics, topics};
+use crate::table::topics::{Grouped, topics};
 
 const NAME: &str = "correlate";
 
@@ -55,9 +60,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
            tell the same, this one included) and `also_in_words` (two words, or pairs of neighbouring words, that are in the \
            documents of the two features, phi at least 0.5, and come together with at least 0.8 of the same `llr`; null if \
            there are none; looked up for the first 50 rows in up to 20,000 documents). Ranked by `llr`. Pairs that the same token fires (half of the five \
-           strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` and \
-           `min_lift` the p value is an upper bound: by the log-likelihood ratio against what is expected within topics, times \
-           the lift, or where few are expected by the binomial tail.",
+           strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` or \
+           `min_lift` p is by the log-likelihood ratio against what is expected within the strata, times the lift, or where few \
+           are expected by the binomial tail. It is an approximation, as a rule too large, because it takes the strata for \
+           known and leaves out that counts vary less within them; `'topic'` takes one of the smaller of five expectations, \
+           which makes it smaller again.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         (
@@ -72,10 +79,13 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ),
         (
             "control",
-            "`'topic'`: what is expected is summed over up to 200 topics (k-means of the stored embeddings, 25 documents \
-                     each on the mean, or more), so that features of one topic are no finding (Mantel and Haenszel 1959); \
-                     of five such groupings the one counts that expects least but one. `'none'`: over all documents. Default \
-                     `'none'`, with `unexpected` `'topic'`",
+            "a column to hold constant, such as `n_tokens`, or several: `['n_tokens', 'model']`. What is expected is summed over \
+                     strata in which they are the same, so that what they explain is no finding (Mantel and Haenszel 1959): the \
+                     values of texts and truth values, and ranges of numbers, dates and times (of 32 documents or more, at most \
+                     200). Documents without a value are a stratum of their own. `'topic'`, which stands alone: up to 200 topics \
+                     (k-means of the stored embeddings, 25 documents each on the mean, or more); of five such groupings the one \
+                     counts that expects least but one. `'none'`: over all documents. Default `'none'`, with `unexpected` \
+                     `'topic'`; a column of one of these two names needs another (`SELECT ..., topic AS subject ...`)",
         ),
         (
             "min_lift",
@@ -105,6 +115,12 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "which features; see `diff`. By default those of sentences (span), if the database has any, since the \
                     pairs of words that stand together are known; `level => 'all'` takes all",
         ),
+        (
+            "examples",
+            "so many documents that show both features of the row most strongly (the weaker one counts), up to 20, as \
+             `examples`: a list of `doc_id` and `text`, an excerpt with « and » around what shows them; for the first 50 rows; \
+             reads the texts again; not with `with`; default 0",
+        ),
         ("limit", "rows at most; default 1000"),
     ],
     example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
@@ -125,6 +141,9 @@ const PLACED_ROWS: usize = 200;
 
 /// Column of the words that show the same.
 const WORDS: &str = "also_in_words";
+
+/// Column of documents that show the pair.
+const EXAMPLES: &str = "examples";
 
 /// First rows for which words are looked up.
 const WORDED_ROWS: usize = 50;
@@ -182,25 +201,27 @@ impl TableFunctionImpl for Correlate {
                 unexpected if unexpected.is_given() => Some(unexpected.number_between(-1.0, 1.0, 1.0)?),
                 _ => None,
             },
-            control: match args.named("control") {
-                control if !control.is_given() => None,
-                control => match control.choice_or(&["topic", "none"], "none")? {
-                    "topic" => Some(Control::Topic),
-                    _ => Some(Control::None),
-                },
-            },
+            control: Control::parse(args.named("control").texts()?)?,
             min_lift: match args.named("min_lift") {
                 min_lift if min_lift.is_given() => Some(min_lift.number_between(1.0, 1e6, 1.0)?),
                 _ => None,
             },
             fold: args.named("fold").flag_or(true)?,
             selection: FeatureSelection::from_args_preferring(&mut args, Level::Span)?,
+            examples: n_examples(NAME, &args.named("examples"))?,
             limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
             block_bytes: BLOCK_BYTES,
         };
         args.finish()?;
-        if call.control == Some(Control::Topic) && call.across.is_some() {
-            return plan_err!("{NAME}: 'control' holds topics within one set and cannot be used with 'with'");
+        if call.across.is_some() && call.control.as_ref().is_some_and(|control| *control != Control::None) {
+            return plan_err!(
+                "{NAME}: 'control' holds constant what documents of one set have and cannot be used with 'with'"
+            );
+        }
+        if call.across.is_some() && call.examples > 0 {
+            return plan_err!(
+                "{NAME}: 'examples' shows documents that have both features and cannot be used with 'with'"
+            );
         }
         call.source.catalog().select(NAME, &call.selection)?;
         Ok(ComputedTable::provider(call))
@@ -208,10 +229,35 @@ impl TableFunctionImpl for Correlate {
 }
 
 /// What is held constant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Control {
     None,
     Topic,
+    Columns(Vec<String>),
+}
+
+impl Control {
+    /// What the user said; `None` for nothing.
+    fn parse(names: Vec<String>) -> Result<Option<Self>> {
+        let mut columns: Vec<String> = Vec::new();
+        for name in names {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+        let is = |column: &String, word: &str| column.eq_ignore_ascii_case(word);
+        let word = columns.iter().find(|column| is(column, "topic") || is(column, "none"));
+        match (word, columns.len()) {
+            (_, 0) => Ok(None),
+            (None, _) => Ok(Some(Self::Columns(columns))),
+            (Some(word), 1) if is(word, "topic") => Ok(Some(Self::Topic)),
+            (Some(_), 1) => Ok(Some(Self::None)),
+            (Some(word), _) => plan_err!(
+                "{NAME}: 'control' cannot combine '{word}' with columns; a column of that name needs another one: SELECT ..., \
+                 {word} AS subject ..."
+            ),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -235,6 +281,8 @@ struct CorrelateCall {
     /// Whether pairs that tell the same become one row.
     fold: bool,
     selection: FeatureSelection,
+    /// Documents that are shown for a row.
+    examples: usize,
     limit: usize,
     block_bytes: usize,
 }
@@ -244,6 +292,11 @@ impl fmt::Display for CorrelateCall {
         write!(f, "{NAME}('{}'", self.set)?;
         if let Some((set, column)) = &self.across {
             write!(f, ", with => '{set}', paired_by => '{column}'")?;
+        }
+        match &self.control {
+            Some(Control::Columns(columns)) => write!(f, ", control => ['{}']", columns.join("', '"))?,
+            Some(Control::Topic) => f.write_str(", control => 'topic'")?,
+            Some(Control::None) | None => {}
         }
         f.write_str(")")
     }
@@ -342,34 +395,42 @@ impl CorrelateCall {
     }
 
     /// What is held constant: what the user says, and topics where the unexpected is looked for and embeddings are there.
-    async fn topics(&self, request: &Request) -> Result<Vec<Topics>> {
-        let control = match (self.control, self.unexpected, &self.across) {
+    async fn strata(&self, request: &Request) -> Result<Vec<Grouped>> {
+        let control = match (&self.control, self.unexpected, &self.across) {
             (Some(control), ..) => control,
-            (None, Some(_), None) => Control::Topic,
-            _ => Control::None,
+            (None, Some(_), None) => &Control::Topic,
+            _ => &Control::None,
         };
-        if control == Control::None {
-            return Ok(Vec::new());
-        }
-        match topics(NAME, &self.source, &self.set, request).await {
-            Err(error) if self.control.is_none() && lacks_column(&error) => Ok(Vec::new()),
-            found => found,
+        match control {
+            Control::None => Ok(Vec::new()),
+            Control::Columns(columns) => {
+                Ok(vec![groups_of_columns(NAME, &self.source, &self.set, columns, request).await?])
+            }
+            Control::Topic => match topics(NAME, &self.source, &self.set, request).await {
+                Err(error) if self.control.is_none() && lacks_column(&error) => Ok(Vec::new()),
+                Ok(found) if found.is_empty() && self.control.is_some() => exec_err!(
+                    "{NAME}: no document of set '{}' has an embedding, of which 'control' => 'topic' makes topics; leave it out, \
+                     or hold a column constant",
+                    self.set
+                ),
+                found => found,
+            },
         }
     }
 
-    /// The features with enough documents, ascending, and what is expected of their pairs within topics.
+    /// The features with enough documents, ascending, and what is expected of their pairs within strata.
     async fn eligible(
         &self,
         selected: &[bool],
         held: Option<&Held>,
-        topics: &[Topics],
+        groupings: &[Grouped],
         memory: &MemoryReservation,
     ) -> Result<(Vec<FeatureId>, Option<Background>)> {
         let mut counts = FeatureCounts::new(selected.len());
-        let n_topics = topics.iter().map(|topics| topics.n).sum();
-        memory.try_grow(StratumCounts::bytes(n_topics, selected.len()))?;
-        let mut by_topic: Vec<StratumCounts> =
-            topics.iter().map(|topics| StratumCounts::new(topics.n, selected.len())).collect();
+        let n_strata = groupings.iter().map(|grouping| grouping.n).sum();
+        memory.try_grow(StratumCounts::bytes(n_strata, selected.len()))?;
+        let mut by_stratum: Vec<StratumCounts> =
+            groupings.iter().map(|grouping| StratumCounts::new(grouping.n, selected.len())).collect();
         let (mut n_null, mut position) = (0u64, 0);
         let mut reading = self.read(held).await?;
         let mut visit = |ids: Option<&[FeatureId]>| {
@@ -377,9 +438,9 @@ impl CorrelateCall {
                 Some(ids) => counts.update(ids),
                 None => n_null += 1,
             }
-            for (counts, topics) in by_topic.iter_mut().zip(topics) {
-                if let (Some(ids), Some(topic)) = (ids, topics.of.get(position)) {
-                    counts.update(usize::from(*topic), ids);
+            for (counts, grouping) in by_stratum.iter_mut().zip(groupings) {
+                if let (Some(ids), Some(stratum)) = (ids, grouping.of.get(position)) {
+                    counts.update(usize::from(*stratum), ids);
                 }
             }
             position += 1;
@@ -394,8 +455,8 @@ impl CorrelateCall {
         let min_docs = self.min_docs.map_or_else(|| default_min_docs(counts.n_docs), |min_docs| min_docs as u64).max(1);
         let enough = |(id, selected): &(FeatureId, &bool)| **selected && counts.docs(*id) >= min_docs;
         let features: Vec<FeatureId> = (0..).zip(selected).filter(enough).map(|(id, _)| id).collect();
-        memory.try_grow(Background::bytes(n_topics, features.len()))?;
-        let backgrounds: Vec<Background> = by_topic.iter().map(|counts| counts.background(&features)).collect();
+        memory.try_grow(Background::bytes(n_strata, features.len()))?;
+        let backgrounds: Vec<Background> = by_stratum.iter().map(|counts| counts.background(&features)).collect();
         let background = (!backgrounds.is_empty()).then(|| Background::join(backgrounds));
         Ok((features, background))
     }
@@ -439,9 +500,9 @@ impl CorrelateCall {
         if held.is_some() {
             selected.extend_from_within(..);
         }
-        let topics = self.topics(request).await?;
+        let groupings = self.strata(request).await?;
         let background_memory = request.memory(NAME);
-        let (shifted, background) = self.eligible(&selected, held.as_ref(), &topics, &background_memory).await?;
+        let (shifted, background) = self.eligible(&selected, held.as_ref(), &groupings, &background_memory).await?;
         let background = background.map(Arc::new);
         let mut position_of = vec![u32::MAX; selected.len()];
         for (position, id) in (0..).zip(&shifted) {
@@ -569,6 +630,34 @@ impl CorrelateCall {
         pair_words(NAME, &self.source, &self.set, pairs, first.row.n).await
     }
 
+    /// For the first rows, documents that show both features; nothing where the set has no ids or texts.
+    async fn examples(
+        &self,
+        findings: &[Finding],
+        catalog: &FeatureCatalog,
+        request: &Request,
+    ) -> Result<Vec<Option<Vec<Example>>>> {
+        if self.examples == 0 || findings.is_empty() || !self.wants(request, EXAMPLES) {
+            return Ok(Vec::new());
+        }
+        let features = |finding: &Finding| vec![finding.row.features.0, finding.row.features.1];
+        let pairs = findings.iter().take(EXAMPLE_ROWS).map(features).collect();
+        let mut found = Examples::new(catalog, pairs, self.examples);
+        let mut stream =
+            match self.source.documents(&self.set, &[DocumentColumn::Features, DocumentColumn::DocId]).await {
+                Err(error) if lacks_column(&error) => return Ok(Vec::new()),
+                stream => stream?,
+            };
+        while let Some(batch) = stream.try_next().await? {
+            let features = FeaturesView::try_new(NAME, batch.column(0))?;
+            let doc_ids = document_columns::texts(NAME, "doc_id", batch.column(1))?;
+            for row in (0..batch.num_rows()).filter(|row| doc_ids.is_valid(*row)) {
+                found.update(0, doc_ids.value(row), features.ids(row), features.activations(row));
+            }
+        }
+        found.read(NAME, &self.source, std::slice::from_ref(&self.set), request).await
+    }
+
     /// In which share of some documents each pair's features fire at the same place; `None` where nothing can be read.
     async fn same_place(
         &self,
@@ -667,8 +756,9 @@ fn columns(
     catalog: &FeatureCatalog,
     findings: Vec<Finding>,
     mut words: Vec<Option<String>>,
+    mut examples: Option<Vec<Option<Vec<Example>>>>,
     similarity: Option<&LabelSimilarity>,
-) -> Columns {
+) -> Result<Columns> {
     let same_place: Float64Array = findings.iter().map(|finding| finding.same_place).collect();
     let n_members: Vec<u64> = findings.iter().map(|finding| finding.n_members).collect();
     let rows: Vec<PairRow> = findings.into_iter().map(|finding| finding.row).collect();
@@ -679,7 +769,11 @@ fn columns(
     columns.counts("n_members", n_members.into_iter());
     words.resize(rows.len(), None);
     columns.push(WORDS, StringArray::from(words), true);
-    columns
+    if let Some(examples) = &mut examples {
+        examples.resize(rows.len(), None);
+        columns.push(EXAMPLES, examples_column(examples.iter().map(Option::as_deref))?, true);
+    }
+    Ok(columns)
 }
 
 #[async_trait]
@@ -689,7 +783,8 @@ impl Computation for CorrelateCall {
     }
 
     fn schema(&self) -> SchemaRef {
-        columns(&FeatureCatalog::default(), Vec::new(), Vec::new(), None).schema()
+        let examples = (self.examples > 0).then(Vec::new);
+        columns(&FeatureCatalog::default(), Vec::new(), Vec::new(), examples, None).unwrap_or_default().schema()
     }
 
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
@@ -701,276 +796,8 @@ impl Computation for CorrelateCall {
         let ranked = self.pairs(&catalog, similarity.as_ref(), limit.saturating_add(spare), &request).await?;
         let findings = self.findings(ranked, &catalog, limit, &request).await?;
         let words = self.words(&findings, &request).await?;
-        Ok(vec![columns(&catalog, findings, words, similarity.as_deref()).into_batch()?])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use datafusion::error::DataFusionError;
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::prelude::{SessionConfig, SessionContext};
-
-    use super::*;
-    use crate::MemorySource;
-    use crate::test_support::{answers, cells, error};
-
-    /// 200 documents: "tea" and "milk" mostly together, "sugar" by chance, "teas" an echo of "tea", "war" never with tea.
-    fn drinks() -> MemorySource {
-        let features: &[(&str, &[&str])] = &[
-            ("tea", &["tea"]),
-            ("milk", &["milk"]),
-            ("sugar", &["sugar"]),
-            ("teas", &["teas"]),
-            ("war", &["war"]),
-            ("milk jug", &["jug"]),
-        ];
-        let source = MemorySource::with_words(features, vec![]);
-        let texts: Vec<String> = (0..200)
-            .map(|row| {
-                let mut text = String::from("a");
-                if row % 4 == 0 {
-                    text.push_str(" tea teas")
-                }
-                if row % 4 == 0 && row % 40 != 0 || row % 50 == 1 {
-                    text.push_str(" milk jug")
-                }
-                if row % 5 == 0 {
-                    text.push_str(" sugar")
-                }
-                if row % 4 == 2 {
-                    text.push_str(" war")
-                }
-                text
-            })
-            .collect();
-        source.put_texts("notes", &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>(), vec![]).unwrap();
-        source
-    }
-
-    #[tokio::test]
-    async fn finds_pairs_and_drops_echoes() {
-        let source = drinks();
-        let columns = "label_a, label_b, docs_both, docs_a, docs_b, n, q_value < 0.001";
-        let rows =
-            cells(&source, format!("SELECT {columns} FROM correlate('notes') WHERE q_value < 0.05")).await.unwrap();
-        assert_eq!(rows, [["tea", "milk", "45", "50", "49", "200", "true"]], "the others are echoes or tell the same");
-        let told = "SELECT n_members, same_place, also_in_words, round(expected, 2) FROM correlate('notes') LIMIT 1";
-        assert_eq!(cells(&source, told).await.unwrap(), [["3", "0.0", "\"tea\" + \"milk\"", "12.25"]]);
-        let near = "SELECT label_a, label_b, same_place FROM correlate('notes', named_argument('echoes', true), \
-                    named_argument('fold', false)) ORDER BY label_a, label_b LIMIT 2";
-        assert_eq!(cells(&source, near).await.unwrap(), [["milk", "milk jug", "1.0"], ["milk", "teas", "1.0"]]);
-        let with = "SELECT label_b FROM correlate('notes', named_argument('echoes', true)) LIMIT 1";
-        assert_eq!(cells(&source, with).await.unwrap(), [["teas"]]);
-    }
-
-    #[tokio::test]
-    async fn keeps_the_unexpected_if_asked() {
-        let source = drinks();
-        let sql = "SELECT label_a, label_b, label_similarity FROM correlate('notes', named_argument('unexpected', 0.5), \
-                   named_argument('control', 'none'), named_argument('limit', 1))";
-        assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "milk", "0.0"]]);
-        let sql = "SELECT label_b, label_similarity FROM correlate('notes') LIMIT 1";
-        assert_eq!(cells(&source, sql).await.unwrap(), [["milk", "0.0"]]);
-        let sql = "SELECT min(docs_both) FROM correlate('notes', named_argument('min_both', 49), \
-                   named_argument('echoes', true), named_argument('fold', false))";
-        assert_eq!(cells(&source, sql).await.unwrap(), [["49"]]);
-    }
-
-    #[tokio::test]
-    async fn negative_associations_and_support() {
-        let source = drinks();
-        let sql =
-            "SELECT label_a, label_b, npmi FROM correlate('notes', named_argument('direction', 'negative')) LIMIT 1";
-        assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "war", "-1.0"]]);
-        let sql = "SELECT label_a, label_b FROM correlate('notes', named_argument('min_docs', 50))";
-        assert_eq!(cells(&source, sql).await.unwrap(), [] as [[&str; 2]; 0], "only echoes and rivals have so many");
-        let sql = "SELECT count(*) FROM correlate('answers', named_argument('level', 'span'))";
-        assert_eq!(cells(&answers(), sql).await.unwrap(), [["0"]]);
-        let message = error(&source, "SELECT * FROM correlate('notes WHERE false')").await;
-        assert!(message.contains("correlate: set 'notes WHERE false' has no documents"), "{message}");
-        let message = error(&source, "SELECT * FROM correlate('notes', named_argument('direction', 'postive'))").await;
-        assert!(message.contains("'direction' cannot be 'postive'; did you mean 'positive'?"), "{message}");
-    }
-
-    #[tokio::test]
-    async fn correlates_prompts_with_responses() {
-        let features: &[(&str, &[&str])] = &[("code", &["python"]), ("list", &["first"]), ("poem", &["rose"])];
-        let source = MemorySource::with_words(features, vec![]);
-        let keys: arrow::array::ArrayRef = Arc::new((0..60).collect::<arrow::array::Int64Array>());
-        let prompts: Vec<Option<&str>> =
-            (0..60).map(|row| Some(if row % 3 == 0 { "python" } else { "rose" })).collect();
-        let responses: Vec<Option<&str>> =
-            (0..60).map(|row| Some(if row % 3 == 0 { "first python" } else { "so" })).collect();
-        source.put_texts("prompts", &prompts, vec![("id", Arc::clone(&keys))]).unwrap();
-        source.put_texts("responses", &responses, vec![("id", keys)]).unwrap();
-        let call = |more: &str| {
-            format!(
-                "SELECT label_a, label_b, docs_both, docs_a, docs_b, n FROM correlate('prompts', named_argument('with', \
-                 'responses WHERE id > 2'), named_argument('paired_by', 'id'){more})"
-            )
-        };
-        let rows = cells(&source, call("")).await.unwrap();
-        assert_eq!(rows, [["code", "list", "19", "19", "19", "57"]], "code with code is an echo");
-        let rows =
-            cells(&source, call(", named_argument('echoes', true), named_argument('fold', false)")).await.unwrap();
-        assert_eq!(rows.len(), 2);
-        assert_eq!(rows[0], ["code", "code", "19", "19", "19", "57"]);
-        // Ids that no feature has are passed over.
-        let strangers = "SELECT id, named_struct(''ids'', arrow_cast([0, 3, 4, 9], ''List(UInt32)''), ''activations'', \
-                         arrow_cast([1, 1, 1, 1], ''List(Float16)'')) AS features FROM prompts";
-        let sql = format!(
-            "SELECT label_a, label_b, docs_a FROM correlate('{strangers}', named_argument('with', 'responses'), \
-             named_argument('paired_by', 'id'), named_argument('direction', 'both'))"
-        );
-        assert_eq!(cells(&source, sql).await.unwrap(), [["code", "list", "60"]]);
-        let message = error(&source, "SELECT * FROM correlate('prompts', named_argument('with', 'responses'))").await;
-        assert!(message.contains("correlate: 'with' needs 'paired_by'"), "{message}");
-    }
-
-    #[tokio::test]
-    async fn the_ranking_is_taken_from_the_memory_of_the_query() {
-        let words: Vec<String> = (0..500).map(|i| format!("w{i}")).collect();
-        let lists: Vec<[&str; 1]> = words.iter().map(|word| [word.as_str()]).collect();
-        let features: Vec<(&str, &[&str])> =
-            words.iter().map(String::as_str).zip(lists.iter().map(|l| &l[..])).collect();
-        let source = MemorySource::with_words(&features, vec![]);
-        source.put_texts("notes", &[Some(words.join(" ").as_str())], vec![]).unwrap();
-        let with_limit = async |limit: usize| {
-            let runtime = RuntimeEnvBuilder::new().with_memory_limit(6 << 20, 1.0).build_arc().unwrap();
-            let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
-            crate::register_all(&session, &(Arc::new(source.clone()) as SharedSource)).unwrap();
-            let sql = format!(
-                "SELECT docs_both FROM correlate('notes', named_argument('min_docs', 1), \
-                 named_argument('direction', 'both'), named_argument('echoes', true), named_argument('fold', false), \
-                 named_argument('limit', {limit}))"
-            );
-            session.sql(&sql).await.unwrap().collect().await
-        };
-        assert_eq!(with_limit(1000).await.unwrap()[0].num_rows(), 1000);
-        let error = with_limit(100_000_000).await.unwrap_err();
-        assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn topics_explain_their_pairs() {
-        // Embeddings are a topic and noise. "oven" and "flour" belong to one topic, by chance within it; "pirate" and
-        // "hola" are together in a few documents of both.
-        let features: &[(&str, &[&str])] =
-            &[("oven", &["oven"]), ("flour", &["flour"]), ("pirate", &["pirate"]), ("hola", &["hola"])];
-        let source = MemorySource::with_words(features, vec![]);
-        let mut random = crate::kernels::random::Random::new(1, 0);
-        let mut features = crate::features::FeaturesBuilder::default();
-        let mut embeddings = Vec::new();
-        for row in 0..800 {
-            let topic = row % 2;
-            let has =
-                [topic == 0 && row / 2 % 2 == 0, topic == 0 && row / 4 % 2 == 0, row / 8 % 10 == 0, row / 8 % 10 == 0];
-            features.append((0..).zip(has).filter(|(_, has)| *has).map(|(id, _)| (id, 1.0)));
-            let mut embedding = [[4.0, 0.0], [0.0, 4.0]][topic].to_vec();
-            embedding.extend((0..6).map(|_| random.normal()));
-            embeddings.extend(embedding.into_iter().map(half::f16::from_f64));
-        }
-        let item = Arc::new(arrow::datatypes::Field::new("item", arrow::datatypes::DataType::Float16, true));
-        let values = Arc::new(arrow::array::Float16Array::from(embeddings));
-        let embeddings = arrow::array::FixedSizeListArray::try_new(item, 8, values, None).unwrap();
-        let ids: Vec<String> = (0..800).map(|row| format!("d{row}")).collect();
-        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
-            ("doc_id", Arc::new(StringArray::from(ids))),
-            ("features", Arc::new(features.finish())),
-            ("embedding", Arc::new(embeddings)),
-        ];
-        source.put_batches("notes", vec![RecordBatch::try_from_iter(columns).unwrap()]).unwrap();
-        let found = async |options: &str| {
-            let sql = format!("SELECT label_a, label_b FROM correlate('notes'{options}) WHERE q_value < 0.05");
-            cells(&source, sql).await.unwrap()
-        };
-        assert_eq!(found("").await, [["pirate", "hola"], ["oven", "flour"]]);
-        for option in ["control', 'topic'", "unexpected', 1"] {
-            let within = found(&format!(", named_argument('{option})")).await;
-            assert!(within[0] == ["pirate", "hola"] && !within.contains(&vec!["oven".into(), "flour".into()]));
-        }
-        let message = error(
-            &source,
-            "SELECT * FROM correlate('notes', named_argument('control', 'topic'), named_argument('with', 'notes'), \
-             named_argument('paired_by', 'doc_id'))",
-        );
-        assert!(message.await.contains("correlate: 'control' holds topics within one set"));
-        let message = error(&source, "SELECT * FROM correlate('notes', named_argument('min_lift', 0.5))").await;
-        assert!(message.contains("'min_lift'"), "{message}");
-    }
-
-    /// All pairs of 16,384 features over 100,000 documents of 160 features, with 512 MB for the query.
-    #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "takes minutes; says how many with: cargo test -p saequel-udfs --lib all_pairs -- --ignored --nocapture"]
-    async fn all_pairs_of_a_large_dictionary_fit_into_memory() {
-        const N_FEATURES: usize = 16_384;
-        const N_DOCS: usize = 100_000;
-        let labels: Vec<String> = (0..N_FEATURES).map(|id| format!("f{id}")).collect();
-        let lists: Vec<[&str; 1]> = labels.iter().map(|label| [label.as_str()]).collect();
-        let features: Vec<(&str, &[&str])> =
-            labels.iter().map(String::as_str).zip(lists.iter().map(|list| &list[..])).collect();
-        let source = MemorySource::with_words(&features, vec![]);
-        let mut random = crate::kernels::random::Random::new(1, 0);
-        let mut batches = Vec::new();
-        for start in (0..N_DOCS).step_by(10_000) {
-            let mut features = crate::features::FeaturesBuilder::default();
-            for row in start..start + 10_000 {
-                let mut ids: Vec<u32> =
-                    (0..160).map(|_| (random.unit().powf(1.5) * N_FEATURES as f64) as u32).collect();
-                // One pair that is together in 1 % of the documents.
-                if row % 100 == 0 {
-                    ids.extend([5_000, 11_000]);
-                }
-                ids.sort_unstable();
-                ids.dedup();
-                features.append(ids.into_iter().map(|id| (id, 1.0)));
-            }
-            let ids: Vec<String> = (start..start + 10_000).map(|row| format!("d{row}")).collect();
-            let columns: Vec<(&str, arrow::array::ArrayRef)> =
-                vec![("doc_id", Arc::new(StringArray::from(ids))), ("features", Arc::new(features.finish()))];
-            batches.push(RecordBatch::try_from_iter(columns).unwrap());
-        }
-        source.put_batches("large", batches).unwrap();
-        let peak = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-            status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: unknown").to_owned()
-        };
-        let before = peak();
-        let runtime = RuntimeEnvBuilder::new().with_memory_limit(512 << 20, 1.0).build_arc().unwrap();
-        let session = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
-        crate::register_all(&session, &(Arc::new(source) as SharedSource)).unwrap();
-        let started = std::time::Instant::now();
-        let sql = "SELECT feature_a, feature_b, docs_both FROM correlate('large', named_argument('min_docs', 1)) \
-                   WHERE q_value < 0.01";
-        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
-        let found = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
-        eprintln!("{:.0} s, {before} before, {} after\n{found}", started.elapsed().as_secs_f64(), peak());
-        assert!(found.contains("| 5000      | 11000     |"), "{found}");
-    }
-
-    #[tokio::test]
-    async fn blocks_of_rows_give_the_same() {
-        let source: SharedSource = Arc::new(drinks());
-        let call = |block_bytes| CorrelateCall {
-            source: Arc::clone(&source),
-            set: "notes".to_string(),
-            across: None,
-            min_docs: None,
-            min_both: 0,
-            direction: Direction::Both,
-            echoes: true,
-            unexpected: None,
-            control: None,
-            min_lift: None,
-            fold: false,
-            selection: FeatureSelection::default(),
-            limit: 100,
-            block_bytes,
-        };
-        let request = Request { projection: None, limit: None, context: Arc::default() };
-        let whole = call(BLOCK_BYTES).run(request.clone()).await.unwrap();
-        assert_eq!(whole[0].num_rows(), 15);
-        assert_eq!(call(50).run(request).await.unwrap(), whole);
+        let examples = self.examples(&findings, &catalog, &request).await?;
+        let examples = (self.examples > 0).then_some(examples);
+        Ok(vec![columns(&catalog, findings, words, examples, similarity.as_deref())?.into_batch()?])
     }
 }

@@ -34,13 +34,10 @@ use crate::docs::{FunctionDoc, Kind};
 use crate::kernels::diff::{Against, DiffRow};
 use crate::kernels::trend::TrendRow;
 use crate::rows::{Columns, diff_columns};
-use crate::table::examples::examples_column;
+use crate::table::examples::{examples_column, n_examples};
 use crate::table::exec::{Computation, ComputedTable, Request};
 
 const NAME: &str = "diff";
-
-/// Examples that a row can have at most.
-const MOST_EXAMPLES: usize = 20;
 
 /// User documentation.
 pub const DOC: FunctionDoc = FunctionDoc {
@@ -73,11 +70,12 @@ pub const DOC: FunctionDoc = FunctionDoc {
            `diff(a, by => 'model')` compares each value of a column (its name is in the column `group_a`; documents without \
            one are left out) with the rest, or with `against => 'max'` with the other value that has the feature most often \
            (`group_b`; least often, if all others have it more often), where p is the largest of those against each other \
-           value, doubled (an intersection-union test, Berger 1982). `diff(a, others => ['b', 'c'])` compares set a with \
+           value, doubled (an intersection-union test, Berger 1982). `also_in_words`, `same_as`, `members` and examples compare \
+           with all other documents together, also with `max`. `diff(a, others => ['b', 'c'])` compares set a with \
            several sets in the same way. Rows come group by group. Small groups make `max` blind; leave them out with \
            WHERE.\n\n\
            `diff(a, target => 'rating')` correlates features with a number, date or time (documents without one are left \
-           out). Its columns are `docs`, `correlation` (Spearman's, of presence and value) with `ci_low`, `ci_high` (Bonett and \
+           out; four are needed). Its columns are `docs`, `correlation` (Spearman's, of presence and value) with `ci_low`, `ci_high` (Bonett and \
            Wright 2000), `auc` (how often a document with the feature has the larger value than one without), `mean_with`, \
            `mean_without` (of dates days, of times the column's unit since 1970), `p_value` (Mann and Whitney's test with \
            mid-ranks; exact for up to 8 documents without ties; where ties make the ranks of few documents lopsided, the larger \
@@ -177,10 +175,7 @@ impl TableFunctionImpl for Diff {
             "max" => Against::Max,
             _ => Against::Rest,
         };
-        let examples = args.named("examples").count_or(0)?;
-        if examples > MOST_EXAMPLES {
-            return plan_err!("{NAME}: 'examples' can be at most {MOST_EXAMPLES}, got {examples}");
-        }
+        let examples = n_examples(NAME, &args.named("examples"))?;
         let call = DiffCall {
             source: Arc::clone(&self.source),
             sets,
@@ -331,7 +326,7 @@ impl Computation for DiffCall {
             _ => Rows::Groups(Vec::new()),
         };
         let reader = Reader::of_sets(&self.source, Vec::new());
-        let nothing = Counted { reader, rows, n_docs: Vec::new(), n_read: 0 };
+        let nothing = Counted { reader, rows, n_docs: Vec::new(), n_read: 0, _memory: None };
         let columns = self.columns(&FeatureCatalog::default(), &nothing, &[]);
         columns.unwrap_or_default().schema()
     }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, ListArray, StringArray, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields};
+use datafusion::common::plan_err;
 use datafusion::error::Result;
 use futures::TryStreamExt;
 use half::f16;
 
 use crate::SharedSource;
+use crate::args::Argument;
 use crate::catalog::FeatureCatalog;
 use crate::feature_source::{DocumentColumn, TokenFeatures};
 use crate::features::FeatureId;
@@ -22,11 +24,28 @@ use crate::scalar::highlight::{fires, mark};
 use crate::table::document_columns::{lacks_column, texts, with_ids};
 use crate::table::exec::{Request, blocking};
 
+/// Rows that get examples.
+pub(crate) const EXAMPLE_ROWS: usize = 50;
+
+/// Examples that a row can have at most.
+const MOST_EXAMPLES: usize = 20;
+
 /// Words of an excerpt before the first mark.
 const WORDS_BEFORE: usize = 12;
 
 /// Words of an excerpt from the first mark on.
 const WORDS_AFTER: usize = 24;
+
+/// How many examples of a row are asked for.
+///
+/// # Errors
+/// If they are too many, or no number.
+pub(crate) fn n_examples(function: &str, argument: &Argument) -> Result<usize> {
+    match argument.count_or(0)? {
+        n if n > MOST_EXAMPLES => plan_err!("{function}: 'examples' can be at most {MOST_EXAMPLES}, got {n}"),
+        n => Ok(n),
+    }
+}
 
 /// A document that shows a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,7 @@ mod options;
 mod passes;
 mod reasons;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -49,21 +49,24 @@ use self::passes::{
     survey,
 };
 use self::reasons::{FeatureReason, Found, divide, listed, name, sentence};
-use crate::catalog::{FeatureCatalog, FeatureSelection};
+use crate::catalog::{Feature, FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
-use crate::feature_source::{DocumentColumn, EncodedText};
+use crate::feature_source::{DocumentColumn, EncodedText, LabelEmbeddings};
 use crate::features::FeatureId;
 use crate::kernels::bm25;
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::{dot, normalise, widen};
-use crate::kernels::feedback::{Gain, Learned, feedback_weight, gain_idf, learn, mean_embedding};
+use crate::kernels::feedback::{Gain, Learned, all_known, feedback_weight, gain_idf, learn, mean_embedding};
 use crate::kernels::fusion::{Scale, TAIL_DOCS, label_weight};
 use crate::kernels::retrieval::{FeatureScores, FeatureWeight, Scorer, most_similar, rank_weights};
-use crate::kernels::words::words;
+use crate::kernels::words::{stem, words};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::{SharedSource, WordHit};
 
 /// A label whose cosine to the query is lower says something else.
 const LABEL_FLOOR: f32 = 0.25;
+/// Labels of hidden features that are read at once.
+const LABELS_AT_ONCE: usize = 512;
 /// Hits of each signal whose rank there is known, at least.
 const LEAST_DEPTH: usize = 1_000;
 /// How far the query moves towards its first hits: length of the step, the query having 1.
@@ -114,17 +117,26 @@ pub const DOC: FunctionDoc = FunctionDoc {
            Documents marked with `like` and `unlike` are told from each other, and lightly from a sample of all documents, by \
            a logistic regression on features and embedding: it moves the embedding of the query further and adds the \
            signal `feedback`, the log-odds of the features. Its weight grows with the number `n` of marked documents, `2 n / (n + 20)`; \
-           the query may then be left out. `learned_features` lists what was learned. Documents marked as wrong are not shown.\n\n\
+           the query may then be left out. `learned_features` lists what was learned. Documents marked as wrong are not shown. \
+           Where more documents are marked than not, the marked ones are among those that stand for all. Marks that teach nothing \
+           (all documents are right, or none has features) leave the query alone, and `reasons` says `learned: nothing`.\n\n\
            `score` is 1 for a document that is best by every signal and 0 for one that is last by all. In `reasons` the number \
            beside a feature is its activation over its 90th percentile, that beside `dense` the cosine with the moved query; \
-           `features` has the same as a list, with each feature's part of the score. `<signal>_rank` and `<signal>_score` are \
+           `features` has the same as a list, the ten features that add most and the five that take most, with each one's part of \
+           the score: what it adds beyond what every document has of its signal. All parts of a document together are no more \
+           than its score; those against it are negative. A document without an embedding counts like the lowest by `dense`. \
+           `<signal>_rank` and `<signal>_score` are \
            what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         ("query", "what to look for, in words"),
         ("k (or limit)", "hits; default 10"),
         ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
-        ("but_not", "what is not wanted, in words; what it shares with the query does not count against a document"),
+        (
+            "but_not",
+            "what is not wanted, in words; what it shares with the query, in any inflection of a word, does not count against a \
+             document. By words it counts against the first thousand documents, or ten times `k`, that have most of it",
+        ),
         (
             "signals",
             "signals to use, separated by commas; default `dense, labels, words`. `words` alone needs no reader",
@@ -140,10 +152,18 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "first hits that the embedding of the query is moved towards; default 10, at most 100 and a twentieth of the \
              documents, 0 for none",
         ),
-        ("include_hidden, dictionary, level", "which features labels and feedback may use; see `diff`"),
+        (
+            "include_hidden, dictionary, level",
+            "which features labels and feedback may use; see `diff`. With `include_hidden` the labels of hidden features are read \
+             at every call, which takes seconds",
+        ),
     ],
     example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'apology', k => 2)",
 };
+
+/// What to do about marks from which nothing can be learned.
+const TAUGHT_NOTHING: &str = "the marked documents teach nothing: no feature or embedding sets them apart from other documents; \
+                              mark some as right and some as wrong, or leave some unmarked";
 
 /// The table function `retrieve`.
 #[derive(Debug)]
@@ -250,7 +270,7 @@ impl RetrieveCall {
             return Ok(Understood::default());
         }
         let source = Arc::clone(&self.source);
-        blocking("retrieve", move |_| {
+        blocking("retrieve", move |cancellation| {
             let texts: Vec<&str> =
                 [&options.query, &options.but_not].into_iter().flatten().map(String::as_str).collect();
             let mut encoded = source.encode(&texts)?.into_iter();
@@ -258,7 +278,10 @@ impl RetrieveCall {
             let against = options.but_not.as_ref().and_then(|_| encoded.next());
             let mut understood = Understood { query, against, ..Understood::default() };
             if options.uses(Signal::Labels) {
-                let labels = source.label_embeddings()?;
+                let mut labels = source.label_embeddings()?;
+                if options.selection.include_hidden {
+                    labels = with_hidden(&labels, &source, &selected, cancellation)?;
+                }
                 let is_selected = |id: &FeatureId| selected.get(*id as usize).copied().unwrap_or(false);
                 let matched = |text: &Option<EncodedText>| -> Vec<(FeatureId, f32)> {
                     let Some(text) = text else { return Vec::new() };
@@ -278,14 +301,14 @@ impl RetrieveCall {
     }
 
     /// Hits by words: BM25 of the query's words, less, each relative to its best hit, that of words of `but_not` that
-    /// the query does not have.
+    /// the query does not have in any inflection.
     async fn words(&self, depth: usize) -> Result<Vec<WordHit>> {
         let options = &self.options;
         let Some(query) = &options.query else { return Ok(Vec::new()) };
         let mut hits = self.source.search_words(&options.set, query, depth).await?;
-        let wanted: Vec<String> = words(query).collect();
-        let against: Vec<String> =
-            words(options.but_not.as_deref().unwrap_or_default()).filter(|word| !wanted.contains(word)).collect();
+        let wanted: HashSet<String> = words(query).map(|word| stem(&word)).collect();
+        let against = words(options.but_not.as_deref().unwrap_or_default());
+        let against: Vec<String> = against.filter(|word| !wanted.contains(&stem(word))).collect();
         if !against.is_empty() && !hits.is_empty() {
             let bad = self.source.search_words(&options.set, &against.join(" "), depth).await?;
             let (best, worst) = (hits[0].score, bad.first().map_or(1.0, |hit| hit.score));
@@ -300,6 +323,43 @@ impl RetrieveCall {
         hits.retain(|hit| !options.unlike.contains(&hit.doc_id));
         Ok(hits)
     }
+}
+
+/// The embeddings of labels with those of hidden features that are selected, which nobody keeps: they are read now.
+fn with_hidden(
+    visible: &LabelEmbeddings,
+    source: &SharedSource,
+    selected: &[bool],
+    cancellation: &Cancellation,
+) -> Result<Arc<LabelEmbeddings>> {
+    let catalog = source.catalog();
+    let is_selected = |id: FeatureId| selected.get(id as usize).copied().unwrap_or(false);
+    let hidden = catalog.features().iter().filter(|feature| feature.hidden && is_selected(feature.id));
+    let spoken = |feature: &Feature| match (feature.label.trim(), feature.description.trim()) {
+        ("", _) => None,
+        (label, "") => Some((feature.id, label.to_owned())),
+        (label, description) => Some((feature.id, format!("{label}. {description}"))),
+    };
+    let hidden: Vec<(FeatureId, String)> = hidden.filter_map(spoken).collect();
+    let LabelEmbeddings { ids, values, width } = visible;
+    let mut all = LabelEmbeddings { ids: ids.clone(), values: values.clone(), width: *width };
+    for batch in hidden.chunks(LABELS_AT_ONCE) {
+        if cancellation.is_cancelled() {
+            break;
+        }
+        let texts: Vec<&str> = batch.iter().map(|(_, label)| label.as_str()).collect();
+        for ((id, _), mut encoded) in batch.iter().zip(source.encode(&texts)?) {
+            normalise(&mut encoded.embedding);
+            if all.ids.is_empty() {
+                all.width = encoded.embedding.len();
+            }
+            if encoded.embedding.len() == all.width {
+                all.ids.push(*id);
+                all.values.append(&mut encoded.embedding);
+            }
+        }
+    }
+    Ok(Arc::new(all))
 }
 
 /// Scales of all features by id, without any weight yet.
@@ -405,9 +465,9 @@ impl Plan {
                 weight.latents_against = if weight.latents == 0.0 { value } else { 0.0 };
             });
         }
-        let sample = &statistics.sample;
+        let known = all_known(&statistics.right, &statistics.wrong, &statistics.sample);
         let sums = |scorer: &Scorer, part: fn(FeatureScores) -> f32| -> Vec<f32> {
-            sample.iter().map(|example| part(scorer.score(&example.ids, &example.activations))).collect()
+            known.iter().map(|example| part(scorer.score(&example.ids, &example.activations))).collect()
         };
         let first: Vec<f32> = statistics.early[0].iter().take(TAIL_DOCS).map(|early| early.dense).collect();
         let [dense_scale, labels_scale] = statistics.scales;
@@ -436,16 +496,21 @@ impl Plan {
                 unit(units, Signal::Dense, dense_scale.unit(weight));
                 dense.wanted = expanded(&dense.wanted, &fusion, &statistics, n_first);
             }
-            let scale = Scale::of(dense.scores(sample));
+            let scale = Scale::of(dense.scores(&known));
             unit(&mut fusion.units, Signal::Dense, scale.unit(weight));
         }
         if options.uses(Signal::Feedback) {
             let selected = catalog.select("retrieve", &options.selection)?;
-            let Learned { features, direction } = learn_from(&statistics, &catalog, &selected);
+            let learned = learn_from(&statistics, &catalog, &selected);
+            fusion.learned_nothing = learned.is_nothing();
+            if fusion.learned_nothing && options.query.is_none() {
+                return exec_err!("retrieve: {TAUGHT_NOTHING}, or give a query");
+            }
+            let Learned { features, direction } = learned;
             set(&mut scorer.weights, &features, |weight, value| weight.learned = value);
             let mut log_odds = sums(&scorer, |scores| scores.learned);
             let mut buffer = Vec::new();
-            for (sum, example) in log_odds.iter_mut().zip(sample) {
+            for (sum, example) in log_odds.iter_mut().zip(&known) {
                 widen(&example.embedding, &mut buffer);
                 *sum += dot(&direction, &buffer);
             }
@@ -454,6 +519,9 @@ impl Plan {
             let per_log_odds = Scale::of(log_odds).unit(weight);
             unit(&mut fusion.units, Signal::Feedback, per_log_odds);
             move_by(&mut dense, &mut fusion.units[Signal::Dense as usize], &direction, per_log_odds);
+        }
+        if !dense.wanted.is_empty() {
+            fusion.unknown = dense.scores(&known).fold(0.0, f32::min);
         }
         fusion.dense = dense;
         Ok((scorer, fusion))
@@ -494,7 +562,7 @@ fn expanded(wanted: &[f32], fusion: &Fusion, statistics: &Statistics, n_first: u
         widen(&early.embedding, &mut buffer);
         step.iter_mut().zip(&buffer).for_each(|(sum, value)| *sum += value / first.len() as f32);
     }
-    let mean = mean_embedding(&statistics.sample);
+    let mean = mean_embedding(&all_known(&statistics.right, &statistics.wrong, &statistics.sample));
     step.iter_mut().zip(&mean).for_each(|(step, mean)| *step -= mean);
     normalise(&mut step);
     let mut moved: Vec<f32> = wanted.iter().zip(&step).map(|(wanted, step)| wanted + EXPANSION * step).collect();
@@ -542,6 +610,12 @@ fn result(
     };
     let least: f32 = (0..N_SIGNALS).filter(|at| fusion.units[*at] != 0.0).map(|at| fusion.units[at] * low(at)).sum();
     let score = |hit: &Candidate| if most > 0.0 { ((hit.fused - least) / most).clamp(0.0, 1.0) } else { 1.0 };
+    // What every document has of a signal is no part of a score, which counts from the lowest.
+    let share =
+        |hit: &Candidate, signal: Signal| match (hit.scores[signal as usize].unwrap_or(0.0), low(signal as usize)) {
+            (value, low) if value > 0.0 && low > 0.0 => ((value - low) / value).max(0.0),
+            _ => 1.0,
+        };
     let mut features = ListBuilder::new(StructBuilder::from_fields(FEATURE_FIELDS.clone(), hits.len()))
         .with_field(Field::new("item", DataType::Struct(FEATURE_FIELDS.clone()), true));
     let n_bytes: usize = winners.values().filter_map(|winner| winner.text.as_deref()).map(str::len).sum();
@@ -551,9 +625,17 @@ fn result(
     let (mut sentences, mut texts) = (StringBuilder::new(), StringBuilder::new());
     for hit in hits {
         let winner = winners.get(&hit.doc_id);
-        let divided = divide(per_sum, winner.map_or(&[], |winner| &winner.contributions));
-        let found =
-            Found { words: hit.scores[Signal::Words as usize].is_some(), dense: hit.scores[Signal::Dense as usize] };
+        let shares = FeatureScores {
+            labels: share(hit, Signal::Labels),
+            latents: share(hit, Signal::Latents),
+            learned: share(hit, Signal::Feedback),
+        };
+        let divided = divide(per_sum, shares, winner.map_or(&[], |winner| &winner.contributions));
+        let found = Found {
+            words: hit.scores[Signal::Words as usize].is_some(),
+            dense: hit.scores[Signal::Dense as usize],
+            learned_nothing: fusion.learned_nothing,
+        };
         sentences.append_value(sentence(&divided, found, catalog));
         texts.append_option(winner.and_then(|winner| winner.text.as_deref()));
         append_features(&mut features, &listed(&divided), catalog)?;

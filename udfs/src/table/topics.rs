@@ -29,12 +29,12 @@ const DOCS_PER_TOPIC: usize = 25;
 const MOST_TOPICS: usize = 200;
 const EFFORT: Effort = Effort { starts: 1, rounds: 6, tolerance: 1e-3 };
 
-/// One way to group the documents: the topic of each.
+/// One way to group the documents of a set.
 #[derive(Debug)]
-pub(crate) struct Topics {
-    /// By position in the set.
+pub(crate) struct Grouped {
+    /// The group of each, by position in the set.
     pub(crate) of: Vec<u16>,
-    /// Number of topics; the last one is for documents without an embedding.
+    /// Number of groups; the last one is for documents that cannot be grouped (those without an embedding).
     pub(crate) n: usize,
 }
 
@@ -70,16 +70,16 @@ impl Grouping {
 }
 
 /// Groups the documents of `set`, several times from fixed seeds: spherical k-means of projections of the embeddings of at
-/// most 3,000 documents.
+/// most 3,000 documents. Nothing if no document has an embedding.
 ///
 /// # Errors
-/// If the set has no embeddings, or memory does not suffice.
+/// If the set has no column of embeddings, or memory does not suffice.
 pub(crate) async fn topics(
     function: &'static str,
     source: &SharedSource,
     set: &str,
     request: &Request,
-) -> Result<Vec<Topics>> {
+) -> Result<Vec<Grouped>> {
     let memory = request.memory(function);
     let mut random = Random::new(0, 0x70_71C5);
     let mut sample = Rows::default();
@@ -90,15 +90,17 @@ pub(crate) async fn topics(
         let embeddings = Embeddings::try_new(function, batch.column(0))?;
         sample.width = embeddings.width().max(1);
         memory.try_grow(GROUPINGS as usize * batch.num_rows() * size_of::<u16>())?;
-        for row in (0..batch.num_rows()).filter(|row| !embeddings.row(*row).is_empty()) {
+        for row in 0..batch.num_rows() {
+            widen(embeddings.row(row), &mut buffer);
+            if normalise(&mut buffer) == 0.0 {
+                continue;
+            }
             // A reservoir (Vitter's algorithm R).
             let slot = if seen < SAMPLE as u64 { seen } else { random.below(seen + 1) } as usize;
             seen += 1;
             if slot >= SAMPLE {
                 continue;
             }
-            widen(embeddings.row(row), &mut buffer);
-            normalise(&mut buffer);
             if slot == sample.len() {
                 memory.try_grow(sample.width * size_of::<f32>())?;
                 sample.values.extend_from_slice(&buffer);
@@ -107,13 +109,16 @@ pub(crate) async fn topics(
             }
         }
     }
+    if seen == 0 {
+        return Ok(Vec::new());
+    }
     let k = (seen as usize / DOCS_PER_TOPIC).clamp(1, MOST_TOPICS);
     let fit = move |cancellation: &_| {
         Ok((0..GROUPINGS).map(|seed| Grouping::fit(&sample, k, seed, cancellation)).collect::<Vec<_>>())
     };
     let fitted = Arc::new(blocking(function, fit).await?);
-    let topics = |grouping: &Grouping| Topics { of: Vec::new(), n: grouping.centroids.len() + 1 };
-    let mut found: Vec<Topics> = fitted.iter().map(topics).collect();
+    let topics = |grouping: &Grouping| Grouped { of: Vec::new(), n: grouping.centroids.len() + 1 };
+    let mut found: Vec<Grouped> = fitted.iter().map(topics).collect();
     let mut stream = source.documents(set, &[DocumentColumn::Embedding]).await?;
     while let Some(batch) = stream.try_next().await? {
         let embeddings = Embeddings::try_new(function, batch.column(0))?;

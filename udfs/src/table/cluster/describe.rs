@@ -26,13 +26,19 @@ pub(super) struct Telling {
     label_score: f64,
     /// Share of the group's documents with it.
     pub(super) frequency_in: f64,
-    /// Share of all other documents with it.
-    pub(super) frequency_out: f64,
-    /// `frequency_in / frequency_out`, each shrunk by half a document.
-    pub(super) lift: f64,
+    /// Share of all other documents with it; `None` if there are none.
+    pub(super) frequency_out: Option<f64>,
+    /// `frequency_in / frequency_out`, each shrunk by half a document; without other documents it says nothing but how
+    /// frequent the feature is.
+    lift: f64,
 }
 
 impl Telling {
+    /// How many times as frequent it is in the group as in the other documents; `None` if there are none.
+    pub(super) fn lift(&self) -> Option<f64> {
+        self.frequency_out.map(|_| self.lift)
+    }
+
     /// What the feature's presence in the group tells, in nats: a common feature that is a little more common here tells
     /// less than one that is hardly found elsewhere.
     fn information(&self) -> f64 {
@@ -110,7 +116,7 @@ fn telling(
                 label: catalog.label(id).to_owned(),
                 label_score: catalog.feature(id).and_then(|feature| feature.label_score).unwrap_or(0.5).into(),
                 frequency_in: with_in / n_inside as f64,
-                frequency_out: if n_outside == 0 { 0.0 } else { with_out / n_outside as f64 },
+                frequency_out: (n_outside > 0).then(|| with_out / n_outside as f64),
                 lift: shrunk(with_in, n_inside) / shrunk(with_out, n_outside),
             }
         })
@@ -148,7 +154,7 @@ mod tests {
     use super::*;
 
     fn feature(label: &str) -> Telling {
-        Telling { id: 0, label: label.to_owned(), label_score: 0.5, frequency_in: 1.0, frequency_out: 0.0, lift: 2.0 }
+        Telling { id: 0, label: label.to_owned(), label_score: 0.5, frequency_in: 1.0, frequency_out: None, lift: 2.0 }
     }
 
     #[test]

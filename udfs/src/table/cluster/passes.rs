@@ -201,6 +201,16 @@ async fn draw(
             }
         }
     }
+    let has_none = |(_, embedding): &(u64, Vec<f32>)| embedding.iter().all(|value| *value == 0.0);
+    if options.dense && sample.n_docs > 0 && sample.embeddings.iter().all(has_none) {
+        return exec_err!(
+            "{}: none of the {} documents of '{}' that were looked at has an embedding, by which view => 'dense' groups; leave it \
+             out to group by features",
+            options.function,
+            sample.embeddings.len(),
+            options.set
+        );
+    }
     sample.rows.sort_unstable_by_key(|(position, _)| *position);
     sample.embeddings.sort_unstable_by_key(|(position, _)| *position);
     Ok(sample)

@@ -240,3 +240,50 @@ async fn edges() {
         assert!(said.contains(expected), "{said}");
     }
 }
+
+#[tokio::test]
+async fn one_group_holds_all_documents_and_is_compared_with_none() {
+    let source = source(40);
+    let texts: Vec<Option<&str>> =
+        (0..50).map(|row| Some(if row < 30 { "bullet glad" } else { "first gloom" })).collect();
+    source.put_texts("parts", &texts, vec![]).unwrap();
+    for (method, seeds) in [("jaccard-spectral", 0..6), ("kmeans", 0..1)] {
+        for seed in seeds {
+            let sql = format!(
+                "SELECT * FROM cluster('parts', named_argument('k', 1), named_argument('seed', {seed}), \
+                 named_argument('method', '{method}'))"
+            );
+            let found = groups(&run(&source, &sql).await.unwrap());
+            assert!(found.iter().all(|group| *group == Some(0)), "{method}, seed {seed}: {found:?}");
+        }
+    }
+    let sql = "SELECT f['frequency_in'] > 0.59, f['frequency_out'], f['difference'], f['lift'] FROM (SELECT \
+               unnest(top_features) AS f FROM cluster_summary('parts', named_argument('k', 1))) LIMIT 1";
+    let row = run(&source, sql).await.unwrap();
+    assert!(row.column(0).as_boolean().value(0));
+    assert!((1..4).all(|column| row.column(column).is_null(0)), "{row:?}");
+}
+
+#[tokio::test]
+async fn phrases_stand_for_a_bounded_number_of_features() {
+    let features: Vec<(&str, &[&str])> = (0..600).map(|i| (if i < 300 { "layout" } else { "mood" }, &[][..])).collect();
+    let source = MemorySource::with_words(&features, vec![]);
+    source.put_texts("answers", &[Some("a"), Some("b")], vec![]).unwrap();
+    for about in ["layout layout", "layout layout, mood mood"] {
+        let sql = format!("EXPLAIN SELECT * FROM cluster('answers', '{about}', named_argument('k', 1))");
+        let plan = run(&source, &sql).await.unwrap();
+        let plan: String = plan.column(1).as_string::<i32>().iter().flatten().collect();
+        assert!(plan.contains(" 200 features"), "200 of one phrase, 100 of each of several; {about}: {plan}");
+    }
+}
+
+#[tokio::test]
+async fn documents_without_embeddings_are_not_grouped_by_them() {
+    let source = source(40);
+    source.put_texts("nothing", &[None, None, None], vec![]).unwrap();
+    let said = message(&source, "SELECT * FROM cluster('nothing', named_argument('view', 'dense'))").await;
+    assert!(
+        said.contains("cluster: none of the 3 documents of 'nothing'") && said.contains("view => 'dense'"),
+        "{said}"
+    );
+}

@@ -8,14 +8,15 @@ use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
 
+use super::lookups::Note;
 use super::reader::{Grouping, Reader};
 use super::{Design, DiffCall, NAME};
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, IdsView};
 use crate::kernels::counting::{GroupCounts, PairedCounts};
-use crate::kernels::diff::{DiffRow, default_min_docs, diff_groups, diff_paired};
+use crate::kernels::diff::{DiffRow, default_min_docs, diff_groups, diff_paired, tested};
 use crate::kernels::statistics::normal_quantile_two_sided;
-use crate::kernels::trend::{Ranks, TrendCounts, TrendRow, trends};
+use crate::kernels::trend::{LEAST_DOCS, Ranks, TrendCounts, TrendRow, trends};
 use crate::table::control::numbers;
 use crate::table::document_columns::texts;
 use crate::table::exec::{Request, blocking};
@@ -29,7 +30,12 @@ pub(super) struct Counted {
     pub(super) n_docs: Vec<Vec<u64>>,
     /// Documents read, compared or not; of pairs, those compared and left out.
     pub(super) n_read: u64,
+    /// What the rows take of the query's memory pool.
+    pub(super) _memory: Option<MemoryReservation>,
 }
+
+/// Memory of a row: itself, its copy among those that are returned, what is noted of it, and its columns.
+const ROW_BYTES: usize = 2 * size_of::<DiffRow>() + size_of::<(usize, Note)>() + 200;
 
 /// One row per feature, or per feature and group.
 pub(super) enum Rows {
@@ -105,7 +111,7 @@ impl DiffCall {
         let min_docs = self.min_docs(2 * n_pairs);
         let rows = blocking(NAME, move |_| Ok(diff_paired(&counts, &ids, min_docs, z))).await?;
         let n_docs = vec![vec![n_pairs]; 2];
-        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: 2 * n_pairs + n_left_out })
+        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: 2 * n_pairs + n_left_out, _memory: None })
     }
 
     async fn count_groups(&self, request: &Request, id_bound: usize, ids: Vec<FeatureId>, z: f64) -> Result<Counted> {
@@ -136,11 +142,14 @@ impl DiffCall {
         let min_docs = self.min_docs(n_docs.iter().flatten().sum());
         let targets = if by.is_some() { 0..n_groups } else { 0..1 };
         let against = self.against;
+        let ids = tested(&counts, &ids, min_docs);
+        let row_memory = request.memory(NAME);
+        row_memory.try_grow(ids.len() * targets.len() * ROW_BYTES)?;
         let rows = blocking(NAME, move |cancellation| {
             Ok(diff_groups(&counts, targets, against, &ids, min_docs, z, cancellation))
         })
         .await?;
-        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: n_read.iter().sum() })
+        Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: n_read.iter().sum(), _memory: Some(row_memory) })
     }
 
     /// Whether there is something to compare.
@@ -204,14 +213,24 @@ impl DiffCall {
             values.extend(valid.map(|place| numbers.value(place.row)));
         }
         let ranks = blocking(NAME, move |_| Ok(Ranks::new(values))).await?;
+        match (n_read, ranks.n()) {
+            (0, _) => return exec_err!("{NAME}: set '{set}' has no documents"),
+            (n, 0) => {
+                return exec_err!("{NAME}: none of the {n} documents of set '{set}' has features and a '{column}'");
+            }
+            (n_read, n @ 1..LEAST_DOCS) => {
+                return exec_err!(
+                    "{NAME}: 'target' needs {LEAST_DOCS} documents with features and a '{column}' at least, set '{set}' has {n} \
+                     among {n_read}"
+                );
+            }
+            _ => {}
+        }
         let Some(middle) = ranks.middle() else {
-            return match (n_read, ranks.n()) {
-                (0, _) => exec_err!("{NAME}: set '{set}' has no documents"),
-                (n, 0) => exec_err!("{NAME}: none of the {n} documents of set '{set}' has features and a '{column}'"),
-                (_, n) => {
-                    exec_err!("{NAME}: 'target' column '{column}' is the same in all {n} documents of set '{set}'")
-                }
-            };
+            return exec_err!(
+                "{NAME}: 'target' column '{column}' is the same in all {} documents of set '{set}'",
+                ranks.n()
+            );
         };
         let mut counts = TrendCounts::new(id_bound);
         let mut n_docs = vec![vec![0u64]; 2];
@@ -231,6 +250,6 @@ impl DiffCall {
         let min_docs = self.min_docs(ranks.n());
         let rows = blocking(NAME, move |_| Ok(trends(&counts, &ranks, &ids, min_docs, z))).await?;
         reader.grouping = Grouping::Above(column.to_string(), middle);
-        Ok(Counted { reader, rows: Rows::Trend(rows), n_docs, n_read })
+        Ok(Counted { reader, rows: Rows::Trend(rows), n_docs, n_read, _memory: None })
     }
 }

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
+use rayon::prelude::*;
 
 use super::count::{Counted, Rows};
 use super::reader::{Documents, Grouping, Place, Reader};
@@ -17,7 +18,7 @@ use crate::kernels::cooccurrence::{Documents as Positions, PairCounts};
 use crate::kernels::duplicates::{Finding, same_as};
 use crate::kernels::words::{LEAST_SHARE, TermCounts, WordMatch};
 use crate::table::document_columns::{lacks_column, texts};
-use crate::table::examples::{Example, Examples};
+use crate::table::examples::{EXAMPLE_ROWS, Example, Examples};
 use crate::table::exec::{Request, blocking};
 
 /// Rows for which words and repetitions are looked up: the first ones (of each group).
@@ -30,8 +31,8 @@ const WORD_DOCUMENTS: (u64, u64) = (20_000, 2000);
 /// Groups beyond which words are looked up only on demand.
 const WORD_GROUPS: usize = 20;
 
-/// Rows that get examples, of all groups together.
-const EXAMPLE_ROWS: usize = 50;
+/// Groups whose repetitions are found in one pass over the documents: about 200 KB each.
+const SAME_GROUPS: usize = 250;
 
 /// What is said of a row beside its numbers. `None` where nothing was looked up.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +56,7 @@ pub(super) struct Wanted {
 }
 
 /// A group, or a set, against what it is compared with.
+#[derive(Debug, Clone)]
 struct Comparison {
     group: usize,
     /// Documents of both sides by stratum; none of either where one side has none.
@@ -101,6 +103,16 @@ impl Comparison {
     }
 }
 
+/// The rows of a group, the first of which are looked at again.
+struct Top<'a> {
+    rows: &'a [usize],
+    comparison: Comparison,
+    /// Of every row.
+    notes: Vec<Note>,
+    /// Feature and difference of the first rows.
+    findings: Vec<(FeatureId, f64)>,
+}
+
 impl Rows {
     fn group(&self, row: usize) -> usize {
         match self {
@@ -136,47 +148,54 @@ impl DiffCall {
     ) -> Result<Vec<(usize, Note)>> {
         let all: Vec<usize> = (0..counted.rows.len()).collect();
         let groups: Vec<&[usize]> = all.chunk_by(|x, y| counted.rows.group(*x) == counted.rows.group(*y)).collect();
-        let with_words = self.words.unwrap_or(groups.len() <= WORD_GROUPS);
+        let (folds, with_words) = (self.fold || wanted.same, self.words.unwrap_or(groups.len() <= WORD_GROUPS));
+        let words = with_words && (wanted.words || folds);
         let example_rows = (EXAMPLE_ROWS / groups.len().max(1)).max(2);
         let mut kept: Vec<(usize, Note)> = Vec::new();
-        for rows in &groups {
-            if kept.len() >= wanted.in_all {
-                break;
-            }
-            let n_kept = wanted.per_group.min(wanted.in_all - kept.len());
-            let comparison = Comparison::new(counted, counted.rows.group(rows[0]));
-            // What folds must be known before rows are cut off.
-            let n_top = if self.fold || wanted.same { TOP_ROWS } else { n_kept.min(TOP_ROWS) }.min(rows.len());
-            let top = &rows[..n_top];
-            let mut notes = vec![Note::default(); rows.len()];
-            let (folds, words) = (self.fold || wanted.same, with_words && (wanted.words || self.fold || wanted.same));
-            let differences = match folds || words {
-                true => self.differences(counted, &comparison, top, id_bound, request).await?,
-                false => Vec::new(),
+        let mut left = groups.as_slice();
+        while !left.is_empty() && kept.len() < wanted.in_all {
+            // As many groups at a time as the rows that are wanted come from.
+            let missing = wanted.in_all - kept.len();
+            let mut n_rows = 0usize;
+            let is_wanted = |rows: &&&[usize]| {
+                let before = n_rows;
+                n_rows += rows.len().min(wanted.per_group);
+                before < missing
             };
-            let findings: Vec<(FeatureId, f64)> =
-                top.iter().map(|row| counted.rows.feature_id(*row)).zip(differences).collect();
-            if words {
-                let words = self.words(&counted.reader, &comparison, catalog, &findings).await?;
-                notes.iter_mut().zip(words).for_each(|(note, word)| note.word = word);
+            let n_groups = left.iter().take(SAME_GROUPS).take_while(is_wanted).count();
+            let (now, later) = left.split_at(n_groups);
+            left = later;
+            let mut tops = Vec::with_capacity(n_groups);
+            for rows in now {
+                let comparison = Comparison::new(counted, counted.rows.group(rows[0]));
+                // What folds must be known before rows are cut off.
+                let n_top = if folds { TOP_ROWS } else { wanted.per_group.min(missing).min(TOP_ROWS) }.min(rows.len());
+                let differences = match folds || words {
+                    true => self.differences(counted, &comparison, &rows[..n_top], id_bound, request).await?,
+                    false => Vec::new(),
+                };
+                let findings: Vec<(FeatureId, f64)> =
+                    rows.iter().map(|row| counted.rows.feature_id(*row)).zip(differences).collect();
+                let mut notes = vec![Note::default(); rows.len()];
+                if words {
+                    let words = self.words(&counted.reader, &comparison, catalog, &findings).await?;
+                    notes.iter_mut().zip(words).for_each(|(note, word)| note.word = word);
+                }
+                tops.push(Top { rows, comparison, notes, findings });
             }
             if folds {
-                let words: Vec<Option<String>> =
-                    notes[..n_top].iter().map(|note| note.word.as_ref().map(|word| word.term.clone())).collect();
-                let same = same(&counted.reader, &comparison, &findings, &words, id_bound).await?;
-                notes[..n_top].iter_mut().for_each(|note| note.members = Some(Vec::new()));
-                for (at, above) in same.into_iter().enumerate().filter_map(|(at, above)| Some((at, above?))) {
-                    notes[at].same_as = Some(findings[above].0);
-                    notes[above].members.get_or_insert_default().push(findings[at].0);
-                }
+                mark_same(&counted.reader, &mut tops, id_bound, request).await?;
             }
-            let first = kept.len();
-            let is_folded = |note: &Note| self.fold && note.same_as.is_some();
-            kept.extend(rows.iter().copied().zip(notes).filter(|(_, note)| !is_folded(note)).take(n_kept));
-            if wanted.examples && self.examples > 0 {
-                let n_shown = kept[first..].len().min(example_rows);
-                let shown = &mut kept[first..first + n_shown];
-                self.examples(counted, &comparison, catalog, shown, request).await?;
+            for Top { rows, comparison, notes, .. } in tops {
+                let n_kept = wanted.per_group.min(wanted.in_all - kept.len());
+                let first = kept.len();
+                let is_folded = |note: &Note| self.fold && note.same_as.is_some();
+                kept.extend(rows.iter().copied().zip(notes).filter(|(_, note)| !is_folded(note)).take(n_kept));
+                if wanted.examples && self.examples > 0 {
+                    let n_shown = kept[first..].len().min(example_rows);
+                    let shown = &mut kept[first..first + n_shown];
+                    self.examples(counted, &comparison, catalog, shown, request).await?;
+                }
             }
         }
         Ok(kept)
@@ -303,41 +322,79 @@ impl DiffCall {
     }
 }
 
-/// For each finding, the one above that says the same.
-async fn same(
-    reader: &Reader,
-    comparison: &Comparison,
-    findings: &[(FeatureId, f64)],
-    words: &[Option<String>],
-    id_bound: usize,
-) -> Result<Vec<Option<usize>>> {
-    // Positions must ascend with ids.
-    let mut ids: Vec<FeatureId> = findings.iter().map(|(id, _)| *id).collect();
-    ids.sort_unstable();
-    let mut position_of = vec![u32::MAX; id_bound];
-    for (position, id) in (0..).zip(&ids) {
-        position_of[*id as usize] = position;
+/// The findings of a group, and in how many documents of each side their features are together.
+struct Pairs {
+    comparison: Comparison,
+    position_of: Vec<u32>,
+    sides: [PairCounts; 2],
+}
+
+impl Pairs {
+    fn new(top: &Top<'_>, id_bound: usize) -> Self {
+        // Positions must ascend with ids.
+        let mut ids: Vec<FeatureId> = top.findings.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        let mut position_of = vec![u32::MAX; id_bound];
+        for (position, id) in (0..).zip(&ids) {
+            position_of[*id as usize] = position;
+        }
+        let sides = [(); 2].map(|()| PairCounts::new(ids.len(), 0..ids.len()));
+        Self { comparison: top.comparison.clone(), position_of, sides }
     }
-    let mut sides = [(); 2].map(|()| PairCounts::new(ids.len(), 0..ids.len()));
+
+    /// Memory of one for `n` findings.
+    fn bytes(n: usize, id_bound: usize) -> usize {
+        (n * n + id_bound) * size_of::<u32>()
+    }
+
+    fn update(&mut self, list: &IdsView, places: &[Place]) {
+        let mut parts = [Positions::default(), Positions::default()];
+        for place in places {
+            if let Some(side) = self.comparison.side(place) {
+                parts[side].push(list.ids(place.row), &self.position_of);
+            }
+        }
+        self.sides.iter_mut().zip(&parts).for_each(|(side, part)| side.update(part));
+    }
+
+    /// For each finding, the one above that says the same.
+    fn same(&self, top: &Top<'_>) -> Vec<Option<usize>> {
+        let ranked: Vec<Finding> = (top.findings.iter().zip(&top.notes))
+            .map(|((id, difference), note)| Finding {
+                position: self.position_of[*id as usize] as usize,
+                difference: *difference,
+                word: note.word.as_ref().map(|word| word.term.as_str()),
+            })
+            .collect();
+        same_as(&self.sides, &ranked)
+    }
+}
+
+/// Notes of each finding the one above that says the same, in one pass over the documents for all groups.
+async fn mark_same(reader: &Reader, tops: &mut [Top<'_>], id_bound: usize, request: &Request) -> Result<()> {
+    let memory = request.memory(NAME);
+    memory.try_grow(tops.iter().map(|top| Pairs::bytes(top.findings.len(), id_bound)).sum())?;
+    let mut pairs: Vec<Pairs> = tops.iter().map(|top| Pairs::new(top, id_bound)).collect();
     let mut documents = reader.open(&[DocumentColumn::Ids], None);
     while let Some(batch) = documents.next().await? {
         let list = IdsView::try_new(NAME, &batch.columns[0])?;
-        let mut parts = [Positions::default(), Positions::default()];
-        for place in &batch.places {
-            if let Some(side) = comparison.side(place) {
-                parts[side].push(list.ids(place.row), &position_of);
-            }
-        }
-        sides.iter_mut().zip(&parts).for_each(|(side, part)| side.update(part));
-    }
-    let ranked: Vec<Finding> = (findings.iter().zip(words))
-        .map(|((id, difference), word)| Finding {
-            position: position_of[*id as usize] as usize,
-            difference: *difference,
-            word: word.as_deref(),
+        let places = batch.places;
+        pairs = blocking(NAME, move |_| {
+            pairs.par_iter_mut().for_each(|pairs| pairs.update(&list, &places));
+            Ok(pairs)
         })
-        .collect();
-    Ok(same_as(&sides, &ranked))
+        .await?;
+    }
+    for (top, pairs) in tops.iter_mut().zip(pairs) {
+        let same = pairs.same(top);
+        let Top { notes, findings, .. } = top;
+        notes[..findings.len()].iter_mut().for_each(|note| note.members = Some(Vec::new()));
+        for (at, above) in same.into_iter().enumerate().filter_map(|(at, above)| Some((at, above?))) {
+            notes[at].same_as = Some(findings[above].0);
+            notes[above].members.get_or_insert_default().push(findings[at].0);
+        }
+    }
+    Ok(())
 }
 
 /// The documents whose words are looked at.

@@ -1,5 +1,6 @@
 //! The function as a whole.
 
+use super::*;
 use crate::test_support::{answers, cells, columns, error};
 
 const A: &str = "'answers WHERE model = ''a'''";
@@ -278,4 +279,116 @@ async fn calls_that_do_not_fit_together_are_explained() {
     assert!(say("'answers', named_argument('by', 'modell')").await.contains("modell"));
     let wide = "'answers', named_argument('by', 'features')";
     assert!(say(wide).await.contains("cannot be used for 'by'; use text, numbers, dates or truth values"));
+}
+
+#[tokio::test]
+async fn too_few_documents_with_a_value_are_counted() {
+    let source = answers();
+    let say = async |n: usize| {
+        error(&source, format!("SELECT * FROM diff('answers LIMIT {n}', named_argument('target', 'n_tokens'))")).await
+    };
+    let said = say(3).await;
+    assert!(
+        said.contains(
+            "'target' needs 4 documents with features and a 'n_tokens' at least, set 'answers LIMIT 3' has 3 among 3"
+        ),
+        "{said}"
+    );
+    let four = "SELECT count(*) > 0 FROM diff('answers LIMIT 4', named_argument('target', 'n_tokens'))";
+    assert_eq!(cells(&source, four).await.unwrap(), [["true"]]);
+}
+
+/// Counts how often documents are read.
+#[derive(Debug)]
+struct Counting {
+    source: crate::MemorySource,
+    reads: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl crate::FeatureSource for Counting {
+    fn catalog(&self) -> std::sync::Arc<FeatureCatalog> {
+        self.source.catalog()
+    }
+
+    async fn documents(
+        &self,
+        set: &str,
+        columns: &[crate::DocumentColumn],
+    ) -> Result<datafusion::physical_plan::SendableRecordBatchStream> {
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.source.documents(set, columns).await
+    }
+
+    async fn search_words(&self, set: &str, query: &str, limit: usize) -> Result<Vec<crate::WordHit>> {
+        self.source.search_words(set, query, limit).await
+    }
+
+    fn encode(&self, texts: &[&str]) -> Result<Vec<crate::feature_source::EncodedText>> {
+        self.source.encode(texts)
+    }
+
+    fn token_features(&self, text: &str) -> Result<Vec<crate::feature_source::TokenFeatures>> {
+        self.source.token_features(text)
+    }
+
+    fn label_embeddings(&self) -> Result<std::sync::Arc<crate::feature_source::LabelEmbeddings>> {
+        self.source.label_embeddings()
+    }
+}
+
+/// 50 documents of each of `n` groups; "sorry" and "regret" are in the same ones, all of the first group and one of each
+/// other.
+fn grouped(n: usize) -> crate::MemorySource {
+    let source = crate::MemorySource::with_words(&[("regret", &["regret"]), ("apology", &["sorry"])], vec![]);
+    let texts: Vec<Option<&str>> =
+        (0..50 * n).map(|row| Some(if row < 50 || row % 50 == 0 { "sorry regret" } else { "none" })).collect();
+    let groups = arrow::array::Int64Array::from_iter_values((0..50 * n).map(|row| (row / 50) as i64));
+    source.put_texts("notes", &texts, vec![("part", std::sync::Arc::new(groups))]).unwrap();
+    source
+}
+
+#[tokio::test]
+async fn repetitions_of_all_groups_are_found_in_one_pass() {
+    use datafusion::prelude::{SessionConfig, SessionContext};
+    let run = async |n: usize| {
+        let counting =
+            std::sync::Arc::new(Counting { source: grouped(n), reads: std::sync::atomic::AtomicUsize::new(0) });
+        let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let source: SharedSource = std::sync::Arc::clone(&counting) as _;
+        crate::register_all(&session, &source).unwrap();
+        let sql = "SELECT count(*) FROM diff('notes', named_argument('by', 'part'), named_argument('words', false)) \
+                   WHERE same_as IS NOT NULL";
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let counts = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batches[0].column(0));
+        (counts.value(0), counting.reads.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    let (few, many) = (run(2).await, run(60).await);
+    assert_eq!((few.0, many.0), (2, 60), "one of the two features in each group");
+    assert_eq!(few.1, many.1, "as many passes over the documents for 60 groups as for 2");
+}
+
+#[tokio::test]
+async fn rows_of_many_groups_are_taken_from_the_memory_of_the_query() {
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+    let words: Vec<String> = (0..100).map(|i| format!("w{i}")).collect();
+    let lists: Vec<[&str; 1]> = words.iter().map(|word| [word.as_str()]).collect();
+    let features: Vec<(&str, &[&str])> =
+        words.iter().map(String::as_str).zip(lists.iter().map(|list| &list[..])).collect();
+    let source = crate::MemorySource::with_words(&features, vec![]);
+    let text = words.join(" ");
+    let groups = arrow::array::Int64Array::from_iter_values(0..400);
+    source.put_texts("notes", &vec![Some(text.as_str()); 400], vec![("part", std::sync::Arc::new(groups))]).unwrap();
+    let with_memory = async |n_bytes: usize| {
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(n_bytes, 1.0).build_arc().unwrap();
+        let session = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
+        crate::register_all(&session, &(std::sync::Arc::new(source.clone()) as SharedSource)).unwrap();
+        let sql = "SELECT label FROM diff('notes', named_argument('by', 'part'), named_argument('words', false))";
+        let batches = session.sql(sql).await.unwrap().collect().await?;
+        Ok::<usize, datafusion::error::DataFusionError>(batches.iter().map(|batch| batch.num_rows()).sum())
+    };
+    assert_eq!(with_memory(256 << 20).await.unwrap(), 40_000);
+    let error = with_memory(8 << 20).await.unwrap_err();
+    assert!(matches!(error.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_)), "{error}");
 }

@@ -7,13 +7,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::plan_err;
+use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 
 use super::options::{contradiction, ids};
 use super::passes::{DenseQuery, Look, Marks, Statistics, survey};
-use super::{base_weights, learn_from};
+use super::{TAUGHT_NOTHING, base_weights, learn_from};
 use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection};
@@ -35,7 +35,8 @@ pub const LEARNED_DOC: FunctionDoc = FunctionDoc {
            document, the largest weights of either sign first. `weight` is what the feature adds, at full strength, to the \
            log-odds of being right: above 0 it speaks for a document, below 0 against. `docs_like` and `docs_unlike` are the \
            marked documents that have it, `docs` all of the set. The weights are those of a logistic regression on features \
-           and embedding, with a penalty: features that always come together share theirs.",
+           and embedding, with a penalty: features that always come together share theirs. Marks of one kind on all documents \
+           teach nothing, which is an error.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         (
@@ -120,7 +121,7 @@ fn columns(catalog: &FeatureCatalog, rows: &[Row]) -> Columns {
     columns
 }
 
-fn rows(statistics: &Statistics, catalog: &FeatureCatalog, selected: &[bool]) -> Vec<Row> {
+fn rows(statistics: &Statistics, catalog: &FeatureCatalog, selected: &[bool]) -> Result<Vec<Row>> {
     let having = |examples: &[Example], id: FeatureId| {
         examples.iter().filter(|example| example.ids.binary_search(&id).is_ok()).count() as u64
     };
@@ -132,10 +133,13 @@ fn rows(statistics: &Statistics, catalog: &FeatureCatalog, selected: &[bool]) ->
         docs: statistics.n_with.get(id as usize).copied().unwrap_or(0),
     };
     let learned = learn_from(statistics, catalog, selected);
+    if learned.is_nothing() {
+        return exec_err!("{NAME}: {TAUGHT_NOTHING}");
+    }
     let mut rows: Vec<Row> = learned.features.into_iter().map(row).collect();
     rows.retain(|row| row.docs_like + row.docs_unlike > 0);
     rows.sort_by(|a, b| b.weight.abs().total_cmp(&a.weight.abs()).then(a.id.cmp(&b.id)));
-    rows
+    Ok(rows)
 }
 
 #[async_trait]
@@ -158,7 +162,7 @@ impl Computation for LearnedCall {
         let look = Look { scorer: &scorer, dense: &dense, with_features: true, with_embeddings: true };
         let statistics = survey(NAME, &self.source, &self.set, marks, look, &memory).await?;
         let of = Arc::clone(&catalog);
-        let rows = blocking(NAME, move |_| Ok(rows(&statistics, &of, &selected))).await?;
+        let rows = blocking(NAME, move |_| rows(&statistics, &of, &selected)).await?;
         Ok(vec![columns(&catalog, &rows).into_batch()?])
     }
 }

@@ -238,7 +238,7 @@ impl DenseQuery {
     }
 
     /// The scores of those examples that have an embedding.
-    pub(super) fn scores<'a>(&'a self, examples: &'a [Example]) -> impl Iterator<Item = f32> + 'a {
+    pub(super) fn scores<'a>(&'a self, examples: &'a [&'a Example]) -> impl Iterator<Item = f32> + 'a {
         let mut buffer = Vec::new();
         examples
             .iter()
@@ -273,8 +273,12 @@ pub(super) struct Fusion {
     /// What one unit of each signal counts, in the order of [`Signal::ALL`].
     pub(super) units: [f32; N_SIGNALS],
     pub(super) dense: DenseQuery,
+    /// What counts as the score by the embedding of a document that has none: the lowest that is usual, at most 0.
+    pub(super) unknown: f32,
     /// Rank and score by words of the documents that have them.
     pub(super) words: HashMap<String, (usize, f32)>,
+    /// Whether documents were marked and taught nothing.
+    pub(super) learned_nothing: bool,
 }
 
 /// The best documents, best first, and what is needed to compare them.
@@ -325,7 +329,7 @@ pub(super) async fn score(
             let sums = features.as_ref().map(|features| scorer.score(features.ids(row), features.activations(row)));
             let sums = sums.unwrap_or_default();
             let all = [
-                if known { fusion.dense.score(&buffer) } else { 0.0 },
+                if known { fusion.dense.score(&buffer) } else { fusion.unknown },
                 sums.labels,
                 sums.latents,
                 fusion.words.get(doc_id).map_or(0.0, |(_, score)| *score),
@@ -342,7 +346,7 @@ pub(super) async fn score(
             }
             if found {
                 let fused: f32 = all.iter().zip(&fusion.units).map(|(value, unit)| value * unit).sum();
-                let said = |at: usize| used(at) && (all[at] != 0.0 || (known && at == DENSE));
+                let said = |at: usize| used(at) && if at == DENSE { known } else { all[at] != 0.0 };
                 let candidate = || Candidate {
                     doc_id: doc_id.to_owned(),
                     position,

@@ -17,6 +17,8 @@ pub(super) struct FeatureReason {
     pub(super) strength: f32,
     /// Part of the document's score, in its unit; negative for what `but_not` or feedback held against it.
     pub(super) contribution: f32,
+    /// The same before what every document has of the signal is taken off: says in which order reasons are told.
+    weight: f32,
     /// Whether most of it was learned from marked documents.
     pub(super) learned: bool,
 }
@@ -27,20 +29,29 @@ pub(super) struct Found {
     pub(super) words: bool,
     /// Score by the embedding.
     pub(super) dense: Option<f32>,
+    /// Whether marks taught nothing.
+    pub(super) learned_nothing: bool,
 }
 
 /// What each feature adds to the document's score, the largest parts first, what counted against the document last.
-/// `per_sum` is what one unit of each sum counts.
-pub(super) fn divide(per_sum: FeatureScores, contributions: &[Contribution]) -> Vec<FeatureReason> {
+/// `per_sum` is what one unit of each sum counts, `shares` which share of the document's sum is beyond what every document
+/// has.
+pub(super) fn divide(
+    per_sum: FeatureScores,
+    shares: FeatureScores,
+    contributions: &[Contribution],
+) -> Vec<FeatureReason> {
     let reason = |contribution: &Contribution| {
         let Contribution { id, strength, parts } = *contribution;
+        let (labels, latents) = (parts.labels * per_sum.labels, parts.latents * per_sum.latents);
         let learned = parts.learned * per_sum.learned;
-        let whole = learned + parts.labels * per_sum.labels + parts.latents * per_sum.latents;
-        FeatureReason { id, strength, contribution: whole, learned: learned.abs() > 0.5 * whole.abs() }
+        let weight = labels + latents + learned;
+        let contribution = labels * shares.labels + latents * shares.latents + learned * shares.learned;
+        FeatureReason { id, strength, contribution, weight, learned: learned.abs() > 0.5 * weight.abs() }
     };
     let mut reasons: Vec<FeatureReason> =
-        contributions.iter().map(reason).filter(|reason| reason.contribution != 0.0).collect();
-    reasons.sort_by(|a, b| b.contribution.total_cmp(&a.contribution).then(a.id.cmp(&b.id)));
+        contributions.iter().map(reason).filter(|reason| reason.weight != 0.0).collect();
+    reasons.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id)));
     reasons
 }
 
@@ -63,9 +74,9 @@ pub(super) fn sentence(reasons: &[FeatureReason], found: Found, catalog: &Featur
         texts.join(", ")
     };
     let named = |wanted: &dyn Fn(&FeatureReason) -> bool| named_from(&mut reasons.iter(), wanted);
-    let meant = named(&|reason| reason.contribution > 0.0 && !reason.learned);
-    let learned = named(&|reason| reason.contribution > 0.0 && reason.learned);
-    let against = named_from(&mut reasons.iter().rev(), &|reason| reason.contribution < 0.0);
+    let meant = named(&|reason| reason.weight > 0.0 && !reason.learned);
+    let learned = named(&|reason| reason.weight > 0.0 && reason.learned);
+    let against = named_from(&mut reasons.iter().rev(), &|reason| reason.weight < 0.0);
     if !meant.is_empty() {
         parts.push(meant);
     }
@@ -78,6 +89,9 @@ pub(super) fn sentence(reasons: &[FeatureReason], found: Found, catalog: &Featur
     if let Some(dense) = found.dense {
         parts.push(format!("dense {dense:.2}"));
     }
+    if found.learned_nothing {
+        parts.push("learned: nothing".to_owned());
+    }
     if !against.is_empty() {
         parts.push(format!("against: {against}"));
     }
@@ -87,7 +101,7 @@ pub(super) fn sentence(reasons: &[FeatureReason], found: Found, catalog: &Featur
 /// The reasons that the list shows: the strongest for, then the strongest against.
 pub(super) fn listed(reasons: &[FeatureReason]) -> Vec<FeatureReason> {
     let (for_it, against): (Vec<&FeatureReason>, Vec<&FeatureReason>) =
-        reasons.iter().partition(|reason| reason.contribution > 0.0);
+        reasons.iter().partition(|reason| reason.weight > 0.0);
     let against = against.into_iter().rev().take(MOST_LISTED / 2);
     for_it.into_iter().take(MOST_LISTED).chain(against).cloned().collect()
 }
@@ -125,15 +139,21 @@ mod tests {
             contribution(2, 1.2, 0.0, 0.0, 0.5),
             contribution(3, 0.7, -0.3, 0.0, 0.0),
         ];
-        let reasons = divide(per_sum, &contributions);
+        let whole = FeatureScores { labels: 1.0, latents: 1.0, learned: 1.0 };
+        let reasons = divide(per_sum, whole, &contributions);
         let sum: f32 = reasons.iter().map(|reason| reason.contribution).sum();
         assert!((sum - (0.1 * (2.0 + 1.0 - 0.3) + 0.4 * 0.5)).abs() < 1e-6, "{reasons:?}");
-        let found = Found { words: true, dense: Some(0.613) };
+        let found = Found { words: true, dense: Some(0.613), learned_nothing: false };
         assert_eq!(
             sentence(&reasons, found, &source.catalog()),
             "apology (1.8), regret (0.9); learned: please (1.2); words; dense 0.61; against: refund (0.7)"
         );
-        assert!(divide(FeatureScores::default(), &contributions).is_empty(), "what counts nothing is no reason");
+        assert!(divide(FeatureScores::default(), whole, &contributions).is_empty(), "what counts nothing is no reason");
+        let half = divide(per_sum, FeatureScores { labels: 0.5, ..whole }, &contributions);
+        assert_eq!(half.iter().map(|reason| reason.id).collect::<Vec<_>>(), [0, 2, 1, 3], "told in the same order");
+        assert!((half[0].contribution - 0.1).abs() < 1e-6 && (half[1].contribution - 0.2).abs() < 1e-6, "{half:?}");
+        let nothing = Found { learned_nothing: true, ..Found::default() };
+        assert_eq!(sentence(&[], nothing, &source.catalog()), "learned: nothing");
         assert_eq!(listed(&reasons).last().map(|reason| reason.id), Some(3));
         assert_eq!(sentence(&[], Found::default(), &source.catalog()), "");
     }

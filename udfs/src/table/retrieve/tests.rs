@@ -354,3 +354,110 @@ async fn edges() {
     let said = message(&source, "SELECT * FROM retrieve('answers', 'a', named_argument('kk', 3))").await;
     assert!(said.contains("retrieve: unknown option 'kk'"), "{said}");
 }
+
+#[tokio::test]
+async fn nearly_all_documents_may_be_marked() {
+    let source = source();
+    let texts: Vec<String> =
+        (0..12).map(|i| format!("{} {}", FILLER[i], if i % 2 == 0 { "please" } else { "rain" })).collect();
+    put(&source, &texts);
+    let (right, wrong) = ("d0,d2,d4,d6,d8,d10", "d1,d3,d5,d7,d9,d11");
+    for wrong in [wrong, "d1,d3,d5,d7,d9"] {
+        let sql = format!(
+            "SELECT label, weight FROM learned_features('answers', named_argument('like', '{right}'), \
+             named_argument('unlike', '{wrong}'))"
+        );
+        let rows = run(&source, &sql).await.unwrap();
+        let weights = rows.column(1).as_primitive::<Float64Type>();
+        let weight = |label: &str| {
+            let at = strings(&rows, "label").iter().position(|other| other == Some(label));
+            at.map_or(0.0, |at| weights.value(at))
+        };
+        assert!(weight("politeness") > 0.1 && weight("weather") < -0.1, "{rows:?}");
+    }
+    // All are right: nothing can be learned, and it says so.
+    let all = format!("named_argument('like', '{right},{wrong}')");
+    let hits = run(&source, &format!("SELECT * FROM retrieve('answers', 'politeness', {all})")).await.unwrap();
+    assert_eq!(hits.num_rows(), 10);
+    assert!(strings(&hits, "reasons").iter().flatten().all(|reasons| reasons.contains("learned: nothing")));
+    for call in [format!("retrieve('answers', NULL, {all})"), format!("learned_features('answers', {all})")] {
+        let said = message(&source, &format!("SELECT * FROM {call}")).await;
+        assert!(said.contains("the marked documents teach nothing"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn parts_are_no_more_than_the_score_where_all_documents_have_some() {
+    let source = source();
+    let text = |i: usize| match i % 20 {
+        5 => "sorry refund stone",
+        6 => "sorry refund rain",
+        _ => "sorry river",
+    };
+    put(&source, &(0..60).map(|i| text(i).to_owned()).collect::<Vec<_>>());
+    for (signals, exact) in [("labels", true), ("labels,words,dense", false)] {
+        let sql = format!(
+            "SELECT * FROM retrieve('answers', 'apology refund', named_argument('k', 60), \
+             named_argument('signals', '{signals}'))"
+        );
+        let hits = run(&source, &sql).await.unwrap();
+        let scores = hits.column_by_name("score").unwrap().as_primitive::<Float32Type>();
+        let lists = hits.column_by_name("features").unwrap().as_list::<i32>();
+        for row in 0..hits.num_rows() {
+            let list = lists.value(row);
+            let sum: f32 = list.as_struct().column(3).as_primitive::<Float32Type>().values().iter().sum();
+            let score = scores.value(row);
+            assert!(sum <= score + 1e-5 && (!exact || (sum - score).abs() < 1e-5), "{signals}: {sum} of {score}");
+        }
+        assert!(strings(&hits, "reasons").iter().flatten().all(|reasons| reasons.contains("apology (1.0)")));
+    }
+}
+
+#[tokio::test]
+async fn inflected_words_of_the_query_do_not_count_against_a_document() {
+    let source = source();
+    put(&source, &["refunds refund".into(), "refunds stone".into(), "refunds money".into()]);
+    let sql = "SELECT * FROM retrieve('answers', 'refunds', named_argument('but_not', 'refunded refund money'), \
+               named_argument('signals', 'words'))";
+    let found = ids(&run(&source, sql).await.unwrap());
+    assert_eq!(found[..2], ["d0", "d1"], "only 'money' counts against");
+}
+
+#[tokio::test]
+async fn labels_of_hidden_features_match_if_asked_for() {
+    let visible = source();
+    let known = crate::FeatureSource::catalog(&visible);
+    let features = known.features().iter().cloned().map(|mut feature| {
+        feature.hidden = feature.label == "apology";
+        feature
+    });
+    let catalog = FeatureCatalog::new(known.dictionaries().to_vec(), features.collect(), vec![]);
+    let source = MemorySource::new(catalog, |word| if word == "apologise" { vec![(0, 1.0)] } else { vec![] });
+    put(&source, &["apologise stone".into(), "river".into()]);
+    let call = |more: &str| {
+        format!("SELECT doc_id FROM retrieve('answers', 'apology', named_argument('signals', 'labels'){more})")
+    };
+    assert_eq!(run(&source, &call("")).await.unwrap().num_rows(), 0);
+    let found = run(&source, &call(", named_argument('include_hidden', true)")).await.unwrap();
+    assert_eq!(ids(&found), ["d0"]);
+}
+
+#[tokio::test]
+async fn a_document_without_an_embedding_gains_nothing_by_feedback() {
+    let source = source();
+    let text = |i: usize| match i {
+        0 | 1 => "please kindly".to_owned(),
+        2 | 3 => "stone stone stone please".to_owned(),
+        i => format!("stone stone {}", FILLER[i % 12]),
+    };
+    put(&source, &(0..40).map(text).collect::<Vec<_>>());
+    let set = "SELECT doc_id, text, features, CASE WHEN doc_id = ''d2'' THEN NULL ELSE embedding END AS embedding FROM answers";
+    let sql =
+        format!("SELECT * FROM retrieve('{set}', NULL, named_argument('like', 'd0,d1'), named_argument('k', 40))");
+    let hits = run(&source, &sql).await.unwrap();
+    let found = ids(&hits);
+    let rank = |id: &str| found.iter().position(|other| other == id);
+    assert!(rank("d3").is_some() && rank("d2").is_some_and(|rank_2| Some(rank_2) > rank("d3")), "{found:?}");
+    let dense = hits.column_by_name("dense_score").unwrap();
+    assert!(rank("d2").is_some_and(|row| dense.is_null(row)) && rank("d3").is_some_and(|row| dense.is_valid(row)));
+}
