@@ -1,8 +1,8 @@
 //! Embeddings of the labels by the reader itself, which match what a user says to features.
 //!
-//! Computed on first use and kept: in memory per picture of the catalog, and in the database folder per label as it is
-//! read, so that renaming a feature costs one label and a second process none. The file is a cache: a damaged one is made
-//! again.
+//! Computed on first use and kept: in memory per picture of the catalog, and beside the readers' weights per label as it is
+//! read, so that renaming a feature costs one label, and a second process or database none. The file is a cache: a damaged
+//! one is made again.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -41,10 +41,10 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
     {
         return Ok(Arc::clone(embeddings));
     }
-    let encoder = engine.encoder(&[], &Silent)?;
-    let encoder = Encoder::new(Arc::clone(encoder.reader()), Vec::new())?;
-    let readers: Vec<&str> = features.dictionaries().iter().map(|dictionary| dictionary.reader.as_str()).collect();
-    let file = cache_file(engine.dir(), readers.first().copied().unwrap_or("reader"));
+    let reader = features.dictionaries().first().map_or("reader", |dictionary| dictionary.reader.as_str());
+    let weights = picture.catalog.readers.iter().find(|known| known.name == reader);
+    let file =
+        cache_file(&engine.options().cache_dir, reader, weights.map_or("unknown", |reader| reader.sha256.as_str()));
     let mut known = read(&file).unwrap_or_default();
 
     let visible = features.features().iter().filter(|feature| !feature.hidden && !feature.label.is_empty());
@@ -53,12 +53,14 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
         visible.iter().map(|(_, label)| label.as_str()).filter(|label| !known.contains_key(*label)).collect();
     missing.sort_unstable();
     missing.dedup();
-    for batch in missing.chunks(BATCH) {
-        for (label, document) in batch.iter().zip(encoder.encode(batch)?) {
-            known.insert((*label).to_owned(), document.embedding);
+    if !missing.is_empty() {
+        let encoder = engine.encoder(&[], &Silent)?;
+        let encoder = Encoder::new(Arc::clone(encoder.reader()), Vec::new())?;
+        for batch in missing.chunks(BATCH) {
+            for (label, document) in batch.iter().zip(encoder.encode(batch)?) {
+                known.insert((*label).to_owned(), document.embedding);
+            }
         }
-    }
-    if !missing.is_empty() && !engine.options().read_only {
         // Without the file the next process computes again; the answer is the same.
         if let Err(error) = write(&file, &known) {
             tracing::warn!("cannot keep the embeddings of labels: {error}");
@@ -113,9 +115,11 @@ fn spelt_out(word: &str) -> &str {
     }
 }
 
-fn cache_file(database: &Path, reader: &str) -> PathBuf {
+/// The file for a reader: by its name, and the checksum of its weights, which another reader of this name has not.
+fn cache_file(cache: &Path, reader: &str, sha256: &str) -> PathBuf {
     let name: String = reader.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    database.join("cache").join(format!("labels-{name}.arrow"))
+    let checksum: String = sha256.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+    cache.join("labels").join(format!("{name}-{checksum}.arrow"))
 }
 
 /// Embeddings by label; `None` if there is no readable file.
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn the_file_keeps_labels() {
         let folder = tempfile::tempdir().unwrap();
-        let file = cache_file(folder.path(), "a/b");
+        let file = cache_file(folder.path(), "a/b", "0123");
         assert!(read(&file).is_none());
         let vector = |value: f32| vec![f16::from_f32(value), f16::from_f32(-value)];
         let known = HashMap::from([("apology".to_owned(), vector(1.0)), ("list".to_owned(), vector(0.5))]);

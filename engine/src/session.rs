@@ -312,6 +312,15 @@ impl Engine {
         self.logged(Arc::clone(caller), statement, parameters.into())
     }
 
+    /// Reads the labels of features, which the first search by meaning needs, if that was never done on this machine: tens of
+    /// seconds of all cores. Blocks.
+    ///
+    /// # Errors
+    /// As [`crate::Reader::load`].
+    pub fn prepare_labels(&self) -> Result<()> {
+        crate::label_embeddings::of(&Picture::take(self, &Arc::default())).map(drop)
+    }
+
     /// Memory that running statements hold, as far as operators account for it, in bytes.
     pub fn query_memory_bytes(&self) -> usize {
         self.inner.sql.runtime.get().map_or(0, |runtime| runtime.memory_pool.reserved())

@@ -15,7 +15,7 @@ use saequel_udfs::{Feature, FeatureId, FeatureRef, Level};
 
 use super::{Import, Statement, parse};
 use crate::caller::Caller;
-use crate::engine::{Engine, ImportOptions, ImportSource};
+use crate::engine::{Engine, ImportOptions, ImportReport, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 use crate::ingest::files_below;
@@ -111,7 +111,9 @@ impl Engine {
         let exists = self.catalog().corpora.iter().any(|corpus| corpus.name == import.corpus);
         if import.create && exists {
             if import.if_not_exists {
-                return said(format!("corpus {} exists already", import.corpus));
+                let snapshot = self.inner.store.snapshot(&import.corpus, AsOf::Latest).await?;
+                let total = snapshot.count().await?;
+                return imported(&import.corpus, &ImportReport { total, ..ImportReport::default() });
             }
             let message = format!(
                 "corpus '{0}' exists already; add documents with IMPORT INTO {0} FROM ..., or DROP CORPUS {0} first",
@@ -132,17 +134,7 @@ impl Engine {
             ..ImportOptions::new(ImportSource::Path(file), import.corpus.clone())
         };
         let report = self.import(options, Arc::new(Silent)).await?;
-        table(vec![
-            ("corpus", strings([import.corpus])),
-            ("read", counts([report.read])),
-            ("written", counts([report.written])),
-            ("updated", counts([report.updated])),
-            ("skipped", counts([report.skipped])),
-            ("set_aside", counts([report.n_set_aside])),
-            ("tokens", counts([report.n_tokens])),
-            ("documents", counts([report.total])),
-            ("seconds", Arc::new(Float64Array::from(vec![report.seconds]))),
-        ])
+        imported(&import.corpus, &report)
     }
 
     /// What an import of `name` reads: where folders are restricted, what was allowed, wherever a link leads later.
@@ -414,6 +406,21 @@ fn strings<S: AsRef<str>>(values: impl IntoIterator<Item = S>) -> ArrayRef {
 
 fn counts(values: impl IntoIterator<Item = u64>) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(values))
+}
+
+/// What an import did, as a table.
+fn imported(corpus: &str, report: &ImportReport) -> Result<SendableRecordBatchStream> {
+    table(vec![
+        ("corpus", strings([corpus])),
+        ("read", counts([report.read])),
+        ("written", counts([report.written])),
+        ("updated", counts([report.updated])),
+        ("skipped", counts([report.skipped])),
+        ("set_aside", counts([report.n_set_aside])),
+        ("tokens", counts([report.n_tokens])),
+        ("documents", counts([report.total])),
+        ("seconds", Arc::new(Float64Array::from(vec![report.seconds]))),
+    ])
 }
 
 /// A one-row table with what was done.

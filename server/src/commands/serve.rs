@@ -8,6 +8,7 @@ use crate::args::ServeArgs;
 use crate::config::Effective;
 use crate::context::Context;
 use crate::error::Result;
+use crate::gate::Gate;
 use crate::listener::Server;
 use crate::logs;
 use crate::say::{remark, say};
@@ -33,6 +34,7 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     }
     let engine = Engine::open(&dir, config.engine_options()).await?;
     let server = Server::bind(engine, config.serve_options()).await?;
+    prepare_labels(server.gate().engine().clone());
     let (address, postgres) = (server.local_addr()?, server.postgres_addr()?);
     // Before anybody is told that the server is there, and may tell it to stop.
     let signals = Signals::take()?;
@@ -41,6 +43,17 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     signals.run(server).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads the labels while nobody waits: the first search by meaning would take tens of seconds where it was never done.
+fn prepare_labels(engine: Engine) {
+    Gate::threads().spawn_blocking(move || {
+        let began = std::time::Instant::now();
+        match engine.prepare_labels() {
+            Ok(()) => tracing::debug!(seconds = began.elapsed().as_secs_f64(), "labels are ready"),
+            Err(error) => tracing::warn!(%error, "labels cannot be read: searching by meaning will not work"),
+        }
+    });
 }
 
 /// Three lines on standard output. Served even if nobody reads them.
