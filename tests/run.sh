@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # README command 2: formatting, licences of dependencies, every test.
-# `tests/run.sh quick` runs the tests alone.
+# `tests/run.sh quick` runs the tests alone, without those that need clients of other makers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -10,3 +10,6 @@ if [ "${1:-}" != quick ]; then
 fi
 cargo build --workspace --all-targets
 cargo test --workspace --no-fail-fast
+if [ "${1:-}" != quick ] && [ -z "${SAEQUEL_SKIP_CLIENTS:-}" ]; then
+  bash tests/clients/run.sh
+fi
