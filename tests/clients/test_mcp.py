@@ -247,7 +247,7 @@ def test_only_tokens_open_the_door(guarded, tokens):
         assert status == 401 and headers["WWW-Authenticate"].startswith("Bearer")
         assert json.loads(body)["error"]["kind"] == "unauthenticated"
     for mode in ("auto", "legacy"):
-        with pytest.raises((MCPError, ExceptionGroup, Exception)):
+        with pytest.raises(Exception):  # which one depends on how the client begins
             call(over_http(guarded, "sq_wrong", mode), "list_corpora")
     for how in ({"Authorization": f"Bearer {tokens['reader']}"}, {"X-API-Key": tokens["reader"]}):
         assert post(guarded, INITIALIZE, **how)[0] == 200
