@@ -21,6 +21,8 @@ const STALL: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(120);
 /// Bytes that are decompressed at once; gzip makes at most a thousand times as many of them.
 const AT_ONCE: usize = 4 << 10;
+/// Bytes and time that are spent on a body that is too large: many clients hear only when they have sent all.
+const POLITENESS: (u64, Duration) = (16 << 20, Duration::from_secs(2));
 
 /// A body, piece by piece.
 pub(super) struct Incoming {
@@ -38,7 +40,7 @@ impl Incoming {
     /// A body of at most `limit` bytes after decompression.
     ///
     /// # Errors
-    /// 413 if its length is told and too large, 415 for a compression that is not known.
+    /// 415 for a compression that is not known.
     pub(super) fn new(headers: &HeaderMap, body: Body, limit: u64) -> Result<Self, Problem> {
         let encoding = headers.get(header::CONTENT_ENCODING).map(|encoding| encoding.as_bytes().to_ascii_lowercase());
         let gzip = match encoding.as_deref() {
@@ -51,10 +53,6 @@ impl Incoming {
                 return Err(Problem::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, hint));
             }
         };
-        let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if told.is_some_and(|told| told > limit) {
-            return Err(too_large(limit));
-        }
         Ok(Self { body, gzip, packed: Bytes::new(), left: limit, limit, stall: STALL, until: None })
     }
 
@@ -90,7 +88,14 @@ impl Incoming {
             if bytes.is_empty() {
                 continue;
             }
-            self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| too_large(self.limit))?;
+            match self.left.checked_sub(bytes.len() as u64) {
+                Some(left) => self.left = left,
+                None => {
+                    self.gzip = None;
+                    self.drain().await;
+                    return Err(too_large(self.limit));
+                }
+            }
             return Ok(Some(bytes));
         }
     }
@@ -112,6 +117,16 @@ impl Incoming {
                     return Err(Problem::request(StatusCode::REQUEST_TIMEOUT, message, ""));
                 }
             }
+        }
+    }
+
+    /// Takes what is still sent, and forgets it.
+    async fn drain(&mut self) {
+        let (mut left, until) = (POLITENESS.0, Instant::now() + POLITENESS.1);
+        while left > 0
+            && let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, self.body.frame()).await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, |bytes| bytes.len() as u64));
         }
     }
 
@@ -181,8 +196,6 @@ mod tests {
         // A body that ended stays ended.
         let mut incoming = Incoming::new(&HeaderMap::new(), Body::from("x"), 10).unwrap();
         assert!(incoming.next().await.unwrap().is_some() && incoming.next().await.unwrap().is_none());
-        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, 11.into())]);
-        assert_eq!(Incoming::new(&headers, Body::empty(), 10).err().unwrap().status, StatusCode::PAYLOAD_TOO_LARGE);
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "lzma".parse().unwrap())]);
         assert_eq!(
             Incoming::new(&headers, Body::empty(), 10).err().unwrap().status,
