@@ -26,8 +26,8 @@ import pytest
 from conftest import N_DOCS, Server, binary, saequel, until
 
 # Long enough for every test, and ended by the server when nobody wants it any more.
-LONG = "SELECT sum(a.value * b.value) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 1000) b"
-BIG = "SELECT a.value, repeat('x', 100) AS filler FROM generate_series(1, 20000000) a"
+LONG = "SELECT sum(a.value * b.value) FROM generate_series(1, 100000000) a(value) CROSS JOIN generate_series(1, 1000) b(value)"
+BIG = "SELECT a.value, repeat('x', 100) AS filler FROM generate_series(1, 20000000) a(value)"
 
 # One value of every type: expression, OID, value as psycopg reads it.
 TYPES = {
@@ -243,6 +243,7 @@ def test_errors_have_state_hint_and_position(connection):
         ("FETCH 1 FROM c", "34000"),
         ("SET client_encoding TO 'LATIN1'", "22023"),
         ("SELECT $1", "42P02"),
+        ("DELETE FROM answers WHERE doc_id = $1", "0A000"),
         ("SAVEPOINT a", "25P01"),
     ]:
         with pytest.raises(psycopg.Error) as error:
@@ -360,6 +361,12 @@ def test_a_statement_that_takes_too_long(connection):
             else:
                 connection.execute(sql)
         assert time.monotonic() - began < 5 and "took longer than 0.2 s" in str(error.value)
+    # A cursor that is read slowly takes no time of its own.
+    with connection.transaction(), connection.cursor(name="slow") as cursor:
+        cursor.execute(BIG)
+        for _ in range(4):
+            time.sleep(0.1)
+            assert len(cursor.fetchmany(10)) == 10
     connection.execute("SET statement_timeout TO 0")
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -387,7 +394,7 @@ def test_a_wrong_secret_cancels_nothing(server):
     with psycopg.connect(dsn(server), autocommit=True) as connection:
         pid = connection.info.backend_pid
         done = []
-        sql = "SELECT sum(value) FROM generate_series(1, 30000000)"
+        sql = "SELECT sum(value) FROM generate_series(1, 30000000) t(value)"
         thread = threading.Thread(target=lambda: done.append(connection.execute(sql).fetchone()))
         thread.start()
         for secret in (0, 1, -1):
@@ -425,7 +432,7 @@ def test_asynchronous_psycopg(server):
 
 def test_a_large_result_streams(connection):
     n = total = 0
-    for value, filler in connection.cursor().stream("SELECT value, repeat('x', 50) FROM generate_series(1, 300000)"):
+    for value, filler in connection.cursor().stream("SELECT value, repeat('x', 50) FROM generate_series(1, 300000) t(value)"):
         n, total = n + 1, total + value
     assert (n, total, filler) == (300000, 300000 * 300001 // 2, "x" * 50)
 
@@ -792,7 +799,7 @@ def test_portals_are_suspended(server):
     begin = message(b"Q", b"BEGIN\0")
     raw.socket.sendall(begin)
     raw.until(b"Z")
-    raw.socket.sendall(parse(b"SELECT value FROM generate_series(1, 5)") + bind + message(b"D", b"Pp\0") + execute + SYNC)
+    raw.socket.sendall(parse(b"SELECT value FROM generate_series(1, 5) t(value)") + bind + message(b"D", b"Pp\0") + execute + SYNC)
     assert raw.tags(b"Z") == b"12TDDsZ"
     raw.socket.sendall(execute + execute + SYNC)
     assert raw.tags(b"Z") == b"DDsDCZ"
@@ -854,7 +861,7 @@ def test_stopping(database):
     def work():
         with psycopg.connect(dsn(server), autocommit=True) as connection:
             rows.append(connection.execute(
-                "SELECT count(*) FROM generate_series(1, 3000000) a JOIN generate_series(1, 3000000) b ON a.value = b.value "
+                "SELECT count(*) FROM generate_series(1, 3000000) a(value) JOIN generate_series(1, 3000000) b(value) ON a.value = b.value "
                 "/* last */").fetchone())
 
     thread = threading.Thread(target=work)
