@@ -326,7 +326,6 @@ fn checked(name: &str, value: &str) -> Result<(String, String)> {
     };
     let value = value.trim();
     let kept = match name.as_str() {
-        // asyncpg sends it with the quotes of a literal.
         "client_encoding" => match value.to_lowercase().replace(['-', '_', ' ', '\''], "").as_str() {
             // SQL_ASCII promises nothing about what lies above ASCII, which then is UTF-8.
             "utf8" | "unicode" | "sqlascii" | "auto" => "UTF8".to_owned(),
