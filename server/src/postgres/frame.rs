@@ -189,7 +189,8 @@ impl<S: Io> Wire<S> {
         let length = length.ok_or_else(|| Trouble::protocol("a message has an impossible length"))?;
         if length > self.max_message {
             let message = format!("a message of {length} bytes is larger than the {} that are taken", self.max_message);
-            return Err(Trouble::Fatal(Report::fatal("54000", message)));
+            let hint = "start the server with a larger --max-body";
+            return Err(Trouble::Fatal(Report::fatal("54000", message).hint(hint)));
         }
         Ok(length)
     }

@@ -13,15 +13,16 @@ use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse, ReadyForQuery, TransactionStatus};
 use pgwire::messages::startup::ParameterStatus;
 use saequel_engine::{Described, ErrorKind};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel::{Registered, random_bytes};
 use super::catalog;
-use super::error::{Report, Result, Trouble, cancelled};
+use super::error::{Report, Result, Trouble};
 use super::frame::{Body, CHUNK, Frame, MAX_STARTUP};
 use super::parameter::{Parameter, guess};
 use super::portal::{
-    Layout, Portal, Prepared, Rows, State, copy_data, formats_of, row_description, truncated, watched,
+    Layout, Limits, Portal, Prepared, Rows, State, copy_data, formats_of, row_description, truncated, watched,
 };
 use super::settings::{REPORTED, SessionSettings};
 use super::startup::{AnyWire, Started};
@@ -45,8 +46,8 @@ pub(super) struct Connection {
     settings: Arc<SessionSettings>,
     stopping: CancellationToken,
     line: Registered,
-    /// Cancels what is being worked on.
-    cancel: CancellationToken,
+    /// What ends the statement that is worked on.
+    limits: Limits,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     status: TransactionStatus,
@@ -77,7 +78,7 @@ impl Connection {
             visitor,
             settings,
             stopping,
-            cancel: CancellationToken::new(),
+            limits: Limits { cancel: CancellationToken::new(), deadline: None },
             statements: HashMap::new(),
             portals: HashMap::new(),
             status: TransactionStatus::Idle,
@@ -123,7 +124,8 @@ impl Connection {
                 _ => {}
             }
             self.is_open = true;
-            self.cancel = self.line.begin();
+            self.limits.cancel = self.line.begin();
+            self.restart_clock();
             let answered = self.answer(frame).await;
             self.line.end();
             match answered {
@@ -228,7 +230,14 @@ impl Connection {
         Ok(())
     }
 
+    /// Each statement has its own time, each part of a result that is fetched too.
+    fn restart_clock(&mut self) {
+        let timeout = self.settings.statement_timeout();
+        self.limits.deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
+    }
+
     async fn one(&mut self, statement: &str) -> Result<()> {
+        self.restart_clock();
         let prepared = Arc::new(self.prepare(statement, &[]).await?);
         if !prepared.parameters.is_empty() {
             return Err(Trouble::new("42P02", "there is no value for parameter $1")
@@ -272,6 +281,10 @@ impl Connection {
                 })?;
                 numbered = numbered.max(number);
             }
+            if numbered == 0 {
+                return Err(Trouble::new("0A000", format!("{}: parameters are not supported here", prepared.tag))
+                    .hint("write the values into the statement"));
+            }
             for number in 1..=numbered {
                 let name = format!("${number}");
                 let wanted = described.parameters.iter().find(|parameter| parameter.name == name);
@@ -286,20 +299,9 @@ impl Connection {
 
     /// What the engine says about a statement without running it.
     async fn plan(&mut self, prepared: &Prepared) -> Result<Described> {
-        let Self { wire, gate, visitor, settings, cancel, .. } = self;
-        gate.admit_request(&visitor.principal, visitor.peer)?;
-        let planning = gate.describe(visitor, &prepared.planned);
-        let planning = async {
-            match settings.statement_timeout() {
-                None => planning.await.map_err(Trouble::from),
-                Some(timeout) => match tokio::time::timeout(timeout, planning).await {
-                    Ok(described) => described.map_err(Trouble::from),
-                    Err(_) => Err(too_long(timeout)),
-                },
-            }
-        };
-        let described = watched(wire, cancel, || false, planning).await?;
-        described.map_err(|trouble| prepared.located(trouble))
+        let Self { wire, gate, visitor, limits, .. } = self;
+        let described = watched(wire, limits, || false, gate.describe(visitor, &prepared.planned)).await?;
+        described.map_err(|failure| prepared.located(failure.into()))
     }
 
     /// Begins to run what the engine is given.
@@ -328,34 +330,22 @@ impl Connection {
                 }
             }
         }
-        Err(self.told(prepared, failure))
+        Err(prepared.located(failure.into()))
     }
 
     async fn ask(&mut self, prepared: &Prepared, values: Vec<ScalarValue>) -> Result<Result<Rows, Failure>> {
         self.n_queries += 1;
         let query_id = format!("{}-{}", self.id, self.n_queries);
-        let Self { wire, gate, visitor, settings, cancel, .. } = self;
+        let Self { wire, gate, visitor, limits, .. } = self;
         gate.admit_request(&visitor.principal, visitor.peer)?;
         let ask = Ask {
             parameters: ParamValues::from(values),
             query_id: Some(query_id.clone()),
-            timeout: settings.statement_timeout(),
             ..Ask::new(prepared.planned.clone())
         };
         let stop = || gate.cancel(&visitor.principal, &query_id).is_ok();
-        let answer = watched(wire, cancel, stop, gate.run(visitor, ask)).await?;
+        let answer = watched(wire, limits, stop, gate.run(visitor, ask)).await?;
         Ok(answer.map(Rows::new))
-    }
-
-    /// An error of the engine as the client is told.
-    fn told(&self, prepared: &Prepared, failure: Failure) -> Trouble {
-        let trouble = match self.settings.statement_timeout() {
-            Some(timeout) if failure.kind() == ErrorKind::Cancelled && failure.line().contains("took longer") => {
-                too_long(timeout.min(self.gate.options().timeout))
-            }
-            _ => failure.into(),
-        };
-        prepared.located(trouble)
     }
 
     /// Runs a portal, or goes on with it, for at most so many rows.
@@ -627,6 +617,9 @@ impl Connection {
     ) -> Result<()> {
         let mut cursor = self.portals.remove(name).ok_or_else(|| no_cursor(name))?;
         let fetched = self.fetch_from(&mut cursor, &portal.formats, wanted, shown, with_columns).await;
+        if fetched.is_err() {
+            cursor.state = State::Done; // ends what runs
+        }
         self.portals.insert(name.to_owned(), cursor);
         let n = fetched?;
         self.complete(format!("{} {n}", if shown { "FETCH" } else { "MOVE" }))
@@ -655,11 +648,11 @@ impl Connection {
 
     /// Takes the next batch, listening to the client.
     async fn advance(&mut self, prepared: &Prepared, rows: &mut Rows) -> Result<bool> {
-        let Self { wire, gate, visitor, cancel, .. } = self;
+        let Self { wire, gate, visitor, limits, .. } = self;
         let id = rows.query_id().map(str::to_owned);
         let stop = || id.as_ref().is_some_and(|id| gate.cancel(&visitor.principal, id).is_ok());
-        let more = watched(wire, cancel, stop, rows.advance()).await?;
-        more.map_err(|failure| self.told(prepared, failure))
+        let more = watched(wire, limits, stop, rows.advance()).await?;
+        more.map_err(|failure| prepared.located(failure.into()))
     }
 
     /// Sends rows, at most so many; how many, and whether that was all.
@@ -679,9 +672,7 @@ impl Connection {
             }
             sent += rows.write(layout, limit - sent, zone, &mut self.wire.output)?;
             if self.wire.output.len() >= CHUNK {
-                if self.cancel.is_cancelled() {
-                    return Err(cancelled());
-                }
+                self.limits.check()?;
                 self.wire.flush().await?;
             }
         }
@@ -942,9 +933,4 @@ fn no_statement(name: &str) -> Trouble {
 
 fn no_cursor(name: &str) -> Trouble {
     Trouble::new("34000", format!("cursor \"{name}\" does not exist"))
-}
-
-fn too_long(timeout: Duration) -> Trouble {
-    let message = format!("the query took longer than {} s", timeout.as_secs_f64());
-    Trouble::new("57014", message).hint("SET statement_timeout TO 0 gives it as much time as the server allows")
 }

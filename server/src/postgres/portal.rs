@@ -1,6 +1,7 @@
 //! Prepared statements, portals, and the way of rows from the engine to the client.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::array::timezone::Tz;
@@ -8,6 +9,7 @@ use bytes::{BufMut, BytesMut};
 use datafusion::common::ScalarValue;
 use futures::StreamExt;
 use pgwire::messages::data::RowDescription;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::Copy;
@@ -251,25 +253,68 @@ pub(super) fn copy_data(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut) -> 
     sized_message(out, body).inspect_err(|_| out.truncate(at))
 }
 
+/// What ends a statement before its time.
+pub(super) struct Limits {
+    /// The client cancels.
+    pub(super) cancel: CancellationToken,
+    /// The client's own deadline, and how long it was.
+    pub(super) deadline: Option<(Instant, Duration)>,
+}
+
+impl Limits {
+    /// Fails if the statement is to end now.
+    ///
+    /// # Errors
+    /// 57014.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        match self.deadline {
+            Some((deadline, timeout)) if Instant::now() >= deadline => Err(too_long(timeout)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn too_long(timeout: Duration) -> Trouble {
+    let message = format!("the query took longer than {} s", timeout.as_secs_f64());
+    Trouble::new("57014", message).hint("SET statement_timeout TO 0 gives it as much time as the server allows")
+}
+
 /// Waits for `work` while the client is listened to: that it cancels, or goes away. `stop` ends the work, and says whether
 /// it will tell that itself.
 pub(super) async fn watched<T>(
     wire: &mut AnyWire,
-    cancel: &CancellationToken,
+    limits: &Limits,
     stop: impl Fn() -> bool,
     work: impl Future<Output = T>,
 ) -> Result<T> {
     tokio::pin!(work);
     let mut is_told = false;
+    let late = async {
+        match limits.deadline {
+            Some((deadline, timeout)) => {
+                tokio::time::sleep_until(deadline).await;
+                timeout
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(late);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return Ok(done),
-            () = cancel.cancelled(), if !is_told => {
+            () = limits.cancel.cancelled(), if !is_told => {
                 if !stop() {
                     return Err(cancelled());
                 }
                 is_told = true;
+            }
+            timeout = &mut late => {
+                stop();
+                return Err(too_long(timeout));
             }
             () = wire.gone() => return Err(Trouble::Gone),
         }

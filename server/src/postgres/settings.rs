@@ -122,6 +122,9 @@ const FIXED: [&str; 11] = [
     "session_authorization",
 ];
 
+/// Settings of one transaction; each has a default whose name begins with `default_`.
+const TRANSACTION: [&str; 3] = ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+
 /// Not settings, but kept with them for the functions of the catalog.
 const HIDDEN: [&str; 2] = ["database", "pg_backend_pid"];
 
@@ -217,7 +220,14 @@ impl SessionSettings {
     /// Goes back to all defaults.
     pub(super) fn reset_all(&self) {
         let mut values = self.values();
-        values.now = values.defaults.clone();
+        let mut now = values.defaults.clone();
+        if values.before.is_some() {
+            // How a transaction runs is settled when it begins.
+            for part in TRANSACTION {
+                now.extend(values.now.remove_entry(part));
+            }
+        }
+        values.now = now;
     }
 
     /// All of them, sorted by name.
@@ -238,9 +248,9 @@ impl SessionSettings {
         let mut values = self.values();
         values.before = Some(values.now.clone());
         values.local.clear();
-        for part in ["isolation", "read_only", "deferrable"] {
-            if let Some(value) = values.now.get(&format!("default_transaction_{part}")).cloned() {
-                values.now.insert(format!("transaction_{part}"), value);
+        for part in TRANSACTION {
+            if let Some(value) = values.now.get(&format!("default_{part}")).cloned() {
+                values.now.insert(part.to_owned(), value);
             }
         }
     }
@@ -257,7 +267,7 @@ impl SessionSettings {
                     None => values.now.remove(&name),
                 };
             }
-            for part in ["transaction_isolation", "transaction_read_only", "transaction_deferrable"] {
+            for part in TRANSACTION {
                 if let Some(was) = before.get(part) {
                     values.now.insert(part.to_owned(), was.clone());
                 }
@@ -316,7 +326,6 @@ fn checked(name: &str, value: &str) -> Result<(String, String)> {
     };
     let value = value.trim();
     let kept = match name.as_str() {
-        // asyncpg sends it with the quotes of a literal.
         "client_encoding" => match value.to_lowercase().replace(['-', '_', ' ', '\''], "").as_str() {
             // SQL_ASCII promises nothing about what lies above ASCII, which then is UTF-8.
             "utf8" | "unicode" | "sqlascii" | "auto" => "UTF8".to_owned(),
