@@ -146,7 +146,7 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
     }
     let mut runtime = engine.inner.sql.runtime(engine)?;
     if let Some(limit) = picture.caller.memory_limit_bytes {
-        let pool = StatementPool::new(Arc::clone(&runtime.memory_pool), limit);
+        let pool = StatementPool::new(Arc::clone(&runtime.memory_pool), engine.options().memory_limit_bytes, limit);
         runtime = RuntimeEnvBuilder::from_runtime_env(&runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
     }
     let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
