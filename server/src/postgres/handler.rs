@@ -272,6 +272,7 @@ impl Connection {
         prepared.planned = catalog::rewrite(&inner)?;
         if has_parameters(&inner) {
             let described = self.plan(&prepared).await?;
+            let cast_to = catalog::parameter_types(&inner);
             let mut numbered = 0;
             for parameter in &described.parameters {
                 let number = parameter.name.get(1..).and_then(|number| number.parse::<usize>().ok());
@@ -288,7 +289,10 @@ impl Connection {
                 let name = format!("${number}");
                 let wanted = described.parameters.iter().find(|parameter| parameter.name == name);
                 let wanted = wanted.and_then(|parameter| parameter.data_type.clone());
-                prepared.parameters.push(Parameter::new(oids.get(number - 1).copied().unwrap_or(0), wanted)?);
+                let given = oids.get(number - 1).copied().filter(|oid| *oid != 0);
+                let by_cast = || cast_to.get(&number).copied().filter(|_| wanted.is_none());
+                let oid = given.or_else(by_cast).unwrap_or(0);
+                prepared.parameters.push(Parameter::new(oid, wanted)?);
             }
             prepared.describe(described.schema.map(|schema| columns(&schema)));
         }
