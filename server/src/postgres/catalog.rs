@@ -17,7 +17,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::DataType;
 use datafusion::error::{DataFusionError, Result as DFResult};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateDefaults;
@@ -52,8 +51,9 @@ pub(crate) fn rewrite(sql: &str) -> Result<String, Failure> {
     Ok(rewritten.unwrap_or_else(|| sql.to_owned()))
 }
 
-/// Types of parameters that a statement names itself by a cast: `$1::oid[]`. The engine's planner does not tell them.
-pub(crate) fn parameter_types(sql: &str) -> BTreeMap<usize, DataType> {
+/// Numbers of the types of parameters that a statement names itself by a cast: `$1::oid[]`. The engine's planner does not
+/// tell them.
+pub(crate) fn parameter_types(sql: &str) -> BTreeMap<usize, u32> {
     rewrite::parameter_types(sql)
 }
 

@@ -289,8 +289,10 @@ impl Connection {
                 let name = format!("${number}");
                 let wanted = described.parameters.iter().find(|parameter| parameter.name == name);
                 let wanted = wanted.and_then(|parameter| parameter.data_type.clone());
-                let wanted = wanted.or_else(|| cast_to.get(&number).cloned());
-                prepared.parameters.push(Parameter::new(oids.get(number - 1).copied().unwrap_or(0), wanted)?);
+                let given = oids.get(number - 1).copied().filter(|oid| *oid != 0);
+                let by_cast = || cast_to.get(&number).copied().filter(|_| wanted.is_none());
+                let oid = given.or_else(by_cast).unwrap_or(0);
+                prepared.parameters.push(Parameter::new(oid, wanted)?);
             }
             prepared.describe(described.schema.map(|schema| columns(&schema)));
         }

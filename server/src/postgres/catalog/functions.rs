@@ -263,7 +263,7 @@ pub(super) fn format_type(oid: i32, modifier: i32) -> String {
 }
 
 /// The number of a type by its name, also as SQL writes it.
-fn type_oid(name: &str) -> Option<i32> {
+pub(super) fn type_oid(name: &str) -> Option<i32> {
     let name = name.trim().to_lowercase();
     let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
     if let Some(element) = name.strip_suffix("[]") {
@@ -310,6 +310,9 @@ pub(super) fn array_items(text: &str) -> Option<Vec<Option<String>>> {
         match letter {
             '\\' => item.push(letters.next()?),
             '"' => {
+                if !quotes && item.trim().is_empty() {
+                    item.clear();
+                }
                 quotes = !quotes;
                 was_quoted = true;
             }
@@ -779,6 +782,7 @@ mod tests {
         assert_eq!(items("{}").as_deref(), Some("[]"));
         assert_eq!(items("{r, p}").as_deref(), Some(r#"[Some("r"), Some("p")]"#));
         assert_eq!(items(r#"{"a,b",NULL,"NULL"}"#).as_deref(), Some(r#"[Some("a,b"), None, Some("NULL")]"#));
+        assert_eq!(items(r#"{"p", "f"}"#).as_deref(), Some(r#"[Some("p"), Some("f")]"#));
         assert_eq!(items("{{1},{2}}"), None);
         assert_eq!(items("abc"), None);
     }

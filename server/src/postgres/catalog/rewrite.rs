@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
-use arrow::datatypes::DataType as ArrowType;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
@@ -19,7 +18,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
 
-use super::functions::{array_items, is_known};
+use super::functions::{array_items, is_known, type_oid};
 use super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC};
 use super::tables::{EMPTY, fixed};
 
@@ -127,13 +126,14 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
     if !significant.iter().enumerate().any(|(at, _)| is_marked(&significant, at)) {
         return None;
     }
+    let value = significant.iter().any(|token| is_word(token, "value"));
     let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     let mut statement = parser.parse_statement().ok()?;
     while parser.consume_token(&Token::SemiColon) {}
     if parser.peek_token().token != Token::EOF {
         return None;
     }
-    let mut rules = Rules { changed: false, catalog: false, ctes: cte_names(&statement) };
+    let mut rules = Rules { changed: false, catalog: false, value, ctes: cte_names(&statement) };
     rules.catalog = rules.reads_catalog(&statement);
     let _ = VisitMut::visit(&mut statement, &mut rules);
     if let Statement::Query(query) = &mut statement {
@@ -142,8 +142,8 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
     rules.changed.then(|| statement.to_string())
 }
 
-/// Types of parameters that the statement casts: `$1::oid[]`, `CAST($2 AS text)`.
-pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, ArrowType> {
+/// Numbers of the types of parameters that the statement casts: `$1::oid[]`, `CAST($2 AS text)`.
+pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, u32> {
     let dialect = GenericDialect {};
     let Ok(tokens) = Tokenizer::new(&dialect, sql).tokenize_with_location() else { return BTreeMap::new() };
     let tokens: Vec<_> = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
@@ -159,33 +159,16 @@ pub(super) fn parameter_types(sql: &str) -> BTreeMap<usize, ArrowType> {
         // A type is a few tokens; all that follow would be copied for each parameter.
         let of = &tokens[at + 2..tokens.len().min(at + 2 + TYPE_TOKENS)];
         let mut parser = Parser::new(&dialect).with_tokens_with_locations(of.to_vec());
+        let Ok(of) = parser.parse_data_type() else { continue };
         // A name may be given for the number of something.
-        let named = |of: &DataType| type_name(of).is_some_and(|name| REG.contains(&name.as_str()));
-        let of = parser.parse_data_type().ok();
-        if let Some(of) = of.and_then(|of| if named(&of) { Some(ArrowType::Utf8) } else { arrow_type(of) }) {
-            types.entry(number).or_insert(of);
+        let named = type_name(&of).is_some_and(|name| REG.contains(&name.as_str()));
+        let plain = of.to_string().split('(').next().unwrap_or_default().to_lowercase();
+        let oid = type_oid(if named { "text" } else { &plain });
+        if let Some(oid) = oid.and_then(|oid| u32::try_from(oid).ok()) {
+            types.entry(number).or_insert(oid);
         }
     }
     types
-}
-
-/// A type of SQL, as far as parameters have it.
-fn arrow_type(mut of: DataType) -> Option<ArrowType> {
-    replace_type(&mut of);
-    Some(match of {
-        DataType::Boolean | DataType::Bool => ArrowType::Boolean,
-        DataType::SmallInt(_) | DataType::Int2(_) => ArrowType::Int16,
-        DataType::Integer(_) | DataType::Int(_) | DataType::Int4(_) => ArrowType::Int32,
-        DataType::BigInt(_) | DataType::Int8(_) => ArrowType::Int64,
-        DataType::Real | DataType::Float4 => ArrowType::Float32,
-        DataType::Float8 | DataType::DoublePrecision | DataType::Double(_) => ArrowType::Float64,
-        DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_) | DataType::Char(_) => ArrowType::Utf8,
-        DataType::Date => ArrowType::Date32,
-        DataType::Array(ArrayElemTypeDef::SquareBracket(element, _)) => {
-            ArrowType::new_list(arrow_type(*element)?, true)
-        }
-        _ => return None,
-    })
 }
 
 /// Whether the token at `at` may be something of PostgreSQL's.
@@ -387,6 +370,8 @@ struct Rules {
     changed: bool,
     /// Whether the statement reads a table of `pg_catalog`.
     catalog: bool,
+    /// Whether it names `value`, which is what the engine calls the column of a series.
+    value: bool,
     ctes: BTreeSet<String>,
 }
 
@@ -538,6 +523,24 @@ impl Rules {
                     Expr::CompoundIdentifier(idents) => idents.last().map(folded).unwrap_or_default(),
                     _ => return,
                 };
+                // `relnamespace = 'public'`: a name where a number is kept.
+                if let Some(name) = literal(right)
+                    && name.parse::<i64>().is_err()
+                    && let Some((_, reader)) = NAMED_COLUMNS.iter().find(|(column, _)| *column == of)
+                {
+                    let name = string(name);
+                    self.put(right, call(reader, vec![name]));
+                    return;
+                }
+                // `indisprimary = 'f'`
+                if let Some(flag) = literal(right)
+                    && matches!(flag, "t" | "f" | "true" | "false")
+                    && fixed().is_ok_and(|fixed| fixed.flags.contains(&of))
+                {
+                    let flag = flag.starts_with('t');
+                    self.put(right, Expr::value(Value::Boolean(flag)));
+                    return;
+                }
                 let is_zero =
                     matches!(right.as_ref(), Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) if n == "0");
                 if is_zero && REGPROC_COLUMNS.contains(&of.as_str()) {
@@ -587,15 +590,19 @@ impl Rules {
                 }
                 let name = parts(&function.name);
                 let FunctionArguments::List(list) = &function.args else { return };
-                // One row for each position of an array.
+                // One row for each position of an array. Its dimension can only be 1, and so is what is added to its length,
+                // since positions are counted up to the second argument of `range`.
                 if name == ["generate_subscripts"]
-                    && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(array))) = list.args.first()
+                    && let [
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)),
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(dimension)),
+                    ] = list.args.as_slice()
                 {
-                    let length = cast(call("cardinality", vec![array.clone()]), DataType::BigInt(None));
+                    let whole = |expr: Expr| cast(expr, DataType::BigInt(None));
                     let end = Expr::BinaryOp {
-                        left: Box::new(length),
+                        left: Box::new(whole(call("cardinality", vec![array.clone()]))),
                         op: BinaryOperator::Plus,
-                        right: Box::new(number("1")),
+                        right: Box::new(whole(dimension.clone())),
                     };
                     self.put(expr, call("unnest", vec![call("range", vec![number("1"), end])]));
                 }
@@ -927,6 +934,7 @@ impl Rules {
     fn name_of_series(&mut self, alias: &mut Option<TableAlias>) {
         if let Some(alias) = alias
             && alias.columns.is_empty()
+            && !self.value
         {
             alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
             self.changed = true;
@@ -1217,12 +1225,9 @@ fn without_composites(conditions: &mut Vec<CaseWhen>, otherwise: Option<&mut Exp
     if !holds_subquery(result) {
         return None;
     }
-    let text = result.to_string().to_ascii_lowercase();
-    let of = match (text.contains("array_agg"), text.contains("::text")) {
-        (true, true) => array_of(DataType::Text),
-        (true, false) => array_of(DataType::Integer(None)),
-        _ => DataType::Integer(None),
-    };
+    // Arrays of texts: of arrays of numbers clients would have to ask what type that is, by this very query.
+    let is_list = result.to_string().to_ascii_lowercase().contains("array_agg");
+    let of = if is_list { array_of(DataType::Text) } else { DataType::Integer(None) };
     Some(match otherwise {
         Some(other) if !matches!(other, Expr::Value(ValueWithSpan { value: Value::Null, .. })) => take(other),
         _ => cast(Expr::value(Value::Null), of),
@@ -1313,9 +1318,8 @@ mod tests {
     #[test]
     fn parameters_have_the_types_of_their_casts() {
         let types = parameter_types("SELECT $1::oid[], CAST($2 AS text), $3 + 1, '$4::int', $5::int8, $6::regclass");
-        assert_eq!(types.get(&1), Some(&ArrowType::new_list(ArrowType::Int32, true)));
-        assert_eq!((types.get(&2), types.get(&5)), (Some(&ArrowType::Utf8), Some(&ArrowType::Int64)));
-        assert_eq!((types.get(&6), types.len()), (Some(&ArrowType::Utf8), 4));
+        // oid[], text, bigint, text.
+        assert_eq!(types, BTreeMap::from([(1, 1028), (2, 25), (5, 20), (6, 25)]));
     }
 
     #[test]
@@ -1338,6 +1342,7 @@ mod tests {
             "SELECT * FROM (SELECT current_schema() AS current_schema) AS current_schema",
         );
         becomes("SELECT i FROM generate_series(1, 3) AS i", "SELECT i FROM generate_series(1, 3) AS i (i)");
+        unchanged("SELECT value FROM generate_series(1, 3) AS s");
         becomes("SELECT current_schema", "SELECT current_schema() AS current_schema");
     }
 
@@ -1352,6 +1357,17 @@ mod tests {
             "SELECT (SELECT min(c.relkind = 'c') FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid) AS k FROM pg_catalog.pg_type t",
         );
         becomes("SELECT NULL, NULL FROM pg_class", "SELECT NULL, NULL AS \"?column?2\" FROM pg_catalog.pg_class");
+        // Values that are sent must have a place.
+        becomes(
+            "SELECT (SELECT d.adbin FROM pg_attrdef d WHERE d.adrelid = $1) AS d FROM pg_class",
+            "SELECT pg_null(CAST($1 AS TEXT)) AS d FROM pg_catalog.pg_class",
+        );
+        becomes(
+            "SELECT a.oid FROM pg_type a JOIN pg_proc p ON p.oid = a.typreceive WHERE a.typisdefined = 't'",
+            "SELECT a.oid FROM pg_catalog.pg_type a JOIN pg_catalog.pg_proc p ON p.proname = a.typreceive \
+             WHERE a.typisdefined = true",
+        );
+        unchanged("SELECT array(1) FROM t WHERE active = 't'");
         // A count over nothing is 0, not null.
         becomes(
             "SELECT (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid) AS n FROM pg_class c",
