@@ -1326,7 +1326,8 @@ mod tests {
     fn sorted_by_a_subquery() {
         becomes(
             "SELECT relname AS r FROM pg_class WHERE x ORDER BY relname IN (SELECT 'a' FROM pg_type), 1 LIMIT 3",
-            "SELECT \"r\" FROM (SELECT relname AS r, relname IN (SELECT 'a' FROM pg_catalog.pg_type) AS sorted_by_0 \
+            "SELECT \"r\" FROM (SELECT relname AS r, \
+             coalesce(array_has((SELECT array_agg('a') FROM pg_catalog.pg_type), relname), false) AS sorted_by_0 \
              FROM pg_catalog.pg_class WHERE x) AS sorted ORDER BY sorted_by_0, 1 LIMIT 3",
         );
         becomes(
