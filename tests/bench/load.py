@@ -376,7 +376,8 @@ def served(arguments):
     program = os.environ.get("SAEQUEL_BIN", f"{target}/debug/saequel")
     with tempfile.TemporaryDirectory() as folder:
         db = f"{folder}/load.saequel"
-        load = [program, "--db", db, "import", ANSWERS, "--corpus", CORPUS, "--text", "answer", "--key", "doc_id"]
+        load = [program, "--db", db, "import", ANSWERS, "--corpus", CORPUS, "--text", "answer", "--key", "doc_id",
+                "--limit", str(arguments.documents)]
         subprocess.run(load, check=True, capture_output=True)
         # The embeddings of the labels, which a server that may not write makes anew.
         subprocess.run([program, "--db", db, "features", "search", "hedging"], check=True, capture_output=True)
@@ -412,6 +413,7 @@ def main():
     parser.add_argument("--pg", default="127.0.0.1:5433", metavar="HOST:PORT")
     parser.add_argument("--pid", type=int)
     parser.add_argument("--doors", default="http", help="http, postgres, flight; several with commas")
+    parser.add_argument("--documents", type=int, default=500, help="of the database that is served")
     parser.add_argument("--serve", default="", help="further options of the server that is started")
     arguments = parser.parse_args()
     with contextlib.nullcontext() if arguments.url else served(arguments):
