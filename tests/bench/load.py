@@ -122,13 +122,14 @@ class Http:
 
     def cancel_now(self, query_id):
         connection = http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=30)
-        for _ in range(50):
-            connection.request("DELETE", f"/v1/queries/{query_id}")
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 404:
-                break
-            time.sleep(0.1)  # it has not come yet
+        with contextlib.suppress(OSError, http.client.HTTPException):  # whoever asked sees that it was not cancelled
+            for _ in range(50):
+                connection.request("DELETE", f"/v1/queries/{query_id}")
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 404:
+                    break
+                time.sleep(0.1)  # it has not come yet
         connection.close()
 
     def close(self):
@@ -347,6 +348,15 @@ class Load:
         tally, seconds = self.tally, self.arguments.seconds
         print(f"{'door':9} {'kind':10} {'n':>7} {'1/s':>7} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'max ms':>8}  statuses")
         total = 0
+        # A server that has ended looks busy to some clients.
+        for door in {door for door, _ in tally.seconds}:
+            if not tally.statuses[door, "short", "200"]:
+                tally.problem(f"{door}: no short query was answered")
+        try:
+            if Http(self).request("SELECT 1 AS a")[0] not in {200, 429}:
+                tally.problem("the server does not answer afterwards")
+        except (OSError, http.client.HTTPException) as error:
+            tally.problem(f"the server does not answer afterwards: {error}")
         for (door, kind), times in sorted(tally.seconds.items()):
             times.sort()
             total += len(times)
@@ -376,7 +386,8 @@ def served(arguments):
     program = os.environ.get("SAEQUEL_BIN", f"{target}/debug/saequel")
     with tempfile.TemporaryDirectory() as folder:
         db = f"{folder}/load.saequel"
-        load = [program, "--db", db, "import", ANSWERS, "--corpus", CORPUS, "--text", "answer", "--key", "doc_id"]
+        load = [program, "--db", db, "import", ANSWERS, "--corpus", CORPUS, "--text", "answer", "--key", "doc_id",
+                "--limit", str(arguments.documents)]
         subprocess.run(load, check=True, capture_output=True)
         # The embeddings of the labels, which a server that may not write makes anew.
         subprocess.run([program, "--db", db, "features", "search", "hedging"], check=True, capture_output=True)
@@ -412,6 +423,7 @@ def main():
     parser.add_argument("--pg", default="127.0.0.1:5433", metavar="HOST:PORT")
     parser.add_argument("--pid", type=int)
     parser.add_argument("--doors", default="http", help="http, postgres, flight; several with commas")
+    parser.add_argument("--documents", type=int, default=500, help="of the database that is served")
     parser.add_argument("--serve", default="", help="further options of the server that is started")
     arguments = parser.parse_args()
     with contextlib.nullcontext() if arguments.url else served(arguments):
