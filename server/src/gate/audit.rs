@@ -76,7 +76,7 @@ impl Audit {
             "door": visitor.door,
             "peer": visitor.peer.map(|peer| peer.to_string()),
             "statement": statement,
-            "sqlstate": failure.wire().sqlstate,
+            "sqlstate": failure.sqlstate(),
             "ended": Utc::now().to_rfc3339(),
         }));
     }

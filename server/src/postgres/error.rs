@@ -99,7 +99,7 @@ impl From<&Failure> for Report {
         let is_over = failure.wire() == UNAUTHENTICATED;
         Self {
             severity: if is_over { "FATAL" } else { "ERROR" },
-            sqlstate: failure.wire().sqlstate,
+            sqlstate: failure.sqlstate(),
             message: failure.line(),
             hint: failure.way_out().map(str::to_owned),
             place: place(failure.error().message()),
