@@ -214,16 +214,18 @@ pub(super) async fn events(
     status(&http, &visitor.principal, &query_id)?;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let events = stream::unfold(Some((http, visitor.principal, query_id, ticks)), |state| async move {
-        let (http, principal, query_id, mut ticks) = state?;
+    let events = stream::unfold(Some((http, visitor, query_id, ticks)), |state| async move {
+        let (http, visitor, query_id, mut ticks) = state?;
         ticks.tick().await;
+        // A token that was revoked hears no more.
+        let principal = http.gate.still(&visitor).ok()?;
         // The server forgets old queries: that is an end as well.
         let status = status(&http, &principal, &query_id).ok()?;
         let runs = matches!(status.query.state, Stands::Waiting | Stands::Running) && !http.gate.is_stopping();
         let name = if runs { "progress" } else { "end" };
         let data = serde_json::to_string(&status).unwrap_or_default();
         let event = Bytes::from(format!("event: {name}\ndata: {data}\n\n"));
-        Some((Ok::<_, std::io::Error>(event), runs.then_some((http, principal, query_id, ticks))))
+        Some((Ok::<_, std::io::Error>(event), runs.then_some((http, visitor, query_id, ticks))))
     });
     let mut response = Body::from_stream(events).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -138,10 +138,13 @@ fn frames(
                     let line = format!("{}\n", Problem::from(&failure).of_query(Some(&query_id)).json());
                     (Ok(Frame::data(line.into())), Rest::Failed(failure))
                 }
-                Err(failure) => (Err(broken(&failure)), Rest::Nothing),
+                Err(failure) => {
+                    tokio::task::yield_now().await; // what came before goes out before the transfer breaks
+                    (Err(broken(&failure)), Rest::Nothing)
+                }
             },
             Rest::Failed(failure) => {
-                tokio::task::yield_now().await; // the line goes out before the transfer breaks
+                tokio::task::yield_now().await; // and so does the line
                 (Err(broken(&failure)), Rest::Nothing)
             }
             Rest::Nothing => return None,

@@ -35,8 +35,12 @@ use crate::sql_text;
 
 /// Time that a client gets to end what it began when the server stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Statements and portals that a connection may keep.
+/// Prepared statements that a connection may keep.
 const MAX_KEPT: usize = 10_000;
+/// Bytes of their texts.
+const MAX_KEPT_BYTES: usize = 64 << 20;
+/// Portals that a connection may keep; each may hold values as large as a message.
+const MAX_PORTALS: usize = 200;
 
 /// A connection whose client is known.
 pub(super) struct Connection {
@@ -732,6 +736,11 @@ impl Connection {
             return Err(Trouble::new("54000", format!("a connection may keep {MAX_KEPT} prepared statements"))
                 .hint("DEALLOCATE ALL forgets them"));
         }
+        let kept: usize = self.statements.values().map(|kept| kept.sql.len() + kept.planned.len()).sum();
+        if kept + sql.len() > MAX_KEPT_BYTES {
+            return Err(Trouble::new("54000", format!("prepared statements may have {MAX_KEPT_BYTES} bytes together"))
+                .hint("DEALLOCATE ALL forgets them"));
+        }
         if sql_text::statements(&sql).len() > 1 {
             return Err(Trouble::new("42601", "cannot insert multiple commands into a prepared statement"));
         }
@@ -782,8 +791,8 @@ impl Connection {
         if self.portals.contains_key(portal) {
             return Err(Trouble::new("42P03", format!("cursor \"{portal}\" already exists")));
         }
-        if self.portals.len() >= MAX_KEPT {
-            return Err(Trouble::new("54000", format!("a connection may keep {MAX_KEPT} portals")));
+        if self.portals.len() >= MAX_PORTALS {
+            return Err(Trouble::new("54000", format!("a connection may keep {MAX_PORTALS} portals")));
         }
         Ok(())
     }
