@@ -36,4 +36,4 @@ if [ ! -f "$cache/$stamp.done" ]; then
   touch "$cache/$stamp.done"
 fi
 export NODE_PATH="$cache/node/node_modules"
-exec "$cache/python/bin/python" -m pytest -q "$@"
+exec "$cache/python/bin/python" -m pytest -q --timeout 300 "$@"

@@ -99,14 +99,15 @@ pub(super) async fn ask(gate: &Gate, visitor: &Visitor, statement: &str, limits:
 
 /// The rows of a batch as JSON values.
 fn values(schema: &Schema, batch: &RecordBatch) -> Result<Vec<Vec<Value>>> {
-    let mut writer = writer(Format::Json, Layout::default());
+    let mut writer = writer(Format::JsonCompact, Layout::default());
     let mut bytes = Vec::new();
     writer.start(schema, &mut bytes)?;
     writer.batch(batch, &mut bytes)?;
     writer.finish(&mut bytes)?;
     let bad = |what: String| Failure::new(saequel_engine::ErrorKind::Internal, format!("answer: {what}"));
     let mut all: Value = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    serde_json::from_value(all["rows"].take()).map_err(|error| bad(error.to_string()))
+    let rows = all.get_mut("rows").map(Value::take).unwrap_or_default();
+    serde_json::from_value(rows).map_err(|error| bad(error.to_string()))
 }
 
 impl Rows {
