@@ -312,7 +312,10 @@ def test_values_are_never_statements(door):
 def test_wrong_tokens_open_nothing(locked, token):
     with contextlib.suppress(UnicodeEncodeError, ValueError):  # what no client can send
         error = refused(locked, "SELECT 1", token)
-        assert error.state in ("28P01", "28000", "UNAUTHENTICATED", "53300", "?", "08006", "54000", 431, "TIMEOUT"), error
+        # gRPC's own client refuses to send what is no ASCII.
+        unsent = "non-printable ASCII" in error.message
+        known = ("28P01", "28000", "UNAUTHENTICATED", "53300", "?", "08006", "54000", 431, "TIMEOUT")
+        assert unsent or error.state in known, error
         assert not token.startswith("sq_x") or token not in error.message
 
 

@@ -223,6 +223,9 @@ impl Connection {
         self.portals.remove("");
         let statements = sql_text::statements(&script);
         if statements.is_empty() {
+            if script.matches("/*").count() > script.matches("*/").count() {
+                return Err(Trouble::new("42601", "unterminated /* comment"));
+            }
             return self.wire.put(&EmptyQueryResponse::new());
         }
         for statement in statements {

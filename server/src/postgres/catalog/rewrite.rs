@@ -1160,7 +1160,17 @@ fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
             with_backslash(left, escape) && with_backslash(right, escape)
         }
         Expr::Nested(inner) => with_backslash(inner, escape),
-        _ => false,
+        // What is known only when the statement runs, such as a parameter: a doubled letter stands for itself.
+        other => {
+            let replace = |of: Expr, old: Expr, new: Expr| call("replace", vec![of, old, new]);
+            let mark = || string("\u{1}");
+            let text = std::mem::replace(other, Expr::value(Value::Null));
+            let text = replace(text, string("\\"), string("\\\\"));
+            let text = replace(text, string(format!("{escape}{escape}")), mark());
+            let text = replace(text, string(escape.to_string()), string("\\"));
+            *other = replace(text, mark(), string(escape.to_string()));
+            true
+        }
     }
 }
 

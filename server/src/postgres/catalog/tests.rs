@@ -92,6 +92,8 @@ async fn functions_and_tables_of_an_empty_database() {
         ("SELECT array_to_string(ARRAY['a', 'b'], ',')", "a,b"),
         ("SELECT 'x_y' LIKE 'x/_y' ESCAPE '/'", "true"),
         ("SELECT 'xay' LIKE 'x/_y' ESCAPE '/'", "false"),
+        ("SELECT 'x_y' LIKE concat('x', '/_y') ESCAPE '/'", "true"),
+        ("SELECT 'xay' LIKE concat('x', '/_y') ESCAPE '/'", "false"),
         ("SELECT quote_ident('A b')", "\"A b\""),
         ("SELECT table_type FROM information_schema.tables WHERE table_name = 'pg_class'", "BASE TABLE"),
         (
