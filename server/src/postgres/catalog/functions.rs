@@ -504,6 +504,8 @@ const FUNCTIONS: &[Known] = &[
     known("pg_terminate_backend", Gives::Bool, NO),
     known("pg_try_advisory_lock", Gives::Bool, YES),
     known("pg_advisory_unlock", Gives::Bool, YES),
+    // Gives nothing at all in PostgreSQL; asyncpg calls it whenever a pool takes a connection back.
+    known("pg_advisory_unlock_all", Gives::Text, NO_TEXT),
     known("pg_notification_queue_usage", Gives::Double, |call| Ok(Arc::new(Float64Array::from(vec![0.0; call.rows])))),
     // What is described.
     known("col_description", Gives::Text, NO_TEXT),
