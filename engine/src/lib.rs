@@ -43,6 +43,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use options::EngineOptions;
 pub use saequel_encoder::{Encoder, Error as EncoderError, Progress, Reader, ReaderOptions, Sae, Silent};
 pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progress, reader, sae};
+pub use saequel_udfs::docs as functions;
 pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};
 pub use session::{Described, Parameter};
 pub use statements::with_stack;

@@ -50,6 +50,9 @@ fn classify(error: &DataFusionError, position: &mut Option<(u64, u64)>) -> (Erro
         DataFusionError::ObjectStore(source) => (ErrorKind::Io, format!("file: {source}")),
         DataFusionError::IoError(source) => (io_kind(source), source.to_string()),
         DataFusionError::SQL(source, _) => (ErrorKind::Query, parser_message(&source.to_string())),
+        DataFusionError::Plan(message) | DataFusionError::Internal(message) if wrong_arguments(message).is_some() => {
+            (ErrorKind::Query, wrong_arguments(message).unwrap_or_default())
+        }
         DataFusionError::Plan(message) => plan(message),
         DataFusionError::SchemaError(source, _) => (ErrorKind::Query, schema_message(source)),
         DataFusionError::Configuration(message) => (ErrorKind::Query, lowered(message)),
@@ -130,6 +133,22 @@ fn plan(message: &str) -> (ErrorKind, String) {
         None if is_missing_feature(message) => (ErrorKind::NotFound, lowered(message)),
         None => (ErrorKind::Query, lowered(message)),
     }
+}
+
+/// `sum(Boolean)` and what `sum` does take, of a call with arguments that no function of the name takes; DataFusion gives
+/// every attempt, as a mistake of its own.
+fn wrong_arguments(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = rest.split_once('\'')?;
+    let candidates = rest.split_once("Candidate functions:").map_or("", |(_, candidates)| candidates);
+    let candidates: Vec<&str> = candidates.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let name = call.split_once('(').map_or(call, |(name, _)| name);
+    let takes = match candidates.as_slice() {
+        [] => String::new(),
+        known => format!("; there are {}", known.join(", ")),
+    };
+    let cast = if call == format!("{name}(Boolean)") { format!(": write {name}((...)::int)") } else { String::new() };
+    Some(format!("no function {call}{takes}{cast}"))
 }
 
 /// `diff: feature 'apolgy' not found`, `diff: dictionary 'words' not found`: how functions say it.

@@ -90,6 +90,11 @@ async fn a_corpus_is_a_table() {
     assert_eq!(error.to_string(), "line 2, column 6: table 'anwsers' not found; did you mean 'answers'?");
     let error = failure(&engine, "SELECT modle FROM answers").await;
     assert_eq!(error.to_string(), "line 1, column 8: column 'modle' not found; did you mean 'model'?");
+    let error = failure(&engine, "SELECT avg(has_feature(features, 'list')) FROM answers").await;
+    assert_eq!(error.kind(), ErrorKind::Query);
+    let expected =
+        "no function avg(Boolean); there are avg(Decimal), avg(Duration), avg(Float64): write avg((...)::int)";
+    assert_eq!(error.to_string(), expected);
     assert_eq!(failure(&engine, "SELECT 1 / 0").await.kind(), ErrorKind::Data);
 }
 

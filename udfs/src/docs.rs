@@ -28,6 +28,17 @@ pub struct FunctionDoc {
     pub example: &'static str,
 }
 
+impl FunctionDoc {
+    /// The first paragraph of the text, without line breaks.
+    pub fn summary(&self) -> String {
+        let paragraph = self.text.split("\n\n").next().unwrap_or_default();
+        paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The page that is made of all of them, in Markdown, with the result of each example.
+pub const PAGE: &str = include_str!("../functions.md");
+
 /// Documentation of all functions, in the order in which they are explained.
 pub fn all() -> impl Iterator<Item = &'static FunctionDoc> {
     crate::table::DOCS.iter().chain(crate::scalar::DOCS).chain(crate::aggregate::DOCS)

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::sae::Sae;
 
 /// What belongs into a database folder.
-const ENTRIES: [&str; 7] = ["catalog", "corpora", "words", "saes", "cache", "tmp", "lock"];
+const ENTRIES: [&str; 8] = ["catalog", "corpora", "words", "saes", "cache", "tmp", "lock", "tokens.json"];
 /// Generations between two removals of old versions of the catalog tables.
 const FORGET_EVERY: u64 = 32;
 /// How long versions of the catalog tables are kept. Readers hold a picture for moments only; an hour is ample.

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 use futures::StreamExt;
 use saequel_engine::ErrorKind;
+use saequel_engine::functions::{self as documented, FunctionDoc, Kind};
 use serde::Serialize;
 
 use super::problem::{ErrorBody, Problem};
@@ -15,9 +16,6 @@ use super::{Http, Named, Who, accept};
 use crate::error::{Failure, Result, STOPPING};
 use crate::gate::{Ask, Gate, Visitor};
 use crate::sql_text::identifier;
-
-/// Our functions as they are documented.
-const FUNCTIONS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../udfs/functions.md"));
 
 /// A state in a word.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -226,7 +224,7 @@ pub(super) async fn functions(
     RawQuery(url): RawQuery,
 ) -> Result<Response, Problem> {
     url_values(url.as_deref(), &[])?;
-    let mut functions = our_functions(FUNCTIONS);
+    let mut functions = our_functions();
     let statement = "SELECT routine_name, lower(function_type), max(syntax_example), max(description) \
                      FROM information_schema.routines GROUP BY 1, 2 ORDER BY 1, 2";
     for [name, kind, syntax, description] in texts(&http.gate, &visitor, statement).await? {
@@ -237,29 +235,20 @@ pub(super) async fn functions(
     Ok(Json(Functions { functions }).into_response())
 }
 
-/// Name, kind, syntax and first paragraph of each function in the documentation.
-fn our_functions(text: &str) -> Vec<Function> {
-    let mut functions: Vec<Function> = Vec::new();
-    let mut kind = "";
-    for line in text.lines() {
-        if let Some(heading) = line.strip_prefix("## ") {
-            kind = match heading {
-                "Table functions" => "table",
-                "Aggregates" => "aggregate",
-                _ => "scalar",
-            };
-        } else if let Some(name) = line.strip_prefix("### ") {
-            let (syntax, description) = (String::new(), String::new());
-            functions.push(Function { name: name.to_owned(), kind: kind.to_owned(), syntax, description });
-        } else if let Some(function) = functions.last_mut().filter(|_| !line.is_empty()) {
-            if function.syntax.is_empty() {
-                function.syntax = line.trim_matches('`').to_owned();
-            } else if function.description.is_empty() {
-                function.description = line.to_owned();
-            }
+/// Our functions as they are documented.
+fn our_functions() -> Vec<Function> {
+    let function = |doc: &FunctionDoc| Function {
+        name: doc.name.to_owned(),
+        kind: match doc.kind {
+            Kind::Scalar => "scalar",
+            Kind::Aggregate => "aggregate",
+            Kind::Table => "table",
         }
-    }
-    functions
+        .to_owned(),
+        syntax: doc.syntax.to_owned(),
+        description: doc.summary(),
+    };
+    documented::all().map(function).collect()
 }
 
 /// The rows of a statement that gives texts.
@@ -289,7 +278,7 @@ mod tests {
 
     #[test]
     fn functions_are_found_in_their_documentation() {
-        let functions = our_functions(FUNCTIONS);
+        let functions = our_functions();
         let diff = functions.iter().find(|function| function.name == "diff").unwrap();
         assert!(diff.kind == "table" && diff.syntax.starts_with("diff(a, b"), "{diff:?}");
         assert!(functions.iter().any(|function| function.name == "has_feature" && function.kind == "scalar"));

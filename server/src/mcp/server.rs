@@ -1,9 +1,11 @@
 //! What the protocol asks, answered by tools, resources and prompts.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
+use futures::FutureExt;
 use rmcp::model::{
     ArgumentInfo, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
     Extensions, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
@@ -68,11 +70,16 @@ async fn followed<T>(
     let token = context.meta.get_progress_token();
     let began = Instant::now();
     let mut ticks = interval_at(began + PROGRESS, PROGRESS);
+    // A panic is ours, and the client is told instead of left waiting.
+    let work = AssertUnwindSafe(work).catch_unwind();
     tokio::pin!(work);
     loop {
         tokio::select! {
             biased;
-            outcome = &mut work => return outcome,
+            outcome = &mut work => {
+                let broken = |_| Err(Failure::new(ErrorKind::Internal, format!("{what} broke off; the log has more")));
+                return outcome.unwrap_or_else(broken);
+            }
             () = context.ct.cancelled() => return Err(Failure::new(ErrorKind::Cancelled, "the client cancelled the request")),
             _ = ticks.tick() => {
                 let Some(token) = token.clone() else { continue };

@@ -22,17 +22,12 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
-use saequel_engine::SessionExtension;
+use saequel_engine::{SessionExtension, functions as documented};
 
 use self::relations::{INFORMATION_SCHEMA, PG_CATALOG, Relations, oid};
 use super::settings::SessionSettings;
 use crate::error::Failure;
 use crate::gate::Gate;
-
-/// The version of PostgreSQL that clients are told; some do without what is newer, and insist on what is older.
-pub(super) const SERVER_VERSION: &str = "16.6";
-/// The same as a number.
-pub(super) const SERVER_VERSION_NUM: &str = "160006";
 
 /// What this door adds to the session of each statement of a connection.
 pub(crate) fn extension(user: &str, gate: &Gate, settings: &Arc<SessionSettings>) -> Arc<dyn SessionExtension> {
@@ -130,11 +125,7 @@ fn known_functions(state: &SessionState) -> &'static [Function] {
                 oid: oid("function", &[name]),
                 name: name.clone(),
                 kind,
-                description: match kind {
-                    "f" => state.scalar_functions()[name].documentation().map(|text| text.description.clone()),
-                    "a" => state.aggregate_functions()[name].documentation().map(|text| text.description.clone()),
-                    _ => None,
-                },
+                description: documented::all().find(|doc| doc.name == *name).map(documented::FunctionDoc::summary),
             })
             .collect();
         known.sort_by(|a, b| a.name.cmp(&b.name));

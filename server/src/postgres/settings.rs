@@ -12,8 +12,10 @@ use arrow::array::timezone::Tz;
 
 use super::error::{Result, Trouble};
 
-/// Version of PostgreSQL that is spoken.
+/// The version of PostgreSQL that clients are told; some do without what is newer, and insist on what is older.
 pub(super) const SERVER_VERSION: &str = "16.6";
+/// The same as a number.
+pub(super) const SERVER_VERSION_NUM: &str = "160006";
 
 /// Settings whose change is told to the client without being asked, in PostgreSQL's spelling.
 pub(super) const REPORTED: [&str; 13] = [
@@ -33,11 +35,12 @@ pub(super) const REPORTED: [&str; 13] = [
 ];
 
 /// Settings that are known, with PostgreSQL's defaults.
-const DEFAULTS: [(&str, &str); 71] = [
+const DEFAULTS: [(&str, &str); 75] = [
     ("allow_in_place_tablespaces", "off"),
     ("application_name", ""),
     ("array_nulls", "on"),
     ("backslash_quote", "safe_encoding"),
+    ("block_size", "8192"),
     ("bytea_output", "hex"),
     ("check_function_bodies", "on"),
     ("client_encoding", "UTF8"),
@@ -73,7 +76,7 @@ const DEFAULTS: [(&str, &str); 71] = [
     ("is_superuser", "off"),
     ("jit", "off"),
     ("join_collapse_limit", "8"),
-    ("lc_collate", "C"),
+    ("lc_collate", "C.UTF-8"),
     ("lc_ctype", "C.UTF-8"),
     ("lc_messages", "C"),
     ("lc_monetary", "C"),
@@ -84,6 +87,7 @@ const DEFAULTS: [(&str, &str); 71] = [
     ("log_statement", "none"),
     ("max_connections", "512"),
     ("max_identifier_length", "63"),
+    ("max_index_keys", "32"),
     ("max_parallel_workers_per_gather", "2"),
     ("password_encryption", "scram-sha-256"),
     ("plan_cache_mode", "auto"),
@@ -94,8 +98,9 @@ const DEFAULTS: [(&str, &str); 71] = [
     ("search_path", "\"$user\", public"),
     ("server_encoding", "UTF8"),
     ("server_version", SERVER_VERSION),
-    ("server_version_num", "160006"),
+    ("server_version_num", SERVER_VERSION_NUM),
     ("session_authorization", ""),
+    ("ssl", "off"),
     ("standard_conforming_strings", "on"),
     ("statement_timeout", "0"),
     ("synchronize_seqscans", "on"),
@@ -104,11 +109,13 @@ const DEFAULTS: [(&str, &str); 71] = [
     ("transaction_deferrable", "off"),
     ("transaction_isolation", "read committed"),
     ("transaction_read_only", "off"),
+    ("wal_level", "replica"),
     ("work_mem", "4MB"),
 ];
 
 /// Settings that tell something and cannot be set.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 15] = [
+    "block_size",
     "in_hot_standby",
     "integer_datetimes",
     "is_superuser",
@@ -116,10 +123,13 @@ const FIXED: [&str; 11] = [
     "lc_ctype",
     "max_connections",
     "max_identifier_length",
+    "max_index_keys",
     "server_encoding",
     "server_version",
     "server_version_num",
     "session_authorization",
+    "ssl",
+    "wal_level",
 ];
 
 /// Settings of one transaction; each has a default whose name begins with `default_`.

@@ -22,8 +22,6 @@ const WRITES: [&str; 13] = [
     "alter", "compact", "copy", "create", "delete", "drop", "import", "insert", "merge", "reset", "set", "truncate",
     "update",
 ];
-/// The reference, made from the code of the functions.
-const REFERENCE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../udfs/functions.md"));
 
 /// Arguments of `query`.
 #[derive(Debug, Deserialize)]
@@ -140,7 +138,7 @@ impl Function {
 /// The functions of the reference.
 static FUNCTIONS: LazyLock<Vec<Function>> = LazyLock::new(|| {
     let mut functions = Vec::new();
-    for part in REFERENCE.split("\n## ").skip(1) {
+    for part in saequel_engine::functions::PAGE.split("\n## ").skip(1) {
         let (kind, sections) = part.split_once('\n').unwrap_or((part, ""));
         for section in sections.split("\n### ").skip(1) {
             let (name, text) = section.split_once('\n').unwrap_or((section, ""));

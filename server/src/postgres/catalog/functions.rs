@@ -21,7 +21,8 @@ use datafusion_pg_catalog::pg_catalog::quote_ident_udf;
 use super::super::types::shown_as;
 use super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC, Relation, own_oid, schema_oid};
 use super::tables::{OWNER, OWNER_OID, fixed};
-use super::{SERVER_VERSION, State, settings};
+use super::{State, settings};
+use crate::postgres::settings::SERVER_VERSION;
 
 /// What one function gives for some rows.
 type Run = fn(&Call<'_>) -> Result<ArrayRef>;

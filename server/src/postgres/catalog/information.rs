@@ -77,6 +77,10 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         "grantor text, grantee text, specific_catalog text, specific_schema text, specific_name text, routine_catalog text, routine_schema text, routine_name text, privilege_type text, is_grantable text",
     ),
     (
+        "routines",
+        "specific_catalog text, specific_schema text, specific_name text, routine_catalog text, routine_schema text, routine_name text, routine_type text, data_type text, type_udt_catalog text, type_udt_schema text, type_udt_name text, routine_body text, routine_definition text, external_language text, is_deterministic text, sql_data_access text, security_type text",
+    ),
+    (
         "schemata",
         "catalog_name text, schema_name text, schema_owner text, default_character_set_catalog text, default_character_set_schema text, default_character_set_name text, sql_path text",
     ),
@@ -136,7 +140,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
 ];
 
 /// Tables of DataFusion's that have no counterpart above.
-const OF_DATAFUSION: [&str; 3] = ["df_settings", "routines", "parameters"];
+const OF_DATAFUSION: [&str; 2] = ["df_settings", "parameters"];
 
 /// Schema `information_schema` of one session.
 #[derive(Debug)]
@@ -261,7 +265,7 @@ impl InformationSchema {
                 vec![
                     ("implementation_info_id", "18".into()),
                     ("implementation_info_name", "DBMS VERSION".into()),
-                    ("character_value", super::SERVER_VERSION.into()),
+                    ("character_value", super::super::settings::SERVER_VERSION.into()),
                 ],
             ],
             // Everybody may call the functions.
@@ -279,6 +283,35 @@ impl InformationSchema {
                         ("privilege_type", "EXECUTE".into()),
                         ("is_grantable", "NO".into()),
                     ]
+                })
+                .collect(),
+            "routines" => self
+                .state
+                .functions
+                .iter()
+                .map(|function| {
+                    let mut row: Row = vec![
+                        ("specific_catalog", self.catalog()),
+                        ("specific_schema", PUBLIC.into()),
+                        ("specific_name", format!("{}_{}", function.name, function.oid).into()),
+                        ("routine_catalog", self.catalog()),
+                        ("routine_schema", PUBLIC.into()),
+                        ("routine_name", function.name.as_str().into()),
+                        ("data_type", if function.kind == "t" { "record" } else { "USER-DEFINED" }.into()),
+                        ("type_udt_catalog", self.catalog()),
+                        ("type_udt_schema", PG_CATALOG.into()),
+                        ("type_udt_name", if function.kind == "t" { "record" } else { "any" }.into()),
+                        ("routine_body", "EXTERNAL".into()),
+                        ("external_language", "C".into()),
+                        ("is_deterministic", "YES".into()),
+                        ("sql_data_access", "READS".into()),
+                        ("security_type", "INVOKER".into()),
+                    ];
+                    // An aggregate has none, as in PostgreSQL.
+                    if function.kind != "a" {
+                        row.push(("routine_type", "FUNCTION".into()));
+                    }
+                    row
                 })
                 .collect(),
             _ => Vec::new(),
