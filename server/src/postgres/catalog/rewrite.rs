@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
 
-use self::expressions::{AS_TEXT, REG, cast, cte_names, is_word, nothing, number, type_name};
+use self::expressions::{AS_TEXT, REG, cte_names, is_word, type_name};
 use self::rules::Rules;
 use super::functions::{is_known, type_oid};
 use super::relations::{INFORMATION_SCHEMA, PUBLIC};
