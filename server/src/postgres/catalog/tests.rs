@@ -1,12 +1,10 @@
 //! The catalog over an engine, without the wire.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use arrow::util::pretty::pretty_format_batches;
-use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::common::ParamValues;
 use futures::TryStreamExt;
 use saequel_engine::{Caller, Engine, EngineOptions, SessionExtension};
 use tempfile::TempDir;
@@ -149,53 +147,4 @@ async fn a_statement_pays_little() {
     println!("SELECT 1 takes {without:?} without the catalog, {with:?} with it");
     // Three milliseconds on an idle machine; others run beside this test.
     assert!(with < without + Duration::from_millis(30), "{without:?}, {with:?}");
-}
-
-/// Statements that clients were seen to send, one after the other, from `SAEQUEL_PG_STATEMENTS`: a file with a statement of
-/// any number of lines between lines `--`.
-#[tokio::test(flavor = "multi_thread")]
-async fn recorded_statements() {
-    let Some(path) = std::env::var_os("SAEQUEL_PG_STATEMENTS") else { return };
-    let door = Door::open().await;
-    let text = std::fs::read_to_string(Path::new(&path)).unwrap();
-    let show = std::env::var_os("SAEQUEL_PG_SHOW").is_some();
-    let mut failed = 0;
-    for statement in text.split("\n--\n").map(str::trim).filter(|statement| !statement.is_empty()) {
-        // Parameters, if any, are lines `-- $1 = text`.
-        let parameters: Vec<_> = statement
-            .lines()
-            .filter_map(|line| line.strip_prefix("-- $")?.split_once(" = "))
-            .map(|(_, value)| match value.strip_prefix("oids ") {
-                Some(items) => {
-                    let items: Vec<_> =
-                        items.split(',').map(|item| ScalarValue::Int64(item.trim().parse().ok())).collect();
-                    ScalarValue::List(ScalarValue::new_list_nullable(&items, &arrow::datatypes::DataType::Int64))
-                }
-                None => ScalarValue::Utf8(Some(value.to_owned())),
-            })
-            .map(Into::into)
-            .collect();
-        let start = Instant::now();
-        let described = door.engine.describe_as(&door.caller, &rewrite(statement).unwrap()).await;
-        let described = described.map(|described| described.schema.is_some());
-        match door.batches(statement, ParamValues::List(parameters)).await {
-            Ok(batches) if show => {
-                println!(
-                    "OK {:?} {described:?} {statement}\n{}\n",
-                    start.elapsed(),
-                    pretty_format_batches(&batches).unwrap()
-                );
-            }
-            Ok(_) => {
-                if !matches!(described, Ok(true)) {
-                    println!("UNDESCRIBED {described:?} {statement}\n");
-                }
-            }
-            Err(error) => {
-                failed += 1;
-                println!("FAILED {statement}\n  {error}\n");
-            }
-        }
-    }
-    println!("{failed} failed");
 }
