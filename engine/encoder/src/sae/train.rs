@@ -9,7 +9,7 @@ use super::harvest::{Harvest, HarvestOptions, Hook, harvest};
 use super::samples::{Normalization, SampleStream};
 use super::survey::Survey;
 use super::trainer::Trainer;
-use super::{Sae, Spec};
+use super::{Architecture, InputNormalization, Precision, Sae, Spec, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
@@ -261,26 +261,35 @@ fn fit(
     }
     progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
     let spec = Spec {
-        format: 1,
+        format: Spec::FORMAT,
         name,
         reader: reader.name().to_owned(),
         layer: options.layer,
         level: options.level,
         width: options.width,
         input_width: inputs,
+        output: None,
         k: options.k,
-        cap: CAP * options.k,
-        threshold: trainer.threshold,
-        scale: normalization.scale,
-        unit: normalization.unit,
+        architecture: Architecture::BatchTopk { threshold: trainer.threshold, cap: Some(CAP * options.k) },
+        normalization: InputNormalization::Centred { scale: normalization.scale, unit: normalization.unit },
+        prefixes: Vec::new(),
+        precision: Precision::F16,
         sees: String::new(),
         misses: String::new(),
         training: serde_json::json!({
             "method": "BatchTopK", "tokens": harvest.n_tokens, "samples": steps * options.batch as u64,
             "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
         }),
+        source: serde_json::Value::Null,
     };
     let Trainer { encoder, encoder_bias, decoder, decoder_bias, .. } = trainer;
-    let weights = [encoder.value, encoder_bias.value, decoder.value, decoder_bias.value, normalization.mean];
+    let weights = Weights {
+        encoder: encoder.value,
+        encoder_bias: encoder_bias.value,
+        decoder: decoder.value,
+        decoder_bias: decoder_bias.value,
+        mean: normalization.mean,
+        ..Weights::default()
+    };
     Ok((Sae::new(spec, weights), steps * options.batch as u64))
 }
