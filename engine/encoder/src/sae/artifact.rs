@@ -54,6 +54,9 @@ pub(crate) struct Spec {
     pub(crate) reader: String,
     /// Layer of the hook point.
     pub(crate) layer: usize,
+    /// The hook point; absent: the residual stream of `layer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hook: Option<crate::reader::Hook>,
     /// What it reads.
     pub(crate) level: Level,
     /// Latents: rows of the weights.

@@ -94,9 +94,14 @@ impl Sae {
         &self.spec.reader
     }
 
-    /// Layer of the hook point: 0 is the embedding, n the output of the n-th block.
+    /// Layer of the hook point: 0 is the embedding, n the n-th block or its output.
     pub fn layer(&self) -> usize {
         self.spec.layer
+    }
+
+    /// Where in the reader its states are taken.
+    pub fn hook(&self) -> crate::reader::Hook {
+        self.spec.hook.unwrap_or(crate::reader::Hook::residual(self.spec.layer))
     }
 
     /// Token, span or document.
