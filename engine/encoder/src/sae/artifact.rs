@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Architecture, InputNormalization, LatentInfo, Precision, Sae, Weights};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::Hook;
 
 const JSON: &str = "sae.json";
 const TENSORS: &str = "sae.safetensors";
@@ -52,11 +53,8 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     /// Name of the reader.
     pub(crate) reader: String,
-    /// Layer of the hook point.
-    pub(crate) layer: usize,
-    /// The hook point; absent: the residual stream of `layer`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hook: Option<crate::reader::Hook>,
+    /// Where in the reader it reads.
+    pub(crate) hook: Hook,
     /// What it reads.
     pub(crate) level: Level,
     /// Latents: rows of the weights.
@@ -128,7 +126,7 @@ impl From<SpecV1> for Spec {
             format: FORMAT,
             name: old.name,
             reader: old.reader,
-            layer: old.layer,
+            hook: Hook::residual(old.layer),
             level: old.level,
             width: old.width,
             input_width: old.input_width,

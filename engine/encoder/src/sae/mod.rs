@@ -96,12 +96,12 @@ impl Sae {
 
     /// Layer of the hook point: 0 is the embedding, n the n-th block or its output.
     pub fn layer(&self) -> usize {
-        self.spec.layer
+        self.spec.hook.layer()
     }
 
     /// Where in the reader its states are taken.
     pub fn hook(&self) -> crate::reader::Hook {
-        self.spec.hook.unwrap_or(crate::reader::Hook::residual(self.spec.layer))
+        self.spec.hook
     }
 
     /// Token, span or document.
