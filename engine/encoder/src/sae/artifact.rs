@@ -185,9 +185,9 @@ impl Spec {
             Architecture::Relu | Architecture::JumpRelu | Architecture::Gated => true,
         };
         let normalized = match self.normalization {
-            InputNormalization::Centred { scale: factor, .. } | InputNormalization::Scale { factor } => {
-                finite(factor) && factor > 0.0
-            }
+            InputNormalization::Centred { scale: factor, .. }
+            | InputNormalization::Scale { factor }
+            | InputNormalization::RowCentred { factor } => finite(factor) && factor > 0.0,
             _ => true,
         };
         let nested = self.prefixes.is_sorted_by(|a, b| a < b)

@@ -1,0 +1,175 @@
+//! Getting a dictionary's files from the model hub.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::found::Place;
+use super::registry::Released;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Progress;
+
+/// Endings of files that hold weights.
+const WEIGHTS: &[&str] = &[".safetensors", ".npz", ".pt", ".pth"];
+
+/// Fetches what a release consists of into `<cache>/saes/<repository>/<path>`; files that are there are not fetched again.
+/// The hub is `HF_ENDPOINT` if that is set; `HF_TOKEN` is sent with the requests if it is set.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if the hub has no such dictionary, [`ErrorKind::Io`] if it cannot be reached: the message says
+/// which files to put where.
+pub(super) fn fetch(released: &Released, cache: &Path, progress: &dyn Progress) -> Result<Place> {
+    let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+    fetch_from(&hub, released, cache, progress)
+}
+
+/// The same from a given hub; see [`fetch`].
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) fn fetch_from(hub: &str, released: &Released, cache: &Path, progress: &dyn Progress) -> Result<Place> {
+    let root = cache.join("saes").join(released.repository.replace('/', "--"));
+    let hub = Hub { hub: hub.trim_end_matches('/').to_owned(), released, root, progress };
+    let address = format!("{}/{}", released.repository, released.path);
+    // Some folders are named like files.
+    if WEIGHTS.iter().any(|ending| released.path.ends_with(ending))
+        && let Some(file) = hub.get(&released.path)?
+    {
+        if let Some(stem) = released.path.strip_suffix(".pt") {
+            hub.get(&format!("{stem}_cfg.json"))?;
+        }
+        let dir = file.parent().unwrap_or(Path::new(".")).to_owned();
+        return Ok(Place { dir, file: Some(file), address });
+    }
+    let there = |name: &str| Ok::<bool, Error>(hub.get(&hub.inside(name))?.is_some());
+    let whole = if there("cfg.json")? {
+        if there("sae_weights.safetensors")? {
+            there("sparsity.safetensors")?;
+            true
+        } else {
+            if let Some((parent, _)) = released.path.rsplit_once('/') {
+                hub.get(&format!("{parent}/config.json"))?;
+            } else {
+                hub.get("config.json")?;
+            }
+            there("sae.safetensors")?
+        }
+    } else if there("params.npz")? {
+        true
+    } else if there("params.safetensors")? {
+        there("config.json")?;
+        true
+    } else if there("hyperparams.json")? {
+        there("checkpoints/final.safetensors")?
+    } else if there("config.json")? {
+        there("ae.pt")? || there("sae_weights.safetensors")?
+    } else if there("metadata.yaml")? {
+        there("atoms.pt")?
+    } else {
+        there("conf.yaml")? && there("latest_ckpt.safetensors")?
+    };
+    if !whole {
+        let message = format!(
+            "{} on {} holds no dictionary that is known here; expected cfg.json, params.npz, params.safetensors, \
+             hyperparams.json, ae.pt or another weight file there",
+            address.trim_end_matches('/'),
+            hub.hub
+        );
+        return Err(Error::new(ErrorKind::NotFound, message));
+    }
+    Ok(Place { dir: hub.root.join(&released.path), file: None, address })
+}
+
+struct Hub<'a> {
+    hub: String,
+    released: &'a Released,
+    root: PathBuf,
+    progress: &'a dyn Progress,
+}
+
+impl Hub<'_> {
+    fn inside(&self, name: &str) -> String {
+        if self.released.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.released.path) }
+    }
+
+    /// A file of the repository, fetched if it is not there; `None` if the hub does not have it.
+    fn get(&self, path: &str) -> Result<Option<PathBuf>> {
+        let place = self.root.join(path);
+        if path.split('/').any(|part| part == "..") {
+            return Err(Error::new(ErrorKind::Query, format!("'{path}' is not a path of a repository")));
+        }
+        if place.is_file() {
+            return Ok(Some(place));
+        }
+        let url = format!("{}/{}/resolve/main/{}", self.hub, self.released.repository, encoded(path));
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let message = format!(
+                "cannot fetch {url}; connect to the network, set HF_ENDPOINT, or put the files of {} into {} and import \
+                 that folder",
+                self.released.repository,
+                self.root.display()
+            );
+            Error::new(ErrorKind::Io, message).with_source(error)
+        };
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_resolve(Some(Duration::from_secs(5)))
+            .timeout_connect(Some(Duration::from_secs(5)))
+            .timeout_recv_response(Some(Duration::from_secs(15)))
+            .build()
+            .into();
+        let mut request = agent.get(&url);
+        if let Ok(token) = std::env::var("HF_TOKEN") {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut response = match request.call() {
+            Ok(response) => response,
+            Err(ureq::Error::StatusCode(404)) => return Ok(None),
+            Err(ureq::Error::StatusCode(status @ (401 | 403))) => {
+                let message = format!(
+                    "{url}: the hub answers {status}; accept the repository's terms there and set HF_TOKEN, or check the name"
+                );
+                return Err(Error::new(ErrorKind::Denied, message));
+            }
+            Err(error) => return Err(failed(error.into())),
+        };
+        let dir = place.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(dir).map_err(|error| failed(error.into()))?;
+        let total = response.body().content_length();
+        self.progress.stage(&format!("fetching {path}"), total, "bytes");
+        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(error.into()))?;
+        let (mut body, mut buffer, mut done) = (response.body_mut().as_reader(), vec![0; 1 << 18], 0u64);
+        loop {
+            let n = body.read(&mut buffer).map_err(|error| failed(error.into()))?;
+            if n == 0 {
+                break;
+            }
+            std::io::Write::write_all(&mut file, &buffer[..n]).map_err(|error| failed(error.into()))?;
+            done += n as u64;
+            self.progress.update(done, "");
+            if self.progress.cancelled() {
+                return Err(Error::new(ErrorKind::Cancelled, "fetching stopped; run it again to begin anew"));
+            }
+        }
+        if total.is_some_and(|total| total != done) {
+            return Err(failed(format!("{done} bytes came").into()));
+        }
+        file.persist(&place).map_err(|error| failed(error.into()))?;
+        self.progress.finish("");
+        Ok(Some(place))
+    }
+}
+
+/// A path with what URLs do not allow in it written as `%XX`.
+fn encoded(path: &str) -> String {
+    let mut out = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' | b':' | b'+' | b'=' => {
+                out.push(char::from(byte));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
