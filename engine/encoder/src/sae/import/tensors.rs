@@ -103,11 +103,6 @@ impl Tensors {
         Ok(Self { path: path.to_owned(), entries, values })
     }
 
-    /// The file.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Names, sorted.
     pub(super) fn names(&self) -> Vec<&str> {
         self.entries.keys().map(String::as_str).collect()
@@ -425,7 +420,8 @@ fn npy_header(header: &str) -> std::result::Result<(Type, bool, Vec<usize>), Str
     let fortran = after("fortran_order")?.starts_with("True");
     let shape = after("shape")?;
     let shape = shape.trim_start_matches('(').split(')').next().unwrap_or_default();
-    let shape = shape.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect();
+    let sizes = shape.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let shape = sizes.map(str::parse).collect::<std::result::Result<Vec<usize>, _>>();
     Ok((kind, fortran, shape.map_err(|_| "its shape is damaged".to_owned())?))
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::progress::Silent;
+use crate::sae::Architecture;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/dictionaries").join(name)
