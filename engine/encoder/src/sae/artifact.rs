@@ -364,7 +364,8 @@ impl Sae {
             let half = weights.decoder.len() / 2;
             weights.decoder[half..].iter_mut().for_each(|value| *value = -*value);
         }
-        if weights.shift.iter().all(|&value| value == 0.0) {
+        let centred = matches!(spec.normalization, InputNormalization::Centred { .. });
+        if centred || weights.shift.iter().all(|&value| value == 0.0) {
             weights.shift.clear();
         }
         Self { spec, weights, latents }

@@ -13,6 +13,18 @@ use crate::progress::Progress;
 /// Endings of files that hold weights.
 const WEIGHTS: &[&str] = &[".safetensors", ".npz", ".pt", ".pth"];
 
+/// Weight files of folders.
+const FOLDER_WEIGHTS: &[&str] = &[
+    "sae_weights.safetensors",
+    "sae.safetensors",
+    "params.npz",
+    "params.safetensors",
+    "checkpoints/final.safetensors",
+    "ae.pt",
+    "atoms.pt",
+    "latest_ckpt.safetensors",
+];
+
 /// Fetches what a release consists of into `<cache>/saes/<repository>/<path>`; files that are there are not fetched again.
 /// The hub is `HF_ENDPOINT` if that is set; `HF_TOKEN` is sent with the requests if it is set.
 ///
@@ -42,10 +54,15 @@ pub(super) fn fetch_from(hub: &str, released: &Released, cache: &Path, progress:
         let dir = file.parent().unwrap_or(Path::new(".")).to_owned();
         return Ok(Place { dir, file: Some(file), address });
     }
+    let dir = hub.root.join(&released.path);
+    // Weights come last, so where they are, all is there.
+    if FOLDER_WEIGHTS.iter().any(|name| dir.join(name).is_file()) {
+        return Ok(Place { dir, file: None, address });
+    }
     let there = |name: &str| Ok::<bool, Error>(hub.get(&hub.inside(name))?.is_some());
     let whole = if there("cfg.json")? {
+        there("sparsity.safetensors")?;
         if there("sae_weights.safetensors")? {
-            there("sparsity.safetensors")?;
             true
         } else {
             if let Some((parent, _)) = released.path.rsplit_once('/') {
@@ -57,17 +74,14 @@ pub(super) fn fetch_from(hub: &str, released: &Released, cache: &Path, progress:
         }
     } else if there("params.npz")? {
         true
-    } else if there("params.safetensors")? {
-        there("config.json")?;
-        true
     } else if there("hyperparams.json")? {
         there("checkpoints/final.safetensors")?
     } else if there("config.json")? {
-        there("ae.pt")? || there("sae_weights.safetensors")?
+        there("params.safetensors")? || there("ae.pt")? || there("sae_weights.safetensors")?
     } else if there("metadata.yaml")? {
         there("atoms.pt")?
     } else {
-        there("conf.yaml")? && there("latest_ckpt.safetensors")?
+        there("params.safetensors")? || there("conf.yaml")? && there("latest_ckpt.safetensors")?
     };
     if !whole {
         let message = format!(
@@ -78,7 +92,7 @@ pub(super) fn fetch_from(hub: &str, released: &Released, cache: &Path, progress:
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     }
-    Ok(Place { dir: hub.root.join(&released.path), file: None, address })
+    Ok(Place { dir, file: None, address })
 }
 
 struct Hub<'a> {

@@ -105,7 +105,7 @@ pub(super) fn find(name: &str) -> Result<Option<Released>> {
         return Ok(Some(found));
     }
     let Some((repository, path)) = rest.split_once('/').or((!rest.is_empty()).then_some((rest, ""))) else {
-        let near: Vec<&str> = lines().map(|line| line.release).filter(|release| near(release, first)).take(5).collect();
+        let near = near(first);
         return match near[..] {
             [] => Ok(None),
             _ => {
@@ -126,9 +126,17 @@ pub(super) fn find(name: &str) -> Result<Option<Released>> {
     }))
 }
 
-fn near(release: &str, name: &str) -> bool {
+/// Releases with nearly all parts of the name, the nearest first.
+fn near(name: &str) -> Vec<&'static str> {
     let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|part| part.len() > 1).collect();
-    parts.len() > 1 && parts.iter().filter(|part| release.contains(*part)).count() + 1 >= parts.len()
+    let shared = |release: &str| parts.iter().filter(|part| release.contains(*part)).count();
+    let mut found: Vec<&str> = lines()
+        .map(|line| line.release)
+        .filter(|release| parts.len() > 1 && shared(release) + 1 >= parts.len())
+        .collect();
+    found.sort_by_key(|release| (std::cmp::Reverse(shared(release)), release.len()));
+    found.truncate(5);
+    found
 }
 
 #[cfg(test)]
