@@ -327,3 +327,43 @@ fn what_is_out_of_range_is_said() {
     nested.prefixes = vec![30, 20, WIDTH];
     assert!(nested.wrong().unwrap().contains("grow up to width 70"));
 }
+
+/// Prints how long encoding takes, in multiples of the loop of version 1 on the same states, interleaved: run it alone, with
+/// `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_the_loop() {
+    let sae = Sae::open(crate::sae::DEFAULT.as_ref()).unwrap();
+    let Architecture::BatchTopk { threshold, cap: Some(cap) } = sae.architecture() else { panic!() };
+    let mut rows = numbers(15, 2048 * 384, 1.0);
+    sae.normalize(&mut rows);
+    let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
+    let (mut dense, mut found) = (vec![0.0; BLOCK_ROWS * sae.width()], Vec::new());
+    let (mut new, mut old) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let start = std::time::Instant::now();
+        sae.encode_rows(&rows, &mut scratch, &mut sparse);
+        new.push(start.elapsed().as_secs_f64());
+        let start = std::time::Instant::now();
+        sparse.clear();
+        for block in rows.chunks(BLOCK_ROWS * 384) {
+            let n = block.len() / 384;
+            MatMul::linear(n, sae.width(), 384).run(block, &sae.weights.encoder, &mut dense[..n * sae.width()]);
+            for products in dense[..n * sae.width()].chunks_exact(sae.width()) {
+                found.clear();
+                above(products, &sae.weights.encoder_bias, threshold, &mut found);
+                if found.len() > cap {
+                    found.select_nth_unstable_by(cap, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                    found.truncate(cap);
+                    found.sort_unstable_by_key(|&(_, latent)| latent);
+                }
+                sparse.push_found(&found);
+            }
+        }
+        old.push(start.elapsed().as_secs_f64());
+    }
+    let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+    let mut ratios: Vec<f64> = new.iter().zip(&old).map(|(new, old)| new / old).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("2,048 rows: {:.1} ms, version 1 {:.1} ms, median ratio {:.3}", least(&new) * 1e3, least(&old) * 1e3, ratios[10]);
+}

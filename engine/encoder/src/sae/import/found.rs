@@ -114,6 +114,12 @@ impl Place {
         path.is_file().then_some(path)
     }
 
+    /// A weight file of the folder: as [`Self::has`], but nothing else than the file that was named, if one was.
+    pub(super) fn weights(&self, name: &str) -> Option<PathBuf> {
+        let path = self.has(name)?;
+        self.file.as_ref().is_none_or(|file| *file == path).then_some(path)
+    }
+
     /// The named file if its name ends like that, else the only such file of the folder.
     pub(super) fn only(&self, endings: &[&str]) -> Option<PathBuf> {
         let right = |path: &Path| path.to_str().is_some_and(|path| endings.iter().any(|ending| path.ends_with(ending)));

@@ -18,7 +18,7 @@ const NAME: &str = "SAELens";
 /// # Errors
 /// As [`super::import`].
 pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
-    let (Some(cfg_path), Some(weights)) = (place.has("cfg.json"), place.has("sae_weights.safetensors")) else {
+    let (Some(cfg_path), Some(weights)) = (place.has("cfg.json"), place.weights("sae_weights.safetensors")) else {
         return Ok(None);
     };
     let cfg = Config(json(&cfg_path)?);

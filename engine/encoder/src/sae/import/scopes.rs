@@ -11,7 +11,7 @@ use crate::sae::{Architecture, InputNormalization, Output};
 
 /// Gemma Scope 1: `params.npz` in `layer_L/width_N/average_l0_X` of `gemma-scope-<size>-<pt|it>-<res|mlp|att|transcoders>`.
 pub(super) fn gemma_scope_1(place: &Place) -> Result<Option<Found>> {
-    let Some(path) = place.has("params.npz").or_else(|| place.only(&[".npz"])) else { return Ok(None) };
+    let Some(path) = place.weights("params.npz").or_else(|| place.only(&[".npz"])) else { return Ok(None) };
     let tensors = Tensors::open(&path)?;
     let [encoder, decoder] = [tensors.any(&["W_enc", "w_enc"])?, tensors.any(&["W_dec", "w_dec"])?];
     let (inputs, width) = tensors.matrix_shape(encoder)?;
@@ -66,7 +66,7 @@ pub(super) fn gemma_scope_1(place: &Place) -> Result<Option<Found>> {
 
 /// Gemma Scope 2: `params.safetensors` with lower-case names, and `config.json`.
 pub(super) fn gemma_scope_2(place: &Place) -> Result<Option<Found>> {
-    let Some(path) = place.has("params.safetensors") else { return Ok(None) };
+    let Some(path) = place.weights("params.safetensors") else { return Ok(None) };
     let tensors = Tensors::open(&path)?;
     let config = place.has("config.json").map(|path| json(&path)).transpose()?.unwrap_or_default();
     if tensors.shape("w_dec")?.len() == 3 {
@@ -121,7 +121,8 @@ pub(super) fn gemma_scope_2(place: &Place) -> Result<Option<Found>> {
 /// the square root of the width.
 pub(super) fn llama_scope(place: &Place) -> Result<Option<Found>> {
     let Some(config) = place.has("hyperparams.json") else { return Ok(None) };
-    let Some(path) = place.has("checkpoints/final.safetensors").or_else(|| place.has("final.safetensors")) else {
+    let Some(path) = place.weights("checkpoints/final.safetensors").or_else(|| place.weights("final.safetensors"))
+    else {
         return Ok(None);
     };
     let (config, tensors) = (json(&config)?, Tensors::open(&path)?);
@@ -154,7 +155,7 @@ pub(super) fn llama_scope(place: &Place) -> Result<Option<Found>> {
 
 /// Llama Scope R1 distillation: `config.json`, and `sae_weights.safetensors` with logarithms of thresholds.
 pub(super) fn llama_scope_r1(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
-    let (Some(config), Some(path)) = (place.has("config.json"), place.has("sae_weights.safetensors")) else {
+    let (Some(config), Some(path)) = (place.has("config.json"), place.weights("sae_weights.safetensors")) else {
         return Ok(None);
     };
     let tensors = Tensors::open(&path)?;
@@ -202,8 +203,7 @@ pub(super) fn bare_file(place: &Place) -> Result<Option<Found>> {
         return attention_output(&tensors, &attention).map(Some);
     }
     let names = tensors.names();
-    if names == ["decoder.bias", "decoder.weight", "encoder.bias", "encoder.weight"] && !place.address.contains("ae.pt")
-    {
+    if names == ["decoder.bias", "decoder.weight", "encoder.bias", "encoder.weight"] {
         return deepseek_r1(place, &tensors).map(Some);
     }
     if name.ends_with(".safetensors") && ["W_enc", "W_dec", "b_enc", "b_dec"].iter().all(|name| tensors.has(name)) {

@@ -16,7 +16,7 @@ use crate::sae::{Architecture, InputNormalization, Output};
 /// sparsify and latentsae: `cfg.json` and `sae.safetensors` (`encoder.weight [latents, d_in]`, `W_dec [latents, d_in]`) in a
 /// folder that is named after the hook point.
 pub(super) fn sparsify(place: &Place) -> Result<Option<Found>> {
-    let (Some(config), Some(path)) = (place.has("cfg.json"), place.has("sae.safetensors")) else { return Ok(None) };
+    let (Some(config), Some(path)) = (place.has("cfg.json"), place.weights("sae.safetensors")) else { return Ok(None) };
     let (config, tensors) = (json(&config)?, Tensors::open(&path)?);
     // latentsae has a type, and keeps embeddings of whole texts apart.
     let kind = config.text("sae_type").map(str::to_owned);
@@ -115,7 +115,7 @@ fn module(folder: &str, transcode: bool) -> Option<String> {
 
 /// dictionary_learning: `ae.pt` and `config.json`.
 pub(super) fn dictionary_learning(place: &Place) -> Result<Option<Found>> {
-    let Some(path) = place.has("ae.pt").or_else(|| place.only(&["ae.pt"])) else { return Ok(None) };
+    let Some(path) = place.weights("ae.pt") else { return Ok(None) };
     let tensors = Tensors::open(&path)?;
     let config = place.has("config.json").map(|path| json(&path)).transpose()?.unwrap_or_default();
     let none = Value::Null;
@@ -251,7 +251,7 @@ pub(super) fn hypothesaes(place: &Place) -> Result<Option<Found>> {
 
 /// ITDA: `atoms.pt` (a matrix of atoms) and `metadata.yaml`.
 pub(super) fn itda(place: &Place) -> Result<Option<Found>> {
-    let (Some(path), Some(metadata)) = (place.has("atoms.pt"), place.has("metadata.yaml")) else { return Ok(None) };
+    let (Some(path), Some(metadata)) = (place.weights("atoms.pt"), place.has("metadata.yaml")) else { return Ok(None) };
     let tensors = Tensors::open(&path)?;
     let text = std::fs::read_to_string(&metadata)
         .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {}", metadata.display())).with_source(error))?;
