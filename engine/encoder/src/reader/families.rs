@@ -249,7 +249,13 @@ impl Config<'_> {
     }
 
     /// Kinds of the blocks: `sliding` ones see `window` tokens to the left (to either side if not causal), the others all.
-    fn kinds(&self, n_layers: usize, causal: bool, window: Option<usize>, sliding: impl Fn(usize) -> bool) -> Vec<BlockKind> {
+    fn kinds(
+        &self,
+        n_layers: usize,
+        causal: bool,
+        window: Option<usize>,
+        sliding: impl Fn(usize) -> bool,
+    ) -> Vec<BlockKind> {
         let listed = self.get("layer_types").and_then(Value::as_array);
         let kind = |i: usize| {
             let sliding = match listed.and_then(|types| types.get(i)).and_then(Value::as_str) {
@@ -264,7 +270,8 @@ impl Config<'_> {
     /// Rotary positions over `rotated` numbers of a head. `theta` is used unless the configuration has another under
     /// `key`; `kind` is the kind of block that they are for, where a configuration has several.
     fn rotary(&self, rotated: usize, key: &str, theta: f64, kind: Option<&str>) -> Result<Rotary> {
-        let mut parameters = self.get("rope_parameters").or_else(|| self.get("rope_scaling")).and_then(Value::as_object);
+        let mut parameters =
+            self.get("rope_parameters").or_else(|| self.get("rope_scaling")).and_then(Value::as_object);
         if let (Some(kinds), Some(kind)) = (parameters, kind)
             && kinds.values().any(Value::is_object)
         {
@@ -320,9 +327,8 @@ impl Scaling<'_> {
             "yarn" => self.yarn(plain)?,
             "longrope" | "su" => self.longrope(plain)?,
             other => {
-                let message = format!(
-                    "rope scaling '{other}': expected default, linear, dynamic, llama3, yarn or longrope"
-                );
+                let message =
+                    format!("rope scaling '{other}': expected default, linear, dynamic, llama3, yarn or longrope");
                 return Err(self.config.wrong(message));
             }
         };
@@ -418,9 +424,10 @@ pub(super) fn of_config(config: &Value) -> Result<Architecture> {
         "modernbert" => modernbert(&c),
         "nomic_bert" => nomic_bert(&c),
         "" => Err(Error::new(ErrorKind::Data, format!("config.json has no model_type; expected one of {KNOWN}"))),
-        other => {
-            Err(Error::new(ErrorKind::Data, format!("config.json: model_type '{other}' is unknown; there are: {KNOWN}")))
-        }
+        other => Err(Error::new(
+            ErrorKind::Data,
+            format!("config.json: model_type '{other}' is unknown; there are: {KNOWN}"),
+        )),
     }
 }
 
@@ -434,7 +441,8 @@ fn decoder(c: &Config<'_>) -> Result<Architecture> {
         None if gemma => 256,
         None => width / n_heads.max(1),
     };
-    let rotated = (c.number_or("partial_rotary_factor", if c.family == "phi" { 0.5 } else { 1.0 })? * head as f64) as usize;
+    let rotated =
+        (c.number_or("partial_rotary_factor", if c.family == "phi" { 0.5 } else { 1.0 })? * head as f64) as usize;
     let rotated = match c.get("rope_parameters").and_then(|p| p.get("partial_rotary_factor")).and_then(Value::as_f64) {
         Some(share) => (share * head as f64) as usize,
         None => rotated,
@@ -853,7 +861,8 @@ pub(super) fn of_gguf(content: &gguf_file::Content) -> Result<Architecture> {
             config.insert((*ours).to_owned(), value);
         }
     }
-    if let (Some(turned), Some(head)) = (number("rope.dimension_count"), config.get("head_dim").and_then(Value::as_f64)) {
+    if let (Some(turned), Some(head)) = (number("rope.dimension_count"), config.get("head_dim").and_then(Value::as_f64))
+    {
         config.insert("partial_rotary_factor".to_owned(), (turned / head).into());
     } else if let (Some(turned), Some(width), Some(heads)) =
         (number("rope.dimension_count"), number("embedding_length"), number("attention.head_count"))
@@ -865,14 +874,16 @@ pub(super) fn of_gguf(content: &gguf_file::Content) -> Result<Architecture> {
     if family == "gemma2" || family == "gemma3_text" {
         // Not kept in the file: the head's width, but for the largest models, which use the width over the heads.
         let large = matches!((family, number("block_count")), ("gemma2", Some(46.0)) | ("gemma3_text", Some(62.0)));
-        let scalar = match (number("embedding_length"), number("attention.head_count"), number("attention.key_length")) {
+        let scalar = match (number("embedding_length"), number("attention.head_count"), number("attention.key_length"))
+        {
             (Some(width), Some(heads), _) if large => width / heads,
             (_, _, Some(head)) => head,
             _ => 256.0,
         };
         config.insert("query_pre_attn_scalar".to_owned(), scalar.into());
     }
-    if let Some(parallel) = content.metadata.get("gptneox.use_parallel_residual").and_then(|value| value.to_bool().ok()) {
+    if let Some(parallel) = content.metadata.get("gptneox.use_parallel_residual").and_then(|value| value.to_bool().ok())
+    {
         config.insert("use_parallel_residual".to_owned(), parallel.into());
     }
     match (text(&format!("{kind}.rope.scaling.type")).map(String::as_str), number("rope.scaling.factor")) {

@@ -512,16 +512,8 @@ impl CustomOp1 for Attention<'_> {
                         inverse_sums[i] = weigh(row, from, to, self.cap.unwrap_or(0.0));
                     }
                     let out = &mut out[(start + first) * width + h * head..];
-                    MatMul {
-                        n: head,
-                        k: n,
-                        a_stride: n,
-                        out_stride: width,
-                        transposed: false,
-                        scale: 1.0,
-                        ..product
-                    }
-                    .run(scores, at(seen.start, n_heads + n_kv_heads + kv), out);
+                    MatMul { n: head, k: n, a_stride: n, out_stride: width, transposed: false, scale: 1.0, ..product }
+                        .run(scores, at(seen.start, n_heads + n_kv_heads + kv), out);
                     for (row, inverse) in out.chunks_mut(width).zip(&inverse_sums[..m]) {
                         row[..head].iter_mut().for_each(|value| *value *= inverse);
                     }

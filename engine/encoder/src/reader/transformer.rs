@@ -145,7 +145,8 @@ impl Transformer {
     fn expect(&self, name: &str, shape: &[Option<usize>]) -> Result<Vec<usize>> {
         let full = format!("{}{name}", self.prefix);
         let Some(found) = self.weights.shape(&full) else { bail!("tensor {full} is missing") };
-        let fits = found.len() == shape.len() && found.iter().zip(shape).all(|(n, want)| want.is_none_or(|want| *n == want));
+        let fits =
+            found.len() == shape.len() && found.iter().zip(shape).all(|(n, want)| want.is_none_or(|want| *n == want));
         if fits {
             return Ok(found);
         }
