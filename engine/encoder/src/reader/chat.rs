@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use minijinja::value::{Value, ValueKind};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind as JinjaKind, State};
-use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`.
     pub role: String,
@@ -101,8 +101,8 @@ impl ChatTemplate {
             Error::new(ErrorKind::Data, message)
         };
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
+        environment.set_syntax(syntax);
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(JinjaKind::InvalidOperation, message))
@@ -112,7 +112,8 @@ impl ChatTemplate {
         environment.add_template("chat", &self.source).map_err(failed)?;
         let mut context: BTreeMap<&str, Value> =
             self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
-        context.insert("messages", Value::from_serialize(messages));
+        let message = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+        context.insert("messages", messages.iter().map(message).collect());
         context.insert("add_generation_prompt", Value::from(ask));
         let text = environment.get_template("chat").and_then(|template| template.render(context)).map_err(failed)?;
         let begin = self.tokens.get("bos_token").filter(|token| !token.is_empty());
@@ -121,7 +122,7 @@ impl ChatTemplate {
 }
 
 /// Methods of Python's strings and dictionaries, which templates call.
-fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+fn python_method(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
     let unknown =
         || minijinja::Error::new(JinjaKind::UnknownMethod, format!("{} has no method {method}", value.kind()));
     let text_arg = |i: usize| args.get(i).and_then(Value::as_str);

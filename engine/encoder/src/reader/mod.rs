@@ -411,7 +411,17 @@ impl Reader {
         self.chat.as_ref()
     }
 
-    /// States of one window of tokens at the hooks `wanted` (ascending), row-major `[ids.len(), width of the hook]` each:
+    /// Numbers of the tokens of a text, with those that the model wants before and behind it, in one window however long.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if the tokenizer fails, which it does for no text.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let failed = |error| Error::new(ErrorKind::Internal, "the tokenizer failed").with_source(error);
+        let encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        Ok([&self.prefix, encoding.get_ids(), &self.suffix].concat())
+    }
+
+    /// States of packed windows of tokens at the hooks `wanted` (ascending), row-major `[tokens, width of the hook]` each:
     /// what the model computes, without prefix, special treatment of any token, or windows.
     ///
     /// # Errors
