@@ -371,9 +371,12 @@ pub(crate) enum ModelCommand {
     },
     /// Fetch a model's weights, so that later commands need no network
     Fetch {
-        /// Name
+        /// Known name, or owner/name on the model hub
         #[arg(default_value = saequel_engine::reader::DEFAULT_READER)]
         name: String,
+        /// Accept the model's terms of use without being asked
+        #[arg(long)]
+        accept_terms: bool,
     },
     /// Check the weights against their known checksum
     Verify {
