@@ -10,13 +10,15 @@
 use std::error::Error;
 use std::fs;
 
-use safetensors::tensor::{Dtype, TensorView};
 use saequel_encoder::reader::Hook;
 use saequel_encoder::{Reader, ReaderOptions, Silent};
+use safetensors::tensor::{Dtype, TensorView};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [reader, request, out] = &arguments[..] else { return Err("expected READER REQUEST.json OUT.safetensors".into()) };
+    let [reader, request, out] = &arguments[..] else {
+        return Err("expected READER REQUEST.json OUT.safetensors".into());
+    };
     let options = ReaderOptions { threads: 1, ..ReaderOptions::default() };
     let reader = Reader::load(reader, &options, &Silent)?;
     let request: serde_json::Value = serde_json::from_slice(&fs::read(request)?)?;
@@ -36,7 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let ids: Vec<u8> = windows.iter().flatten().flat_map(|id| id.to_le_bytes()).collect();
     tensors.push(("ids".to_owned(), Dtype::U32, vec![n_tokens], ids));
-    let views = tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let views =
+        tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     fs::write(out, safetensors::serialize(views, None)?)?;
     Ok(())

@@ -165,7 +165,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn hub_address() -> String {
+pub(crate) fn hub_address() -> String {
     let hub = std::env::var("HF_ENDPOINT").ok().filter(|hub| !hub.is_empty());
     hub.unwrap_or_else(|| "https://huggingface.co".to_owned()).trim_end_matches('/').to_owned()
 }
@@ -324,15 +324,15 @@ fn expected(source: &Source, file: &str) -> Option<&'static str> {
     source.files.iter().find(|(name, _)| *name == file).map(|(_, sum)| *sum)
 }
 
-/// A file of a repository on the hub.
-struct Remote<'a> {
+/// A repository on the hub.
+pub(crate) struct Remote<'a> {
     agent: ureq::Agent,
     hub: &'a str,
     repository: &'a str,
 }
 
 impl<'a> Remote<'a> {
-    fn new(hub: &'a str, repository: &'a str) -> Self {
+    pub(crate) fn new(hub: &'a str, repository: &'a str) -> Self {
         let agent = ureq::Agent::config_builder()
             .timeout_resolve(Some(Duration::from_secs(5)))
             .timeout_connect(Some(Duration::from_secs(5)))
@@ -342,8 +342,8 @@ impl<'a> Remote<'a> {
         Self { agent, hub, repository }
     }
 
-    /// Fetches `file` to `dir`; `Ok(None)` if the repository does not have it.
-    fn get(
+    /// Fetches `file` to `dir`, and returns its SHA-256; `Ok(None)` if the repository does not have it.
+    pub(crate) fn get(
         &self,
         file: &str,
         dir: &Path,

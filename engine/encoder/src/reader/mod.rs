@@ -34,6 +34,7 @@ use weights::Weights;
 
 pub use chat::{ChatColumns, ChatTemplate, Message};
 pub use fetch::Cached;
+pub(crate) use fetch::{Remote, hub_address};
 pub use hook::{Hook, Site};
 pub(crate) use run::{BatchStates, PieceStates, parallel};
 pub use text::Token;
@@ -436,7 +437,7 @@ impl Reader {
 }
 
 /// Whether a name has the form `owner/name` or `owner/name/file.gguf`.
-fn on_hub(name: &str) -> bool {
+pub(crate) fn on_hub(name: &str) -> bool {
     let good = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')

@@ -365,5 +365,10 @@ fn speed_of_the_loop() {
     let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     let mut ratios: Vec<f64> = new.iter().zip(&old).map(|(new, old)| new / old).collect();
     ratios.sort_by(f64::total_cmp);
-    println!("2,048 rows: {:.1} ms, version 1 {:.1} ms, median ratio {:.3}", least(&new) * 1e3, least(&old) * 1e3, ratios[10]);
+    println!(
+        "2,048 rows: {:.1} ms, version 1 {:.1} ms, median ratio {:.3}",
+        least(&new) * 1e3,
+        least(&old) * 1e3,
+        ratios[10]
+    );
 }

@@ -1,14 +1,13 @@
 //! Getting a dictionary's files from the model hub.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::found::Place;
 use super::registry::Released;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
+use crate::reader::{Remote, hub_address};
 
 /// Endings of files that hold weights.
 const WEIGHTS: &[&str] = &[".safetensors", ".npz", ".pt", ".pth"];
@@ -32,8 +31,7 @@ const FOLDER_WEIGHTS: &[&str] = &[
 /// [`ErrorKind::NotFound`] if the hub has no such dictionary, [`ErrorKind::Io`] if it cannot be reached: the message says
 /// which files to put where.
 pub(super) fn fetch(released: &Released, cache: &Path, progress: &dyn Progress) -> Result<Place> {
-    let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
-    fetch_from(&hub, released, cache, progress)
+    fetch_from(&hub_address(), released, cache, progress)
 }
 
 /// The same from a given hub; see [`fetch`].
@@ -116,74 +114,18 @@ impl Hub<'_> {
         if place.is_file() {
             return Ok(Some(place));
         }
-        let url = format!("{}/{}/resolve/main/{}", self.hub, self.released.repository, encoded(path));
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        let failed = |reason: String| {
             let message = format!(
-                "cannot fetch {url}; connect to the network, set HF_ENDPOINT, or put the files of {} into {} and import \
-                 that folder",
+                "{reason}; connect to the network, set HF_ENDPOINT, or put the files of {} into {} and import that folder",
                 self.released.repository,
                 self.root.display()
             );
-            Error::new(ErrorKind::Io, message).with_source(error)
-        };
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_resolve(Some(Duration::from_secs(5)))
-            .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_recv_response(Some(Duration::from_secs(15)))
-            .build()
-            .into();
-        let mut request = agent.get(&url);
-        if let Ok(token) = std::env::var("HF_TOKEN") {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let mut response = match request.call() {
-            Ok(response) => response,
-            Err(ureq::Error::StatusCode(404)) => return Ok(None),
-            Err(ureq::Error::StatusCode(status @ (401 | 403))) => {
-                let message = format!(
-                    "{url}: the hub answers {status}; accept the repository's terms there and set HF_TOKEN, or check the name"
-                );
-                return Err(Error::new(ErrorKind::Denied, message));
-            }
-            Err(error) => return Err(failed(error.into())),
+            Error::new(ErrorKind::Io, message)
         };
         let dir = place.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir).map_err(|error| failed(error.into()))?;
-        let total = response.body().content_length();
-        self.progress.stage(&format!("fetching {path}"), total, "bytes");
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(error.into()))?;
-        let (mut body, mut buffer, mut done) = (response.body_mut().as_reader(), vec![0; 1 << 18], 0u64);
-        loop {
-            let n = body.read(&mut buffer).map_err(|error| failed(error.into()))?;
-            if n == 0 {
-                break;
-            }
-            std::io::Write::write_all(&mut file, &buffer[..n]).map_err(|error| failed(error.into()))?;
-            done += n as u64;
-            self.progress.update(done, "");
-            if self.progress.cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "fetching stopped; run it again to begin anew"));
-            }
-        }
-        if total.is_some_and(|total| total != done) {
-            return Err(failed(format!("{done} bytes came").into()));
-        }
-        file.persist(&place).map_err(|error| failed(error.into()))?;
-        self.progress.finish("");
-        Ok(Some(place))
+        fs::create_dir_all(dir).map_err(|error| failed(format!("cannot make folder {}: {error}", dir.display())))?;
+        let remote = Remote::new(&self.hub, &self.released.repository);
+        let found = remote.get(path, &self.root, None, self.progress);
+        Ok(found.map_err(|reason| failed(format!("cannot fetch {reason}")))?.map(|_| place))
     }
-}
-
-/// A path with what URLs do not allow in it written as `%XX`.
-fn encoded(path: &str) -> String {
-    let mut out = String::new();
-    for byte in path.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' | b':' | b'+' | b'=' => {
-                out.push(char::from(byte));
-            }
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
 }

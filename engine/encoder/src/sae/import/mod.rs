@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::level::Level;
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Hook, Reader};
+use crate::reader::{BatchStates, Hook, Reader, on_hub};
 
 /// What to import, and what its source does not say.
 #[derive(Debug, Clone, Default)]
@@ -122,13 +122,17 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
     if let Some(released) = &released {
         adjust(&mut found, released, options)?;
     }
-    let (reader, known) = reader_name(options, &found)?;
+    let mut reader = reader_name(options, &found)?;
     let hook = hook_point(options, &found)?;
     let level = options.level.unwrap_or(found.level);
-    let loaded = match known && Reader::check(&reader, &options.reader_options.cache_dir)?.trouble().is_none() {
+    let loaded = match at_hand(&reader, &options.reader_options.cache_dir) {
         true => Some(Reader::load(&reader, &options.reader_options, progress)?),
         false => None,
     };
+    if let Some(loaded) = &loaded {
+        // Of a folder, its absolute path.
+        reader = loaded.name().to_owned();
+    }
     if let Some(loaded) = &loaded {
         let width = loaded.hook_width(hook).map_err(|error| error.context("the dictionary does not fit the reader"))?;
         if width != found.input_width {
@@ -143,15 +147,12 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
         }
     }
     let mut notes = std::mem::take(&mut found.notes);
-    if !known {
-        notes.push(format!(
-            "reader '{reader}' is not one that this program can load, so width and hook point could not be compared with it"
-        ));
-    } else if loaded.is_none() {
-        notes.push(format!(
-            "reader '{reader}' is not in the cache, so width and hook point could not be compared with it; fetch it with \
-             `saequel model fetch {reader}` and import again to have that checked"
-        ));
+    if loaded.is_none() {
+        let why = match loadable(&reader, &options.reader_options.cache_dir) {
+            true => "is not in the cache",
+            false => "is not one that this program can load",
+        };
+        notes.push(format!("reader '{reader}' {why}, so width and hook point could not be compared with it"));
     }
     if found.architecture.is_signed() {
         notes.push(format!(
@@ -343,25 +344,50 @@ fn plain_model(name: &str) -> String {
     }
 }
 
-/// The reader's name, and whether this program can load it.
-fn reader_name(options: &ImportOptions, found: &Found) -> Result<(String, bool)> {
-    let known = |name: &str| Reader::check(name, &options.reader_options.cache_dir).is_ok();
+/// Whether a reader of this name can be loaded: a known one, a folder or file, or a model on the hub.
+fn loadable(name: &str, cache: &Path) -> bool {
+    Reader::check(name, cache).is_ok() || Path::new(name).exists() || on_hub(name)
+}
+
+/// Whether it can be loaded without a network.
+fn at_hand(name: &str, cache: &Path) -> bool {
+    let fetched = || cache.join("readers").join(name.replace('/', "--")).join(".complete").exists();
+    match Reader::check(name, cache) {
+        Ok(cached) => cached.trouble().is_none(),
+        Err(_) => Path::new(name).exists() || on_hub(name) && fetched(),
+    }
+}
+
+/// Names under which TransformerLens has models, and their owners on the hub.
+const OWNERS: &[(&str, &str)] =
+    &[("gpt2", "openai-community"), ("gemma-", "google"), ("pythia-", "EleutherAI"), ("Qwen", "Qwen")];
+
+/// The reader's name: what the user says, else the model that the source names.
+fn reader_name(options: &ImportOptions, found: &Found) -> Result<String> {
     match (&options.reader, &found.model) {
-        (Some(reader), Some(model)) if !options.same_model && plain_model(reader) != plain_model(model) => {
+        // Of a folder the name says nothing; its states are compared.
+        (Some(reader), Some(model))
+            if !options.same_model && plain_model(reader) != plain_model(model) && !Path::new(reader).exists() =>
+        {
             let message = format!(
                 "the dictionary was trained on '{model}', not on '{reader}': its features mean nothing there; leave --reader \
                  out, or say --same-model if '{reader}' is that model under another name"
             );
             Err(Error::new(ErrorKind::Query, message))
         }
-        (Some(reader), _) => Ok((reader.clone(), known(reader))),
+        (Some(reader), _) => Ok(reader.clone()),
         (None, Some(model)) => {
             let short = model.rsplit('/').next().unwrap_or(model);
-            let names = [model.as_str(), short, &plain_model(model)].map(str::to_owned);
-            match names.iter().find(|name| known(name)) {
-                Some(name) => Ok((name.clone(), true)),
-                None => Ok((model.clone(), false)),
+            if Reader::check(short, &options.reader_options.cache_dir).is_ok() {
+                return Ok(short.to_owned());
             }
+            let owner = OWNERS.iter().find(|(start, _)| !model.contains('/') && model.starts_with(start));
+            Ok(match (model.as_str(), owner) {
+                ("gpt2-small", _) => "openai-community/gpt2".to_owned(),
+                ("mistral-7b", _) => "mistralai/Mistral-7B-v0.1".to_owned(),
+                (model, Some((_, owner))) => format!("{owner}/{model}"),
+                (model, None) => model.to_owned(),
+            })
         }
         (None, None) => {
             let message = format!(
