@@ -123,7 +123,7 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
         adjust(&mut found, released, options)?;
     }
     let mut reader = reader_name(options, &found)?;
-    let hook = hook_point(options, &found)?;
+    let mut hook = hook_point(options, &found)?;
     let level = options.level.unwrap_or(found.level);
     let loaded = match at_hand(&reader, &options.reader_options.cache_dir) {
         true => Some(Reader::load(&reader, &options.reader_options, progress)?),
@@ -132,6 +132,9 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
     if let Some(loaded) = &loaded {
         // Of a folder, its absolute path.
         reader = loaded.name().to_owned();
+        if level == Level::Document && options.hook.is_none() && found.hook.is_none() {
+            hook = loaded.embedding_hook(&[]);
+        }
     }
     if let Some(loaded) = &loaded {
         let width = loaded.hook_width(hook).map_err(|error| error.context("the dictionary does not fit the reader"))?;
