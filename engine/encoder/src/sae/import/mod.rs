@@ -423,10 +423,12 @@ fn hook_point(options: &ImportOptions, found: &Found) -> Result<Hook> {
     }
 }
 
-/// E.g. `gpt2-l8-token-24576`: names of dictionaries are letters, digits, `-` and `_`.
+/// E.g. `gpt2-l8-token-24576`: names of dictionaries are lower-case letters, digits, `-` and `_`, a letter first.
 fn default_name(reader: &str, hook: Hook, level: Level, width: usize) -> String {
     let point = hook.to_string().replace("residual.", "l").replace('.', "");
-    let name = format!("{}-{point}-{}-{width}", plain_model(reader), level.as_str());
+    let model = plain_model(reader);
+    let start = if model.starts_with(|c: char| c.is_ascii_lowercase()) { "" } else { "sae-" };
+    let name = format!("{start}{model}-{point}-{}-{width}", level.as_str());
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 
