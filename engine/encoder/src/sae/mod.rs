@@ -1,15 +1,18 @@
 //! Sparse autoencoders: the artifact, encoding, training and evaluation.
 //!
-//! A dictionary reads a hidden state `x` of the reader. With `y = (x - mean) * scale` (span level: brought to length 1
-//! first) its latents are `a = y E^T + e`, of which those above one learned threshold fire, at most `cap` on a row, and
-//! `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an activation is the length of what a latent contributes.
+//! A dictionary reads a hidden state `x` of the reader. Of one that `sae train` makes by default, with
+//! `y = (x - mean) * scale` (span level: brought to length 1 first) the latents are `a = y E^T + e`, of which those above one
+//! learned threshold fire, at most `cap` on a row, and `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an
+//! activation is the length of what a latent contributes. [`Architecture`] and [`InputNormalization`] say what else there is.
 
+mod architecture;
 mod artifact;
 mod checkpoint;
 pub(crate) mod context;
 pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
+mod import;
 mod neighbours;
 pub(crate) mod random;
 mod samples;
@@ -21,23 +24,20 @@ mod trainer;
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use architecture::Weights;
+pub use architecture::{Architecture, InputNormalization, Precision};
 pub use artifact::DEFAULT;
-pub(crate) use artifact::{Spec, write_file};
+pub(crate) use artifact::{Output, Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use import::{ImportCheck, ImportOptions, ImportReport, import};
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.
 #[derive(Debug, Clone)]
 pub struct Sae {
     spec: Spec,
-    /// Row-major `[width, input width]`.
-    encoder: Vec<f32>,
-    encoder_bias: Vec<f32>,
-    /// Row-major `[width, input width]`, rows of length 1.
-    decoder: Vec<f32>,
-    decoder_bias: Vec<f32>,
-    mean: Vec<f32>,
+    weights: Weights,
     latents: Vec<LatentInfo>,
 }
 
@@ -96,9 +96,14 @@ impl Sae {
         &self.spec.reader
     }
 
-    /// Layer of the hook point: 0 is the embedding, n the output of the n-th block.
+    /// Layer of the hook point: 0 is the embedding, n the n-th block or its output.
     pub fn layer(&self) -> usize {
-        self.spec.layer
+        self.spec.hook.layer()
+    }
+
+    /// Where in the reader its states are taken.
+    pub fn hook(&self) -> crate::reader::Hook {
+        self.spec.hook
     }
 
     /// Token, span or document.
@@ -117,14 +122,93 @@ impl Sae {
         &self.spec.misses
     }
 
-    /// Number of latents.
+    /// Number of features: of latents, or of latents and signs (see [`Architecture::is_signed`]).
     pub fn width(&self) -> usize {
-        self.encoder_bias.len()
+        if self.architecture().is_signed() { 2 * self.spec.width } else { self.spec.width }
     }
 
     /// Width of the hidden states that it reads.
     pub fn input_width(&self) -> usize {
-        self.mean.len()
+        self.spec.input_width
+    }
+
+    /// What it does with pre-activations.
+    pub fn architecture(&self) -> Architecture {
+        self.spec.architecture
+    }
+
+    /// What it does with hidden states first.
+    pub fn normalization(&self) -> InputNormalization {
+        self.spec.normalization
+    }
+
+    /// How its weights are written.
+    pub fn precision(&self) -> Precision {
+        self.spec.precision
+    }
+
+    /// Whether it rebuilds another hook point than it reads (a transcoder). How well it does cannot be told from the states
+    /// that it reads.
+    pub fn is_transcoder(&self) -> bool {
+        self.spec.output.is_some()
+    }
+
+    /// Sizes of nested dictionaries (Matryoshka), ascending; empty if it is not nested.
+    pub fn prefixes(&self) -> &[usize] {
+        &self.spec.prefixes
+    }
+
+    /// Row-major `[width, output width]`: what one unit of each feature adds to the reconstruction.
+    pub(crate) fn decoder(&self) -> &[f32] {
+        &self.weights.decoder
+    }
+
+    /// Width of what it rebuilds: of the hidden states, unless it is a transcoder.
+    pub fn output_width(&self) -> usize {
+        self.spec.output_width()
+    }
+
+    /// What happens to hidden states first, for people.
+    pub fn describe_normalization(&self) -> String {
+        let bias = if self.weights.shift.is_empty() { "" } else { ", decoder bias subtracted" };
+        format!("{}{bias}", self.normalization().describe())
+    }
+
+    /// What there is to say of it, for people: names and values.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let spec = &self.spec;
+        let mut facts = vec![
+            ("name", spec.name.clone()),
+            ("reader", spec.reader.clone()),
+            ("hook", spec.hook.to_string()),
+            ("level", spec.level.as_str().to_owned()),
+            ("features", self.width().to_string()),
+            ("input width", spec.input_width.to_string()),
+            ("architecture", spec.architecture.describe()),
+            ("normalization", self.describe_normalization()),
+            ("precision", format!("{:?}", spec.precision).to_lowercase()),
+        ];
+        if spec.k > 0 {
+            facts.push(("k", spec.k.to_string()));
+        }
+        if spec.architecture.is_signed() {
+            let n = spec.width;
+            facts.push(("signs", format!("0 to {}: latents above 0; {n} to {}: latents below 0", n - 1, 2 * n - 1)));
+        }
+        if let Some(output) = &spec.output {
+            facts.push(("rebuilds", format!("{} ({} values)", output.hook, output.width)));
+        }
+        if !spec.prefixes.is_empty() {
+            facts.push(("nested sizes", spec.prefixes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")));
+        }
+        let source = |key: &str| spec.source.get(key).and_then(serde_json::Value::as_str);
+        if let (Some(format), Some(from)) = (source("format"), source("from")) {
+            facts.push(("imported", format!("{format}, {from}")));
+        }
+        let labelled =
+            self.latents.iter().filter(|latent| !matches!(latent.label_source.as_str(), "" | "none")).count();
+        facts.push(("labelled", format!("{labelled} of {}", self.latents.len())));
+        facts
     }
 
     /// What is known of each latent, in order.
