@@ -28,7 +28,7 @@ pub use architecture::{Architecture, InputNormalization, Precision};
 pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
-pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.

@@ -23,7 +23,7 @@ pub(super) const LEAST_DUE: u64 = 20;
 /// Share of these times that it must miss for the pair to be a symptom.
 pub(super) const MISSED: f64 = 0.5;
 /// Of so many samples one is drawn for how often latents miss otherwise.
-const DRAWN: usize = 64;
+pub(super) const DRAWN: usize = 64;
 
 /// Lengths along a direction, in bins a quarter of an octave wide; those below the first, and backward ones, in the first.
 const BINS: usize = 96;
@@ -106,8 +106,9 @@ impl Partners {
         self.offsets[latent as usize]..self.offsets[latent as usize + 1]
     }
 
-    /// Looks at one sample: its input and the latents that fire on it, ascending. `number`: of the sample, for the draw.
-    pub(super) fn look(&self, number: u64, row: &[f32], firing: &[u32], events: &mut Vec<Event>) {
+    /// Looks at one sample: its input and the latents that fire on it, ascending. `drawn`: whether it is one of the random
+    /// samples, one in [`DRAWN`].
+    pub(super) fn look(&self, drawn: bool, row: &[f32], firing: &[u32], events: &mut Vec<Event>) {
         let along = |latent: u32| bin(length_along(row, self.directions.row(latent)));
         for &latent in firing {
             events.push(Event::Fires { latent, bin: along(latent) });
@@ -117,7 +118,7 @@ impl Partners {
                 events.push(Event::Beside { pair, fires, bin: along(general) });
             }
         }
-        if number.is_multiple_of(DRAWN as u64) {
+        if drawn {
             for latent in 0..self.directions.len() as u32 {
                 let bin = along(latent);
                 if bin > 0 {

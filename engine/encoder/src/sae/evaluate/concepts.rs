@@ -123,7 +123,10 @@ impl Classes {
     /// Documents of each class in the half `measured`.
     fn sizes(&self, measured: bool) -> Vec<u64> {
         let mut sizes = vec![0; self.names.len()];
-        self.documents.iter().filter(|document| document.1 == measured).for_each(|&(class, _)| sizes[class as usize] += 1);
+        self.documents
+            .iter()
+            .filter(|document| document.1 == measured)
+            .for_each(|&(class, _)| sizes[class as usize] += 1);
         sizes
     }
 }
@@ -141,12 +144,7 @@ struct Best {
 ///
 /// # Errors
 /// None of its own.
-pub(super) fn concepts(
-    classes: &Classes,
-    features: &Table,
-    words: &WordTable,
-    threads: usize,
-) -> Result<Vec<Concept>> {
+pub(super) fn concepts(classes: &Classes, features: &Table, words: &WordTable, threads: usize) -> Result<Vec<Concept>> {
     let by_feature = best_columns(classes, features, threads)?;
     let by_word = best_columns(classes, &words.table, threads)?;
     let mut name_of = vec![""; words.table.columns.len()];
@@ -363,7 +361,8 @@ mod tests {
 
     #[test]
     fn auroc_of_each_class_agrees_with_counting_pairs() {
-        let rows = [(0, 0.5), (1, 0.0), (0, -1.0), (2, 0.5), (1, 2.0), (1, 0.0), (2, 0.0), (0, 3.0), (2, -1.0), (1, 0.7)];
+        let rows =
+            [(0, 0.5), (1, 0.0), (0, -1.0), (2, 0.5), (1, 2.0), (1, 0.0), (2, 0.0), (0, 3.0), (2, -1.0), (1, 0.7)];
         for rows in [&rows[..], &rows[..7], &rows[1..3]] {
             let (classes, values) = column(rows);
             let found = aurocs(&classes, &values, false, &classes.sizes(false));
