@@ -9,7 +9,7 @@ mod absorption;
 mod concepts;
 mod linear_error;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

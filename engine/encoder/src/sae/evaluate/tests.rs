@@ -4,17 +4,17 @@ use super::*;
 use crate::reader::Hook;
 use crate::sae::{Architecture, InputNormalization, Precision, Spec, Weights};
 
-const INPUTS: usize = 24;
+pub(in crate::sae) const INPUTS: usize = 24;
 
 /// `e_i` of each pair times its factor, summed.
-fn row(of: &[(usize, f32)]) -> Vec<f32> {
+pub(in crate::sae) fn row(of: &[(usize, f32)]) -> Vec<f32> {
     let mut row = vec![0.0; INPUTS];
     of.iter().for_each(|&(i, value)| row[i] += value);
     row
 }
 
 /// A dictionary of latents that are each given as encoder and decoder row.
-fn dictionary(latents: &[[Vec<f32>; 2]]) -> Sae {
+pub(in crate::sae) fn dictionary(latents: &[[Vec<f32>; 2]]) -> Sae {
     let width = latents.len();
     let spec = Spec {
         format: 2,
