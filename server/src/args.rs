@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use label::LabelFeaturesArgs;
 pub(crate) use library::{
-    DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs,
+    CompareArgs, DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, ImportLabelsArgs, LabelArgs, ModelCommand,
+    SaeCommand, TrainArgs,
 };
 
 use crate::config::Given;

@@ -54,8 +54,8 @@ pub struct CompareOptions {
 pub struct CompareReport {
     /// Their names.
     pub names: [String; 2],
-    /// Their latents.
-    pub widths: [usize; 2],
+    /// Names of their latents, one each.
+    pub labels: [Vec<String>; 2],
     /// By direction; `None` if it makes no sense.
     pub cosine: Option<Shared>,
     /// By what they fire on; `None` without texts.
@@ -368,7 +368,7 @@ fn joined(
     let fires = |of: usize, latent: usize| counts.as_ref().is_some_and(|counts| counts.fires[of][latent] > 0);
     CompareReport {
         names: saes.map(|sae| sae.name().to_owned()),
-        widths: saes.map(Sae::width),
+        labels: saes.map(|sae| sae.latents().iter().map(|latent| latent.label.clone()).collect()),
         cosine: cosines.as_ref().map(|cosines| shared(&cosines.nearest, SAME_DIRECTION, |_, _| true)),
         jaccard: by_activations.as_ref().map(|nearest| shared(nearest, SAME_SAMPLES, fires)),
         counted,

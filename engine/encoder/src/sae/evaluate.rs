@@ -78,6 +78,8 @@ pub struct LabelledTexts {
 pub struct EvalReport {
     /// Name of the dictionary.
     pub name: String,
+    /// Name of each latent.
+    pub labels: Vec<String>,
     /// What it does with pre-activations.
     pub architecture: &'static str,
     /// Documents read.
@@ -511,6 +513,7 @@ impl Tally {
         let limit = crate::labels::DENSE * self.n_samples as f64;
         Ok(EvalReport {
             name: sae.name().to_owned(),
+            labels: sae.latents().iter().map(|latent| latent.label.clone()).collect(),
             architecture: sae.architecture().name(),
             n_docs: self.n_docs,
             n_tokens: self.n_tokens,
