@@ -228,11 +228,11 @@ impl Counts {
 
     /// The nearest of each latent in both directions; the lower latent of equal ones, `None` if it comes with none.
     fn nearest(&self) -> [Vec<Option<(u32, f32)>>; 2] {
-        let mut nearest = [vec![None; self.fires[0].len()], vec![None; self.fires[1].len()]];
+        let (mut of_a, mut of_b) = (vec![None; self.fires[0].len()], vec![None; self.fires[1].len()]);
         let mut offer = |a: u32, b: u32| {
             let Some(jaccard) = self.jaccard(a, b).filter(|&jaccard| jaccard > 0.0) else { return };
-            for (best, other) in [(&mut nearest[0][a as usize], b), (&mut nearest[1][b as usize], a)] {
-                if best.is_none_or(|(latent, most)| jaccard > most || jaccard == most && other < latent) {
+            for (best, other) in [(&mut of_a[a as usize], b), (&mut of_b[b as usize], a)] {
+                if best.is_none_or(|(latent, most): (u32, f32)| jaccard > most || jaccard == most && other < latent) {
                     *best = Some((other, jaccard));
                 }
             }
@@ -241,7 +241,7 @@ impl Counts {
             offer((at / self.width_b) as u32, (at % self.width_b) as u32);
         }
         self.pairs.keys().for_each(|&(a, b)| offer(a, b));
-        nearest
+        [of_a, of_b]
     }
 }
 
