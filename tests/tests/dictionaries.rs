@@ -38,7 +38,8 @@ fn a_dictionary_is_evaluated_with_labelled_texts() {
         let js = class["js_divergence"].as_f64().expect("a number");
         assert!((0.0..=1.0).contains(&js) && class["auroc_chosen"].as_f64() > Some(0.5), "{class}");
     }
-    let (_, said) = fail(Command::new(program()).args(["sae", "eval", SPAN, "--label", "assistant", "--input", labelled]));
+    let (_, said) =
+        fail(Command::new(program()).args(["sae", "eval", SPAN, "--label", "assistant", "--input", labelled]));
     assert!(said.contains("--labels"), "{said}");
 }
 

@@ -287,7 +287,7 @@ impl File {
         let number = |value: &Value, name: &str| match value {
             Value::Null => Ok(None),
             Value::String(text) if text.trim().is_empty() => Ok(None),
-            value => number(value).map(Some).ok_or_else(|| {
+            value => number(value).map(|number| Some(number as f32)).ok_or_else(|| {
                 self.wrong(&format!("{}: expected a number as {name}, got '{}'", place(), shown(value)))
             }),
         };
