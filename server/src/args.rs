@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use label::LabelFeaturesArgs;
 pub(crate) use library::{
     CompareArgs, DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, ImportLabelsArgs, LabelArgs, ModelCommand,
-    SaeCommand, TrainArgs,
+    SaeCommand, SaeImportArgs, TrainArgs,
 };
 
 use crate::config::Given;

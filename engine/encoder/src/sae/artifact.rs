@@ -185,9 +185,9 @@ impl Spec {
             Architecture::Relu | Architecture::JumpRelu | Architecture::Gated => true,
         };
         let normalized = match self.normalization {
-            InputNormalization::Centred { scale: factor, .. } | InputNormalization::Scale { factor } => {
-                finite(factor) && factor > 0.0
-            }
+            InputNormalization::Centred { scale: factor, .. }
+            | InputNormalization::Scale { factor }
+            | InputNormalization::RowCentred { factor } => finite(factor) && factor > 0.0,
             _ => true,
         };
         let nested = self.prefixes.is_sorted_by(|a, b| a < b)
@@ -364,7 +364,8 @@ impl Sae {
             let half = weights.decoder.len() / 2;
             weights.decoder[half..].iter_mut().for_each(|value| *value = -*value);
         }
-        if weights.shift.iter().all(|&value| value == 0.0) {
+        let centred = matches!(spec.normalization, InputNormalization::Centred { .. });
+        if centred || weights.shift.iter().all(|&value| value == 0.0) {
             weights.shift.clear();
         }
         Self { spec, weights, latents }
