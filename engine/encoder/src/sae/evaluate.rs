@@ -334,8 +334,13 @@ impl<'a> Gauge<'a> {
             let half = usize::from(Random::new(SEED, *document).next() & 1 == 1);
             for (i, row) in range.clone().zip(rows[range.start * width..range.end * width].chunks_exact(width)) {
                 let (latents, activations) = sparse.row(i);
+                if self.partners.is_none() {
+                    continue; // of a transcoder there is no error to look at
+                }
+                self.sae.error(row, latents, activations, error);
+                // The row less its reconstruction.
+                error.iter_mut().for_each(|value| *value = -*value);
                 if self.moments.is_some() {
-                    self.sae.error(row, latents, activations, error);
                     let [inputs, errors] = &mut halves[half];
                     inputs.extend_from_slice(row);
                     errors.extend_from_slice(error);
@@ -344,7 +349,8 @@ impl<'a> Gauge<'a> {
                 if let Some(partners) = &self.partners {
                     let number = (i - range.start) as u64;
                     let draw = Random::new(SEED ^ document.rotate_left(32), number).next();
-                    partners.look(draw.is_multiple_of(absorption::DRAWN as u64), row, latents, &mut piece.events);
+                    let drawn = draw.is_multiple_of(absorption::DRAWN as u64);
+                    partners.look(drawn, error, latents, activations, &mut piece.events);
                 }
             }
             seen.push(piece);

@@ -16,6 +16,8 @@ const BLOCK_COLUMNS: usize = 8192;
 pub(super) struct Directions {
     rows: Vec<f32>,
     width: usize,
+    /// What the lengths were.
+    lengths: Vec<f32>,
 }
 
 impl Directions {
@@ -25,13 +27,15 @@ impl Directions {
     }
 
     fn new(mut rows: Vec<f32>, width: usize) -> Self {
+        let mut lengths = Vec::with_capacity(rows.len() / width);
         for row in rows.chunks_exact_mut(width) {
             let length = simd::dot(row, row).sqrt();
             if length > 0.0 {
                 row.iter_mut().for_each(|value| *value /= length);
             }
+            lengths.push(length);
         }
-        Self { rows, width }
+        Self { rows, width, lengths }
     }
 
     /// Number of directions.
@@ -42,6 +46,11 @@ impl Directions {
     /// Direction of latent `i`.
     pub(super) fn row(&self, i: u32) -> &[f32] {
         &self.rows[i as usize * self.width..(i as usize + 1) * self.width]
+    }
+
+    /// Length of what an activation of 1 of latent `i` adds.
+    pub(super) fn length(&self, i: u32) -> f32 {
+        self.lengths[i as usize]
     }
 
     /// For each of `latents` the `n` directions of `others` that have the largest cosine with it, largest first, and these

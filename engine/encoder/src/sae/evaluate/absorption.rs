@@ -3,10 +3,11 @@
 //!
 //! That paper knows from labels where the general feature ought to fire. Without labels, decoder directions say it: a
 //! specific latent whose direction has a large cosine with that of a general one (one that fires more often) carries the
-//! general one within itself. Where the specific one fires, the general one is *due* if the input reaches as far in its
-//! direction as it does in the better half of the samples on which it fires. *Missed* is where it is due and does not
-//! fire. How often latents miss otherwise, with nothing special beside them, is measured on random samples for
-//! comparison.
+//! general one within itself. Where the specific one fires, the general one is *due* if what is there along its direction
+//! once all other latents have had theirs (what the specific one carries of it, what the error leaves, and its own
+//! activation) is as long as it is in the better half of the samples on which the general one fires. *Missed* is where it
+//! is due and does not fire. How often latents miss otherwise, where no such neighbour stands in for them, is measured on
+//! random samples for comparison.
 //!
 //! This is a symptom. Two latents that stand for one thing and compete look the same; so does a cap on the latents of a
 //! sample. And what a specific latent absorbs from one that is not in the dictionary cannot be seen.
@@ -81,13 +82,13 @@ pub(super) struct Partners {
 /// What one thread saw on one sample.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
-    /// A latent fires, with this length along its direction.
+    /// A latent fires; what is along its direction.
     Fires { latent: u32, bin: u8 },
     /// The specific latent of a pair fires, beside the general one or not.
     Beside { pair: u32, fires: bool, bin: u8 },
-    /// A random sample in which a latent does not fire, though it reaches along its direction.
+    /// A random sample on which a latent does not fire, though something is left along its direction.
     Silent { latent: u32, bin: u8 },
-    /// A random sample in which it fires.
+    /// A random sample on which it fires.
     Drawn { latent: u32, bin: u8 },
 }
 
@@ -106,23 +107,32 @@ impl Partners {
         self.offsets[latent as usize]..self.offsets[latent as usize + 1]
     }
 
-    /// Looks at one sample: its input and the latents that fire on it, ascending. `drawn`: whether it is one of the random
-    /// samples, one in [`DRAWN`].
-    pub(super) fn look(&self, drawn: bool, row: &[f32], firing: &[u32], events: &mut Vec<Event>) {
-        let along = |latent: u32| bin(length_along(row, self.directions.row(latent)));
-        for &latent in firing {
-            events.push(Event::Fires { latent, bin: along(latent) });
+    /// Looks at one sample: what the dictionary leaves of it, and the latents that fire on it, ascending. `drawn`: whether
+    /// it is one of the random samples, one in [`DRAWN`].
+    pub(super) fn look(&self, drawn: bool, left: &[f32], firing: &[u32], activations: &[f32], events: &mut Vec<Event>) {
+        let directions = &self.directions;
+        // What is left along the direction of a latent, with its own activation; and whether it fires.
+        let along = |latent: u32| {
+            let left = length_along(left, directions.row(latent));
+            match firing.binary_search(&latent) {
+                Ok(at) => (left + activations[at] * directions.length(latent), true),
+                Err(_) => (left, false),
+            }
+        };
+        for (&latent, &activation) in firing.iter().zip(activations) {
+            events.push(Event::Fires { latent, bin: bin(along(latent).0) });
             for pair in self.of(latent) {
-                let (general, _) = self.partners[pair as usize];
-                let fires = firing.binary_search(&general).is_ok();
-                events.push(Event::Beside { pair, fires, bin: along(general) });
+                let (general, cosine) = self.partners[pair as usize];
+                let (own, fires) = along(general);
+                let carried = cosine * activation * directions.length(latent);
+                events.push(Event::Beside { pair, fires, bin: bin(own + carried) });
             }
         }
         if drawn {
-            for latent in 0..self.directions.len() as u32 {
-                let bin = along(latent);
+            for latent in 0..directions.len() as u32 {
+                let (own, fires) = along(latent);
+                let bin = bin(own);
                 if bin > 0 {
-                    let fires = firing.binary_search(&latent).is_ok();
                     events.push(if fires { Event::Drawn { latent, bin } } else { Event::Silent { latent, bin } });
                 }
             }

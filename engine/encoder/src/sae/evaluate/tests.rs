@@ -82,9 +82,9 @@ fn a_latent_that_a_more_specific_one_silences_is_told_and_one_that_is_not_is_not
     let mut share = uniform();
     let rows: Vec<Vec<f32>> = (0..4000)
         .map(|i| match i % 10 {
-            0 => row(&[(0, 1.0), (1, 1.0)]),
+            0 => row(&[(0, 1.1), (1, 1.1)]),
             1..4 => row(&[(0, 0.8 + 0.4 * share())]),
-            4 => row(&[(2, 1.0), (3, 1.0)]),
+            4 => row(&[(2, 1.1), (3, 1.1)]),
             5..8 => row(&[(2, 0.8 + 0.4 * share())]),
             _ => row(&[(8, share())]),
         })
@@ -96,9 +96,8 @@ fn a_latent_that_a_more_specific_one_silences_is_told_and_one_that_is_not_is_not
     assert!((pair.cosine - half).abs() < 1e-5);
     assert_eq!(report.absorption_pairs, 2);
     assert_eq!((report.absorption_missed, report.absorbed_share), (Some(0.5), Some(0.25)));
-    // On all samples on which the two are due, one in eight or so is missed.
-    let otherwise = report.absorption_missed_otherwise.unwrap();
-    assert!((0.02..0.4).contains(&otherwise), "{otherwise}");
+    // Where nothing stands in for them they do not miss.
+    assert_eq!(report.absorption_missed_otherwise, Some(0.0));
 }
 
 #[test]
