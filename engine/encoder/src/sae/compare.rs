@@ -30,6 +30,8 @@ use crate::reader::{BatchStates, Reader};
 pub const SAME_DIRECTION: f32 = 0.7;
 /// Jaccard index from which on two latents fire on the same.
 pub const SAME_SAMPLES: f32 = 0.5;
+/// Samples (documents) on which a latent must fire to be compared by them: two that fire on one and the same are no news.
+pub const LEAST_SAMPLES: u64 = 5;
 /// Pairs of latents that are counted in a plain table (0.3 GB), and pairs of which counts are kept otherwise (about 1 GB).
 const MAX_TABLE: usize = 1 << 26;
 const MAX_COUNTED: usize = 1 << 25;
@@ -74,7 +76,7 @@ pub struct CompareReport {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shared {
     /// Share of the latents of `a` that `b` has too ([`SAME_DIRECTION`], [`SAME_SAMPLES`]), and the other way round; by
-    /// activations, of those that fire.
+    /// activations, of those that fire on [`LEAST_SAMPLES`] or more.
     pub share: [f64; 2],
     /// Mean of the largest likeness, in both directions.
     pub mean: [f64; 2],
@@ -226,10 +228,14 @@ impl Counts {
         (any > 0).then(|| (both as f64 / any as f64) as f32)
     }
 
-    /// The nearest of each latent in both directions; the lower latent of equal ones, `None` if it comes with none.
+    /// The nearest of each latent in both directions, of those that fire often enough; the lower latent of equal ones, `None`
+    /// if it comes with none.
     fn nearest(&self) -> [Vec<Option<(u32, f32)>>; 2] {
         let (mut of_a, mut of_b) = (vec![None; self.fires[0].len()], vec![None; self.fires[1].len()]);
         let mut offer = |a: u32, b: u32| {
+            if self.fires[0][a as usize].min(self.fires[1][b as usize]) < LEAST_SAMPLES {
+                return;
+            }
             let Some(jaccard) = self.jaccard(a, b).filter(|&jaccard| jaccard > 0.0) else { return };
             for (best, other) in [(&mut of_a[a as usize], b), (&mut of_b[b as usize], a)] {
                 if best.is_none_or(|(latent, most): (u32, f32)| jaccard > most || jaccard == most && other < latent) {
@@ -365,7 +371,8 @@ fn joined(
     let mut pairs: Vec<(f32, ComparedPair)> =
         nearest.iter().flat_map(|nearest| (0..).zip(&nearest[0])).filter_map(pair).collect();
     pairs.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.a.cmp(&y.1.a)));
-    let fires = |of: usize, latent: usize| counts.as_ref().is_some_and(|counts| counts.fires[of][latent] > 0);
+    let fires =
+        |of: usize, latent: usize| counts.as_ref().is_some_and(|counts| counts.fires[of][latent] >= LEAST_SAMPLES);
     CompareReport {
         names: saes.map(|sae| sae.name().to_owned()),
         labels: saes.map(|sae| sae.latents().iter().map(|latent| latent.label.clone()).collect()),
@@ -411,9 +418,9 @@ mod tests {
         assert_eq!((third.a, third.b, third.jaccard, third.mutual), (2, 0, Some(0.0), false));
         let cosine = report.cosine.unwrap();
         assert!((cosine.share[0] - 0.5).abs() < 1e-9 && (cosine.share[1] - 2.0 / 3.0).abs() < 1e-9, "{cosine:?}");
-        // By activations, of latents that fire: all are shared.
+        // By activations, of latents that fire often enough: one of each, which are shared.
         let jaccard = report.jaccard.unwrap();
-        assert_eq!((jaccard.share, jaccard.mean, jaccard.n_mutual), ([1.0, 1.0], [0.875, 0.875], 2));
+        assert_eq!((jaccard.share, jaccard.mean, jaccard.n_mutual), ([1.0, 1.0], [0.75, 0.75], 1));
         assert_eq!(report.n_counted, 12);
     }
 

@@ -29,7 +29,9 @@ pub(crate) use architecture::Weights;
 pub use architecture::{Architecture, InputNormalization, Precision};
 pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
-pub use compare::{CompareOptions, CompareReport, ComparedPair, SAME_DIRECTION, SAME_SAMPLES, Shared, compare};
+pub use compare::{
+    CompareOptions, CompareReport, ComparedPair, LEAST_SAMPLES, SAME_DIRECTION, SAME_SAMPLES, Shared, compare,
+};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use import::{ImportCheck, ImportOptions, ImportReport, import};
