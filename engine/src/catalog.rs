@@ -91,6 +91,8 @@ pub struct NewLabel {
     pub description: Option<String>,
     /// How well both tell the feature's contexts from others, if measured. What was measured for another label goes.
     pub detection: Option<f32>,
+    /// How well the label predicts the feature, if measured: [`saequel_udfs::Feature::label_score`].
+    pub score: Option<f32>,
     /// Version of the contexts that it rests on, if any.
     pub evidence_version: Option<u32>,
 }
@@ -164,9 +166,11 @@ impl Engine {
                 if new.label.trim().is_empty() {
                     return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
                 }
-                if let Some(score) = new.detection.filter(|score| !(0.0..=1.0).contains(score)) {
-                    let message = format!("the detection of feature {id} is {score}, expected a number from 0 to 1");
-                    return Err(Error::new(ErrorKind::Query, message));
+                for (name, score) in [("detection", new.detection), ("score", new.score)] {
+                    if let Some(score) = score.filter(|score| !(0.0..=1.0).contains(score)) {
+                        let message = format!("the {name} of feature {id} is {score}, expected a number from 0 to 1");
+                        return Err(Error::new(ErrorKind::Query, message));
+                    }
                 }
             }
             let catalog = store.catalog();
@@ -259,7 +263,9 @@ fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
     let description = new.description.as_deref().map_or(feature.description.as_str(), str::trim);
     let same_name = feature.label == label && feature.label_source == source && feature.description == description;
     let measured = (new.detection, new.evidence_version);
-    if same_name && (measured == (None, None) || measured == (detail.detection, detail.evidence_version)) {
+    let same_score = new.score.is_none() || new.score == feature.label_score;
+    if same_name && same_score && (measured == (None, None) || measured == (detail.detection, detail.evidence_version))
+    {
         return false;
     }
     if !same_name {
@@ -267,8 +273,12 @@ fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
         feature.label = label.to_owned();
         feature.label_source = source.to_owned();
         feature.label_score = None;
+        (detail.detection, detail.evidence_version) = (None, None);
     }
-    (detail.detection, detail.evidence_version) = measured;
+    feature.label_score = new.score.or(feature.label_score);
+    if measured != (None, None) {
+        (detail.detection, detail.evidence_version) = measured;
+    }
     true
 }
 

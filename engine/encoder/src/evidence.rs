@@ -239,7 +239,7 @@ pub fn collect_of(sae: &Sae, options: &EvidenceOptions, progress: &dyn Progress)
         middle: options.middle.into(),
         seed: options.seed,
     };
-    let neighbours = sae.neighbours(&latents, NEIGHBOURS);
+    let neighbours = sae.neighbours(&latents, NEIGHBOURS, options.reader_options.threads)?;
     Ok(latents.iter().zip(&neighbours).map(|(&latent, neighbours)| collector.evidence(latent, neighbours)).collect())
 }
 

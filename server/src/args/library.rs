@@ -22,6 +22,8 @@ pub(super) const SAE_EXAMPLES: &str = "\
 Examples:
   saequel sae train --input texts.parquet --layer 4 --level span --output my-sae
   saequel sae eval my-sae --input other-texts.parquet
+  saequel sae eval my-sae --input other-texts.parquet --labels reviews.parquet --label stars
+  saequel sae compare my-sae minilm-l4-token-4096 --input other-texts.parquet
   saequel features evidence --dictionary my-sae --work my-sae.work --output evidence.jsonl
   saequel sae detect my-sae --evidence evidence.jsonl --write
   saequel sae import my-sae --db saequel.db
@@ -59,6 +61,34 @@ Examples:
   saequel features evidence 3691 --corpus answers --format table
   saequel features evidence --input texts.parquet --tokens 2000000 --output evidence.jsonl
   saequel features evidence 17 --dictionary my-sae --work my-sae.work";
+
+const IMPORT_LABELS_HELP: &str = "\
+A row has feature_id (an id of the database) or a position in a dictionary (latent, index, feature_index, index_in_sae), and
+label or description; also detection and score, from 0 to 1. JSON may also map positions to labels. Rows with no such
+feature, second labels of a feature (the first counts) and empty ones are counted and named.
+
+Examples:
+  saequel features import-labels labels.csv
+  saequel features import-labels explanations/ --dictionary gemma-scope-l20        a folder of batch-*.jsonl.gz
+  saequel features import-labels labels.json --sae my-sae";
+
+const EVAL_HELP: &str = "\
+As a table, one row a measure, with what it says; every other format gives one row of all measures, with lists of the
+pairs and classes. What is measured, and how, is in docs/dictionary.md.
+
+Examples:
+  saequel sae eval my-sae --input texts.parquet
+  saequel sae eval my-sae --input texts.parquet --tokens 200000 --format json
+  saequel sae eval minilm-l4-span-2048 --input news.parquet --labels news.parquet --label topic";
+
+const COMPARE_HELP: &str = "\
+One row a feature of the first dictionary, with the nearest of the second: by the cosine of decoder directions if both
+read states of one reader and width, else by the Jaccard index of what they fire on. Dictionaries of one reader and level
+are counted on each token (or sentence), others on documents.
+
+Examples:
+  saequel sae compare seed-1 seed-2
+  saequel sae compare my-sae minilm-l4-token-4096 --input texts.parquet --summary --format json";
 
 const DETECT_HELP: &str = "\
 Label and description are compared with test contexts by the reader's embedding. The score (AUROC) is the probability that
@@ -114,15 +144,29 @@ pub(crate) enum FeaturesCommand {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Take labels from a CSV, TSV or JSONL file with columns feature_id and label, and description and detection if there
-    /// are any
-    ImportLabels {
-        /// The file
-        file: PathBuf,
-        /// What is kept as the labels' source
-        #[arg(long, default_value = "imported")]
-        source: String,
-    },
+    /// Take labels from files: Neuronpedia's exports, Goodfire's files, CSV, TSV, JSON or JSONL
+    #[command(after_help = IMPORT_LABELS_HELP)]
+    ImportLabels(ImportLabelsArgs),
+}
+
+/// `features import-labels`
+#[derive(Debug, Args)]
+pub(crate) struct ImportLabelsArgs {
+    /// Files, also gzipped, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Dictionary of the database whose positions the files hold [default: the one that rows name, or the only one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dictionary: Option<String>,
+    /// Put them into features.jsonl of this dictionary's folder, not into the database
+    #[arg(long, value_name = "DIR", conflicts_with = "dictionary")]
+    pub(crate) sae: Option<PathBuf>,
+    /// Of Neuronpedia's files only the labels of this layer, as it names it (20-gemmascope-res-16k)
+    #[arg(long, value_name = "LAYER")]
+    pub(crate) layer: Option<String>,
+    /// What is kept as the labels' source [default: imported:FORMAT, such as imported:neuronpedia]
+    #[arg(long)]
+    pub(crate) source: Option<String>,
 }
 
 /// `features evidence`
@@ -173,8 +217,12 @@ pub(crate) struct EvidenceArgs {
 pub(crate) enum SaeCommand {
     /// Train a dictionary on texts; a run that was stopped goes on where it was
     Train(TrainArgs),
-    /// Measure how well a dictionary reconstructs texts
+    /// Measure how good a dictionary is: reconstruction, what its error is made of, redundancy, absorption, classes
+    #[command(after_help = EVAL_HELP)]
     Eval(EvalArgs),
+    /// Which features of one dictionary are in another, by direction and by what they fire on
+    #[command(after_help = COMPARE_HELP)]
+    Compare(CompareArgs),
     /// List the database's dictionaries
     List {
         #[command(flatten)]
@@ -324,6 +372,40 @@ pub(crate) struct EvalArgs {
     /// Tokens to read; 0: all
     #[arg(long, default_value_t = 0)]
     pub(crate) tokens: u64,
+    /// Texts with labels (Parquet or JSONL), to see how well single features tell the classes apart, beside single words
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Column of that file with the label
+    #[arg(long, default_value = "label", value_name = "COLUMN", requires = "labels")]
+    pub(crate) label: String,
+    /// Column of that file with the text [default: as --text]
+    #[arg(long, value_name = "COLUMN", requires = "labels")]
+    pub(crate) labels_text: Option<String>,
+    #[command(flatten)]
+    pub(crate) answer: Answer,
+}
+
+/// `sae compare`
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Folder, or name of a dictionary that is built in
+    pub(crate) a: PathBuf,
+    /// The other one
+    pub(crate) b: PathBuf,
+    /// Texts to compare on what they fire: Parquet, JSONL, or plain text [default: none, by direction only]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub(crate) input: Vec<PathBuf>,
+    /// Column with the text
+    #[arg(long, default_value = "text", value_name = "COLUMN")]
+    pub(crate) text: String,
+    /// Tokens to read; 0: all
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) tokens: u64,
+    /// Only what they have in common, one row
+    #[arg(long)]
+    pub(crate) summary: bool,
+    #[command(flatten)]
+    pub(crate) rows: Rows,
     #[command(flatten)]
     pub(crate) answer: Answer,
 }

@@ -1,13 +1,11 @@
 //! `saequel features`: what the features are, and what they are called.
 
-use std::path::Path;
-
 use futures::TryStreamExt;
-use saequel_engine::{CorpusInfo, Engine, ErrorKind, FeatureRef, NewLabel};
+use saequel_engine::{CorpusInfo, Engine, ErrorKind, FeatureRef};
 
 use crate::args::{Answer, FeaturesCommand};
 use crate::context::Context;
-use crate::error::{Failure, Result, io_failure};
+use crate::error::{Failure, Result};
 use crate::output::{Format, value};
 use crate::say::{remark, say};
 use crate::sql_text::{Call, identifier};
@@ -43,12 +41,7 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             context.answer(&engine, statement, &answer).await?;
             Ok(())
         }
-        FeaturesCommand::ImportLabels { file, source } => {
-            let labels = read_labels(&file)?;
-            let engine = context.open().await?;
-            let n_changed = engine.import_labels(&labels, &source).await?;
-            say!("{n_changed} of {} labels changed", labels.len())
-        }
+        FeaturesCommand::ImportLabels(args) => super::import_labels::import_labels(args, context).await,
     }
 }
 
@@ -146,91 +139,4 @@ async fn pairs(engine: &Engine, statement: &str) -> Result<Vec<(String, String)>
         .map(|(field, column)| Ok((field.name().clone(), value::text(column, 0, rounding)?)))
         .filter(|pair| !matches!(pair, Ok((_, text)) if text.is_empty()))
         .collect()
-}
-
-/// Reads feature_id and label, and description and detection if there are any, from CSV or TSV with a header, or JSON
-/// Lines.
-fn read_labels(path: &Path) -> Result<Vec<NewLabel>> {
-    let text = std::fs::read_to_string(path).map_err(|error| io_failure(path.display(), &error))?;
-    let at = |line: u64, what: &str| Failure::new(ErrorKind::Data, format!("{}, line {line}: {what}", path.display()));
-    let bad_id = |id: &str| format!("expected a number as feature_id, got '{id}'");
-    let bad_detection = |score: &str| format!("expected a number as detection, got '{score}'");
-    let mut labels = Vec::new();
-    if Format::of_path(path) == Some(Format::Jsonl) {
-        for (position, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let number = position as u64 + 1;
-            let row: serde_json::Value =
-                serde_json::from_str(line).map_err(|error| at(number, &format!("not JSON: {error}")))?;
-            let id = row["feature_id"].as_u64().and_then(|id| u32::try_from(id).ok());
-            let id = id.ok_or_else(|| at(number, &bad_id(&row["feature_id"].to_string())))?;
-            let label = row["label"].as_str().ok_or_else(|| at(number, "expected a text as label"))?;
-            let detection = match &row["detection"] {
-                serde_json::Value::Null => None,
-                score => Some(score.as_f64().ok_or_else(|| at(number, &bad_detection(&score.to_string())))? as f32),
-            };
-            let description = row["description"].as_str().map(str::to_owned);
-            labels.push(NewLabel { description, detection, ..NewLabel::new(id, label) });
-        }
-        return Ok(labels);
-    }
-    let delimiter = if Format::of_path(path) == Some(Format::Tsv) { b'\t' } else { b',' };
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|error| at(1, &error.to_string()))?.clone();
-    let optional = |name: &str| header.iter().position(|column| column == name);
-    let column = |name: &str| {
-        optional(name).ok_or_else(|| {
-            let there: Vec<&str> = header.iter().collect();
-            at(1, &format!("column '{name}' not found; there are {}", there.join(", ")))
-        })
-    };
-    let (id_column, label_column) = (column("feature_id")?, column("label")?);
-    let (description_column, detection_column) = (optional("description"), optional("detection"));
-    for record in reader.records() {
-        let record = record.map_err(|error| {
-            let line = error.position().map_or(0, csv::Position::line);
-            at(line, &error.to_string())
-        })?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let id = &record[id_column];
-        let id = id.trim().parse().map_err(|_| at(line, &bad_id(id)))?;
-        let score = detection_column.map(|column| record[column].trim()).filter(|score| !score.is_empty());
-        let detection = score.map(|score| score.parse().map_err(|_| at(line, &bad_detection(score)))).transpose()?;
-        let description = description_column.map(|column| record[column].to_owned());
-        labels.push(NewLabel { description, detection, ..NewLabel::new(id, &record[label_column]) });
-    }
-    Ok(labels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn labels(name: &str, text: &str) -> Result<Vec<NewLabel>> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        read_labels(&path)
-    }
-
-    #[test]
-    fn labels_are_read_and_mistakes_are_placed() {
-        let expected = vec![NewLabel::new(7, "says sorry, twice"), NewLabel::new(8, "b")];
-        assert_eq!(labels("a.csv", "label,feature_id\n\"says sorry, twice\",7\nb,8\n").unwrap(), expected);
-        assert_eq!(labels("a.tsv", "feature_id\tlabel\n7\tsays sorry, twice\n8\tb\n").unwrap(), expected);
-        let lines = "{\"feature_id\": 7, \"label\": \"says sorry, twice\"}\n\n{\"feature_id\": 8, \"label\": \"b\"}\n";
-        assert_eq!(labels("a.jsonl", lines).unwrap(), expected);
-        let failure = labels("a.csv", "feature_id,label\n1,a\nx,b\n").unwrap_err();
-        assert!(failure.line().contains("a.csv, line 3: expected a number as feature_id, got 'x'"), "{failure}");
-        assert_eq!(failure.wire().exit, 3);
-        let more = labels("a.csv", "detection,feature_id,label,description\n0.9,7,a,\"Says a, b.\"\n,8,b,\n").unwrap();
-        let described = |text: &str| Some(text.to_owned());
-        let first = NewLabel { description: described("Says a, b."), detection: Some(0.9), ..NewLabel::new(7, "a") };
-        assert_eq!(more, [first.clone(), NewLabel { description: described(""), ..NewLabel::new(8, "b") }]);
-        let line = "{\"feature_id\": 7, \"label\": \"a\", \"description\": \"Says a, b.\", \"detection\": 0.9}\n";
-        assert_eq!(labels("a.jsonl", line).unwrap(), [first]);
-        let failure = labels("a.csv", "feature_id,label,detection\n1,a,good\n").unwrap_err();
-        assert!(failure.line().contains("line 2: expected a number as detection, got 'good'"), "{failure}");
-        assert!(labels("a.csv", "id,label\n").unwrap_err().line().contains("there are id, label"));
-        assert!(labels("a.jsonl", "{\n").unwrap_err().line().contains("line 1: not JSON"));
-    }
 }

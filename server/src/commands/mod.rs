@@ -2,9 +2,11 @@
 
 mod analyses;
 mod demo;
+mod evaluate;
 mod evidence;
 mod features;
 mod import;
+mod import_labels;
 mod label;
 mod mcp;
 mod model;

@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use saequel_engine::labels::{LabelOptions, label};
-use saequel_engine::sae::{
-    EvalOptions, EvalReport, ImportOptions, ImportReport, TrainOptions, TrainReport, evaluate, import, train,
-};
+use saequel_engine::sae::{ImportOptions, ImportReport, TrainOptions, TrainReport, import, train};
 use saequel_engine::{ErrorKind, Sae};
 
-use crate::args::{EvalArgs, LabelArgs, SaeCommand, SaeImportArgs, TrainArgs};
+use crate::args::{LabelArgs, SaeCommand, SaeImportArgs, TrainArgs};
 use crate::context::Context;
 use crate::error::Result;
 use crate::say::say;
@@ -27,12 +25,8 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
             })?;
             say!("{}", trained(&report))
         }
-        SaeCommand::Eval(args) => {
-            let answer = args.answer.clone();
-            let options = eval_options(args, context);
-            let report = context.blocking(move |progress| evaluate(&options, progress)).await?;
-            context.answer_batch(evaluated(&report)?, &answer).await
-        }
+        SaeCommand::Eval(args) => super::evaluate::evaluate(args, context).await,
+        SaeCommand::Compare(args) => super::evaluate::compare(args, context).await,
         SaeCommand::List { answer } => {
             let engine = context.open().await?;
             context.answer(&engine, "SELECT * FROM saequel.saes", &answer).await?;
@@ -164,35 +158,4 @@ fn trained(report: &TrainReport) -> String {
         report.n_samples,
         report.seconds
     )
-}
-
-fn eval_options(args: EvalArgs, context: &Context) -> EvalOptions {
-    EvalOptions {
-        dictionary: args.dir,
-        input: args.texts.input,
-        text_column: args.texts.text,
-        tokens: args.tokens,
-        reader_options: context.engine_options().reader(),
-    }
-}
-
-fn evaluated(report: &EvalReport) -> Result<RecordBatch> {
-    let count = |n: u64| Arc::new(UInt64Array::from(vec![n])) as ArrayRef;
-    let number = |x: f64| Arc::new(Float64Array::from(vec![x])) as ArrayRef;
-    let [mean, median, p95, most] = report.present;
-    Ok(RecordBatch::try_from_iter([
-        ("name", Arc::new(StringArray::from(vec![report.name.as_str()])) as ArrayRef),
-        ("fvu", number(report.fvu)),
-        ("l0", number(report.l0)),
-        ("dead_share", number(report.dead_share)),
-        ("dense_share", number(report.dense_share)),
-        ("present_mean", number(mean)),
-        ("present_median", number(median)),
-        ("present_p95", number(p95)),
-        ("present_max", number(most)),
-        ("docs", count(report.n_docs)),
-        ("tokens", count(report.n_tokens)),
-        ("samples", count(report.n_samples)),
-        ("seconds", number(report.seconds)),
-    ])?)
 }

@@ -3,12 +3,14 @@
 //! [`work`] takes one feature after another, a few at a time: it asks for a name ([`prompt`]), reads what comes back
 //! ([`answer`]), and has the name judged where that is wanted ([`score`]). Every answer goes through [`cache`], so that
 //! none is paid for twice; every request through [`send`], which keeps [`limits`] and [`cost`] and tries again where that
-//! can help; [`client`] alone knows the wire. [`target`] knows which features there are and where names go.
+//! can help; [`client`] alone knows the wire. [`target`] knows which features there are and where names go. [`files`] reads
+//! names that others made.
 
 pub(crate) mod answer;
 pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod cost;
+pub(crate) mod files;
 pub(crate) mod limits;
 pub(crate) mod prompt;
 mod random;

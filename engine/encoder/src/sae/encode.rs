@@ -461,6 +461,12 @@ impl Sae {
         }
     }
 
+    /// Leaves the reconstruction of a normalised row, less the row, in `error`; returns its squared length. Not of a
+    /// transcoder.
+    pub(crate) fn error(&self, row: &[f32], latents: &[u32], activations: &[f32], error: &mut Vec<f32>) -> f32 {
+        squared_residual(row, &self.weights.decoder_bias, self.decoder(), latents, activations, error)
+    }
+
     /// Squared error of the reconstruction of normalised rows `range`, and their squared distance from what is rebuilt
     /// without any latent (from 0 if states were centred): their quotient is the fraction of variance unexplained. 0 and 0
     /// of a transcoder, which rebuilds other states.

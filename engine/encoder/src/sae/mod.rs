@@ -8,6 +8,7 @@
 mod architecture;
 mod artifact;
 mod checkpoint;
+mod compare;
 pub(crate) mod context;
 pub(crate) mod encode;
 mod evaluate;
@@ -28,8 +29,11 @@ pub(crate) use architecture::Weights;
 pub use architecture::{Architecture, InputNormalization, Precision};
 pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
+pub use compare::{
+    CompareOptions, CompareReport, ComparedPair, LEAST_SAMPLES, SAME_DIRECTION, SAME_SAMPLES, Shared, compare,
+};
 pub(crate) use encode::{EncodeScratch, SparseRows};
-pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use import::{ImportCheck, ImportOptions, ImportReport, import};
 pub use train::{TrainOptions, TrainReport, train};
 

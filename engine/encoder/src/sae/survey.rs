@@ -416,12 +416,6 @@ impl Survey {
         self.latents.iter().filter(|latent| latent.fires == 0).count() as f64 / self.latents.len() as f64
     }
 
-    /// Share of latents that fire on more than `density` of the samples.
-    pub(crate) fn dense_share(&self, density: f64) -> f64 {
-        let limit = density * self.n_samples as f64;
-        self.latents.iter().filter(|latent| latent.fires as f64 > limit).count() as f64 / self.latents.len() as f64
-    }
-
     /// How often `word` occurs, and in which share of the samples.
     pub(crate) fn word_count(&self, word: &str) -> u64 {
         self.words.get(word).map_or(0, |&id| self.word_counts[id as usize])

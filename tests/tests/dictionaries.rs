@@ -1,0 +1,102 @@
+//! Dictionaries are evaluated and compared, and names that others made find their features.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use saequel_tests::{Scratch, fail, program, saequel, succeed};
+use serde_json::Value;
+
+const SPAN: &str = "minilm-l4-span-2048";
+const TOKEN: &str = "minilm-l4-token-4096";
+
+fn answers() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/answers.jsonl")
+}
+
+/// The only row of a command's answer.
+fn row(arguments: &[&str]) -> Value {
+    let mut command = Command::new(program());
+    command.args(arguments).arg("--input").arg(answers()).args(["--text", "answer", "--format", "jsonl"]);
+    serde_json::from_str(&succeed(&mut command)).expect("one row")
+}
+
+#[test]
+fn a_dictionary_is_evaluated_with_labelled_texts() {
+    let labelled = answers();
+    let labelled = labelled.to_str().expect("a path in UTF-8");
+    let row = row(&["sae", "eval", SPAN, "--tokens", "20000", "--labels", labelled, "--label", "assistant"]);
+    let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name} in {row}"));
+    assert!((0.1..0.5).contains(&number("fvu")) && (5.0..40.0).contains(&number("l0")), "{row}");
+    assert!((number("explained_variance") + number("fvu") - 1.0).abs() < 0.1, "{row}");
+    assert!(number("nearest_max") > number("nearest_median") && number("nearest_max") <= 1.0001, "{row}");
+    let latents: u64 =
+        row["density"].as_array().expect("a list").iter().map(|bin| bin["latents"].as_u64().unwrap()).sum();
+    assert_eq!(latents, 2048);
+    let classes = row["concepts"].as_array().expect("a list");
+    assert!(classes.len() >= 2, "{row}");
+    for class in classes {
+        let js = class["js_divergence"].as_f64().expect("a number");
+        assert!((0.0..=1.0).contains(&js) && class["auroc_chosen"].as_f64() > Some(0.5), "{class}");
+    }
+    let (_, said) =
+        fail(Command::new(program()).args(["sae", "eval", SPAN, "--label", "assistant", "--input", labelled]));
+    assert!(said.contains("--labels"), "{said}");
+}
+
+#[test]
+fn dictionaries_are_compared_by_direction_and_on_documents() {
+    let same = row(&["sae", "compare", SPAN, SPAN, "--tokens", "3000", "--summary"]);
+    assert_eq!(
+        (&same["cosine_a_in_b"], &same["cosine_mutual"], &same["counted"]),
+        (&1.0.into(), &2048.into(), &"span".into())
+    );
+    assert_eq!((&same["jaccard_a_in_b"], &same["jaccard_mean_b"]), (&1.0.into(), &1.0.into()));
+    let other = row(&["sae", "compare", SPAN, TOKEN, "--tokens", "3000", "--summary"]);
+    assert_eq!(other["counted"], "document");
+    assert!(other["jaccard_a_in_b"].as_f64() < Some(0.9) && other["n_counted"].as_u64() > Some(5), "{other}");
+    let pairs =
+        succeed(Command::new(program()).args(["sae", "compare", SPAN, TOKEN, "--format", "csv", "--limit", "3"]));
+    assert_eq!(pairs.lines().next(), Some("feature_a,label_a,feature_b,label_b,cosine,jaccard,mutual"));
+    assert_eq!(pairs.lines().count(), 4, "{pairs}");
+}
+
+#[test]
+fn names_that_others_made_find_their_features() {
+    let scratch = Scratch::new();
+    let db = scratch.path("labels.db");
+    let mut import = saequel(&db);
+    succeed(import.arg("import").arg(answers()).args(["--corpus", "answers", "--text", "answer", "--limit", "3"]));
+    let line = |index: u32, text: &str| {
+        format!("{{\"modelId\": \"m\", \"layer\": \"4-res\", \"index\": \"{index}\", \"description\": \"{text}\"}}\n")
+    };
+    let lines =
+        [line(5, "fruit names"), line(6, "past tense"), line(5, "again"), line(7, " "), line(9999, "beyond")].concat();
+    let file = scratch.write("batch-0.jsonl", lines.as_bytes());
+    let labels = |arguments: &[&str]| {
+        let mut command = saequel(&db);
+        command.args(["features", "import-labels"]).arg(&file).args(arguments);
+        command
+    };
+    // A position alone does not say of which dictionary.
+    let (_, said) = fail(&mut labels(&[]));
+    assert!(said.contains("--dictionary NAME") && said.contains(SPAN), "{said}");
+    let told = succeed(&mut labels(&["--dictionary", SPAN]));
+    for part in [
+        "2 of 2 labels changed (read as neuronpedia of m 4-res)",
+        "1 with no such feature: position 9999",
+        "1 a second time, of which the first counts: position 5",
+        "1 without a label: position 7",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let query =
+        "SELECT label, label_source FROM saequel.features WHERE label_source = 'imported:neuronpedia' ORDER BY 1";
+    let found = succeed(saequel(&db).args(["sql", query, "--format", "csv"]));
+    assert_eq!(
+        found.lines().skip(1).collect::<Vec<_>>(),
+        ["fruit names,imported:neuronpedia", "past tense,imported:neuronpedia"]
+    );
+    let map = scratch.write("map.json", b"{\"100000\": \"beyond all\"}");
+    let (_, said) = fail(saequel(&db).args(["features", "import-labels", "--dictionary", SPAN]).arg(&map));
+    assert!(said.contains("none of the labels can be used") && said.contains("sae list"), "{said}");
+}
