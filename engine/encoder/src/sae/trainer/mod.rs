@@ -1,18 +1,30 @@
-//! One step of BatchTopK training, on slices.
+//! One step of training, on slices.
 //!
-//! Loss: mean squared error of `x ~ relu(x E^T + e)_kept D + d`, where the `k * batch` strongest latents of the whole batch
-//! are kept. Latents that are never kept learn from an auxiliary loss (Gao et al. 2024, arXiv:2406.04093): the strongest
-//! `k` of them rebuild what the others leave unexplained. The encoder is a dense matrix product; everything behind it touches only what was kept. Gradients are summed
-//! latent by latent and go straight into Adam, so no gradient matrix is ever held.
+//! All architectures share the data, the step sizes, the treatment of dead latents and the checkpoint; they differ in which
+//! latents of a batch take part and in what the loss is, which is a [`Rule`].
+//!
+//! Those with an encoder minimise the mean squared error of `x ~ a D + d`, where `a` are the activations `x E^T + e` that
+//! the rule keeps. Latents that are never kept learn from an auxiliary loss (Gao et al. 2024, arXiv:2406.04093): the
+//! strongest `k` of them rebuild what the others leave unexplained. The encoder is a dense matrix product; everything
+//! behind it touches only what was kept. Gradients are summed latent by latent and go straight into Adam, so no gradient
+//! matrix is ever held.
 
-use super::encode::above;
+mod adam;
+mod jump;
+mod nested;
+mod pursuit;
+mod select;
+
+use adam::{AdamStep, RowMut, update_latent};
+use select::{Selection, fire, keep_strongest};
+
 use super::random::Random;
 use crate::error::Result;
 use crate::reader::parallel;
 use crate::reader::simd::{self, MatMul, multiversion};
 
-/// Decay of Adam's first and second moments.
-const BETAS: (f32, f32) = (0.9, 0.999);
+pub(super) use adam::Moments;
+
 /// Decay of the running threshold.
 const THRESHOLD_DECAY: f32 = 0.99;
 /// A latent that was kept by none of so many batches is dead.
@@ -22,39 +34,47 @@ const AUXILIARY_ROWS: usize = 512;
 /// Rows that a thread encodes at once.
 const BLOCK_ROWS: usize = 256;
 
+/// What an architecture does with a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Rule {
+    /// The `k * rows` strongest of the whole batch.
+    BatchTopK,
+    /// The `k` strongest of each row; by magnitude if `signed`.
+    TopK { signed: bool },
+    /// As `BatchTopK`, but each prefix of the dictionary that ends at one of these latents rebuilds the rows by itself.
+    Matryoshka { ends: Vec<usize> },
+    /// Those above a threshold of their own, which is learned.
+    JumpRelu,
+    /// One after the other, each from what is left; no encoder.
+    MatchingPursuit,
+    /// The same, over rows of the data: a row of which more than `tolerance` of its square is left becomes a latent.
+    Itda { tolerance: f32 },
+}
+
 /// Parameters and the state of the optimiser; everything that a checkpoint holds.
 #[derive(Debug, Clone)]
 pub(super) struct Trainer {
+    pub(super) rule: Rule,
     pub(super) width: usize,
     pub(super) inputs: usize,
     k: usize,
     threads: usize,
-    /// Row-major `[width, inputs]`, each with Adam's two moments.
+    /// Row-major `[width, inputs]`, each with Adam's two moments; empty if the rule has no encoder.
     pub(super) encoder: Moments,
     pub(super) encoder_bias: Moments,
     /// Row-major `[width, inputs]`, rows of length 1.
     pub(super) decoder: Moments,
     pub(super) decoder_bias: Moments,
+    /// Logarithm of each latent's threshold for [`Rule::JumpRelu`]; else empty.
+    pub(super) log_thresholds: Moments,
     /// Running mean of the weakest activation that a batch kept: the threshold for use.
     pub(super) threshold: f32,
     /// Steps done.
     pub(super) step: u64,
     /// Step at which each latent was last kept.
     pub(super) last_kept: Vec<u64>,
-}
-
-/// Parameters with Adam's moments.
-#[derive(Debug, Clone)]
-pub(super) struct Moments {
-    pub(super) value: Vec<f32>,
-    pub(super) first: Vec<f32>,
-    pub(super) second: Vec<f32>,
-}
-
-impl Moments {
-    fn new(value: Vec<f32>) -> Self {
-        Self { first: vec![0.0; value.len()], second: vec![0.0; value.len()], value }
-    }
+    /// Products of all pairs of decoder rows while they hold, else empty; no part of a checkpoint.
+    gram: Vec<f32>,
 }
 
 /// What a step saw.
@@ -72,38 +92,24 @@ struct Kept {
     row: u32,
     latent: u32,
     activation: f32,
-    /// Derivative of the loss by the activation.
+    /// Half the derivative of the squared error by the activation.
     gradient: f32,
 }
 
-/// Adam's step sizes, corrected for the first steps.
-#[derive(Clone, Copy)]
-struct AdamStep {
-    rate: f32,
-    correction: f32,
-}
-
-impl AdamStep {
-    fn new(rate: f32, step: u64) -> Self {
-        let step = step.min(1_000_000) as i32;
-        Self { rate: rate / (1.0 - BETAS.0.powi(step)), correction: 1.0 / (1.0 - BETAS.1.powi(step)) }
-    }
-
-    #[inline(always)]
-    fn apply(self, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) {
-        for (((gradient, value), first), second) in gradient.iter().zip(value).zip(first).zip(second) {
-            *first = BETAS.0 * *first + (1.0 - BETAS.0) * gradient;
-            *second = BETAS.1 * *second + (1.0 - BETAS.1) * gradient * gradient;
-            *value -= self.rate * *first / ((*second * self.correction).sqrt() + 1e-8);
-        }
+impl Kept {
+    fn new(row: u32, latent: u32, activation: f32) -> Self {
+        Self { row, latent, activation, gradient: 0.0 }
     }
 }
 
-/// One latent's row of a parameter with its moments.
-struct RowMut<'a> {
-    value: &'a mut [f32],
-    first: &'a mut [f32],
-    second: &'a mut [f32],
+/// What a batch leaves to learn from.
+struct Backward {
+    /// What took part, by rows, with gradients.
+    kept: Vec<Kept>,
+    /// `[n, inputs]`, reconstruction minus row; for nested dictionaries see [`nested`].
+    errors: Vec<f32>,
+    /// Squared error of the whole reconstruction.
+    error_sum: f64,
 }
 
 multiversion! {
@@ -127,43 +133,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// Updates one latent from the rows that kept it; returns the gradient of its bias.
-    fn update_latent(
-        kept: &[Kept],
-        batch: &[f32],
-        errors: &[f32],
-        scale: f32,
-        adam: AdamStep,
-        encoder: RowMut<'_>,
-        decoder: RowMut<'_>,
-        scratch: &mut (Vec<f32>, Vec<f32>),
-    ) -> f32 {
-        let inputs = encoder.value.len();
-        let (encoder_gradient, decoder_gradient) = (&mut scratch.0, &mut scratch.1);
-        encoder_gradient.clear();
-        encoder_gradient.resize(inputs, 0.0);
-        decoder_gradient.clear();
-        decoder_gradient.resize(inputs, 0.0);
-        let mut bias_gradient = 0.0;
-        let rows = batch.len() / inputs;
-        for kept in kept {
-            // Rows behind the last are those of the auxiliary loss: the same inputs, other errors.
-            let from = kept.row as usize % rows * inputs;
-            simd::axpy(kept.gradient * scale, &batch[from..from + inputs], encoder_gradient);
-            let from = kept.row as usize * inputs;
-            simd::axpy(kept.activation * scale, &errors[from..from + inputs], decoder_gradient);
-            bias_gradient += kept.gradient * scale;
-        }
-        adam.apply(encoder_gradient, encoder.value, encoder.first, encoder.second);
-        // Only the part of the gradient that turns the row matters: its length is fixed at 1.
-        let along = simd::dot(decoder_gradient, decoder.value);
-        simd::axpy(-along, decoder.value, decoder_gradient);
-        adam.apply(decoder_gradient, decoder.value, decoder.first, decoder.second);
-        let inverse = 1.0 / simd::dot(decoder.value, decoder.value).sqrt().max(1e-12);
-        for value in decoder.value.iter_mut() {
-            *value *= inverse;
-        }
-        bias_gradient
+    fn squared_length(row: &[f32]) -> f32 {
+        simd::dot(row, row)
     }
 }
 
@@ -175,7 +146,18 @@ fn normalized(row: &[f32]) -> impl Iterator<Item = f32> + '_ {
 impl Trainer {
     /// Starts from `width` random rows of `samples` (normalised, `[n, inputs]`): each becomes the direction of a latent, in
     /// the decoder and in the encoder. Latents are thus alive from the first step.
-    pub(super) fn new(samples: &[f32], inputs: usize, width: usize, k: usize, seed: u64, threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// None of its own.
+    pub(super) fn new(
+        rule: Rule,
+        samples: &[f32],
+        inputs: usize,
+        width: usize,
+        k: usize,
+        seed: u64,
+        threads: usize,
+    ) -> Result<Self> {
         let mut random = Random::new(seed, 0x1217);
         let mut rows: Vec<usize> = (0..samples.len() / inputs).collect();
         random.shuffle(&mut rows);
@@ -185,21 +167,43 @@ impl Trainer {
                 normalized(&samples[row * inputs..(row + 1) * inputs])
             })
             .collect();
+        let n_thresholds = if rule == Rule::JumpRelu { width } else { 0 };
         let mut trainer = Self {
+            rule,
             width,
             inputs,
             k,
             threads,
-            encoder: Moments::new(directions.clone()),
-            encoder_bias: Moments::new(vec![0.0; width]),
+            encoder: Moments::new(Vec::new()),
+            encoder_bias: Moments::new(Vec::new()),
             decoder: Moments::new(directions),
             decoder_bias: Moments::new(vec![0.0; inputs]),
+            log_thresholds: Moments::new(vec![0.0; n_thresholds]),
             threshold: 0.0,
             step: 0,
             last_kept: vec![0; width],
+            gram: Vec::new(),
         };
-        trainer.fit_encoder_scale(&samples[..samples.len().min(1024 * inputs)]);
-        trainer
+        if trainer.has_encoder() {
+            trainer.encoder = Moments::new(trainer.decoder.value.clone());
+            trainer.encoder_bias = Moments::new(vec![0.0; width]);
+            let samples = &samples[..samples.len().min(1024 * inputs)];
+            trainer.fit_encoder_scale(samples);
+            if trainer.rule == Rule::JumpRelu {
+                trainer.start_thresholds(samples)?;
+            }
+        } else if let Rule::Itda { .. } = trainer.rule {
+            trainer.decoder.value.fill(0.0);
+        }
+        Ok(trainer)
+    }
+
+    fn has_encoder(&self) -> bool {
+        !matches!(self.rule, Rule::MatchingPursuit | Rule::Itda { .. })
+    }
+
+    fn signed(&self) -> bool {
+        matches!(self.rule, Rule::TopK { signed: true } | Rule::Itda { .. })
     }
 
     /// Multiplies the encoder by the factor with which the first reconstruction is best. Without it the k strongest of
@@ -210,13 +214,18 @@ impl Trainer {
         let mut products = vec![0.0; width];
         let mut order: Vec<u32> = (0..width as u32).collect();
         let mut sum = vec![0.0; inputs];
+        let signed = self.signed();
+        let strength = |product: f32| if signed { product.abs() } else { product };
         for row in samples.chunks_exact(inputs) {
             MatMul::linear(1, width, inputs).run(row, &self.encoder.value, &mut products);
-            order.select_nth_unstable_by(self.k - 1, |a, b| products[*b as usize].total_cmp(&products[*a as usize]));
+            order.select_nth_unstable_by(self.k - 1, |a, b| {
+                strength(products[*b as usize]).total_cmp(&strength(products[*a as usize]))
+            });
             sum.fill(0.0);
             for &latent in &order[..self.k] {
                 let from = latent as usize * inputs;
-                let activation = products[latent as usize].max(0.0);
+                let product = products[latent as usize];
+                let activation = if signed { product } else { product.max(0.0) };
                 simd::axpy(activation, &self.decoder.value[from..from + inputs], &mut sum);
             }
             along += f64::from(simd::dot(&sum, row));
@@ -226,32 +235,71 @@ impl Trainer {
         self.encoder.value.iter_mut().for_each(|value| *value *= factor);
     }
 
+    /// Whether it has all that it can learn.
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.rule, Rule::Itda { .. }) && self.n_atoms() == self.width
+    }
+
     /// Learns from `batch` (normalised rows) with step size `rate`.
     ///
     /// # Errors
     /// None of its own.
     pub(super) fn step(&mut self, batch: &[f32], rate: f32) -> Result<StepReport> {
+        match self.rule {
+            Rule::MatchingPursuit => self.step_by_pursuit(batch, rate),
+            Rule::Itda { tolerance } => self.grow(batch, tolerance),
+            _ => self.step_by_encoder(batch, rate),
+        }
+    }
+
+    fn step_by_encoder(&mut self, batch: &[f32], rate: f32) -> Result<StepReport> {
         let (width, inputs) = (self.width, self.inputs);
         let n = batch.len() / inputs;
-        let wanted = self.k * n;
-        // Most of what a batch keeps lies above its predecessors' threshold; if too little does, take all.
-        let mut blocks = self.candidates(batch, self.threshold * 0.7)?;
-        if blocks.iter().map(Vec::len).sum::<usize>() < wanted {
-            blocks = self.candidates(batch, 0.0)?;
-        }
-        let mut activations: Vec<f32> = blocks.iter().flatten().map(|kept| kept.activation).collect();
-        let weakest = if activations.len() > wanted {
-            *activations.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a)).1
-        } else {
-            activations.iter().copied().fold(f32::INFINITY, f32::min)
-        };
-        if weakest.is_finite() {
+        let Selection { blocks, weakest, threshold } = self.select(batch)?;
+        if threshold.is_finite() {
             let decay = if self.step == 0 { 0.0 } else { THRESHOLD_DECAY };
-            self.threshold = decay * self.threshold + (1.0 - decay) * weakest;
+            self.threshold = decay * self.threshold + (1.0 - decay) * threshold;
         }
         self.step += 1;
+        let adam = AdamStep::new(rate, self.step);
 
-        // Backward through the decoder, by blocks of rows.
+        let Backward { mut kept, mut errors, error_sum } = match &self.rule {
+            Rule::Matryoshka { ends } => self.backward_nested(batch, &blocks, weakest, ends)?,
+            _ => self.backward(batch, &blocks, weakest)?,
+        };
+        if self.rule == Rule::JumpRelu {
+            self.update_thresholds(&mut kept, n, adam);
+        }
+        let total: f64 = batch.iter().map(|x| f64::from(x * x)).sum();
+        let report = StepReport { fvu: error_sum / total.max(1e-30), l0: kept.len() as f64 / n as f64 };
+
+        for kept in &kept {
+            self.last_kept[kept.latent as usize] = self.step;
+        }
+        self.auxiliary(batch, &mut errors, &mut kept);
+
+        // Order by latent (counting sort), then update latent by latent.
+        let mut offsets = vec![0usize; width + 1];
+        for kept in &kept {
+            offsets[kept.latent as usize + 1] += 1;
+        }
+        for latent in 0..width {
+            offsets[latent + 1] += offsets[latent];
+        }
+        let mut next = offsets.clone();
+        let mut by_latent = vec![Kept::new(0, 0, 0.0); kept.len()];
+        for kept in kept {
+            let at = &mut next[kept.latent as usize];
+            by_latent[*at] = kept;
+            *at += 1;
+        }
+        self.update(&by_latent, &offsets, batch, &errors, adam);
+        Ok(report)
+    }
+
+    /// Errors and gradients through the decoder, by blocks of rows, of the latents that reach `weakest`.
+    fn backward(&self, batch: &[f32], blocks: &[Vec<Kept>], weakest: f32) -> Result<Backward> {
+        let inputs = self.inputs;
         let results = parallel(blocks.len(), self.threads, |(): &mut (), i| {
             let rows = &batch[i * BLOCK_ROWS * inputs..((i + 1) * BLOCK_ROWS * inputs).min(batch.len())];
             let mut kept: Vec<Kept> = blocks[i].iter().copied().filter(|kept| kept.activation >= weakest).collect();
@@ -271,43 +319,18 @@ impl Trainer {
             }
             Ok((kept, errors, error_sum))
         })?;
-        let mut kept = Vec::with_capacity(wanted);
-        let mut errors = Vec::with_capacity(batch.len());
-        let mut error_sum = 0.0;
-        for (block_kept, block_errors, block_sum) in results {
-            kept.extend(block_kept);
-            errors.extend(block_errors);
-            error_sum += block_sum;
+        let kept = Vec::with_capacity(results.iter().map(|(kept, ..)| kept.len()).sum());
+        let mut backward = Backward { kept, errors: Vec::with_capacity(batch.len()), error_sum: 0.0 };
+        for (kept, errors, error_sum) in results {
+            backward.kept.extend(kept);
+            backward.errors.extend(errors);
+            backward.error_sum += error_sum;
         }
-        let total: f64 = batch.iter().map(|x| f64::from(x * x)).sum();
-        let report = StepReport { fvu: error_sum / total.max(1e-30), l0: kept.len() as f64 / n as f64 };
-
-        for kept in &kept {
-            self.last_kept[kept.latent as usize] = self.step;
-        }
-        self.auxiliary(batch, &mut errors, &mut kept);
-
-        // Order by latent (counting sort), then update latent by latent.
-        let mut offsets = vec![0usize; width + 1];
-        for kept in &kept {
-            offsets[kept.latent as usize + 1] += 1;
-        }
-        for latent in 0..width {
-            offsets[latent + 1] += offsets[latent];
-        }
-        let mut next = offsets.clone();
-        let mut by_latent = vec![Kept { row: 0, latent: 0, activation: 0.0, gradient: 0.0 }; kept.len()];
-        for kept in kept {
-            let at = &mut next[kept.latent as usize];
-            by_latent[*at] = kept;
-            *at += 1;
-        }
-        self.update(&by_latent, &offsets, batch, &errors, rate);
-        Ok(report)
+        Ok(backward)
     }
 
     /// Lets dead latents rebuild the `errors` of the first rows: their activations are added to `kept`, and what is then
-    /// left of row `i` to `errors` as row `batch rows + i`.
+    /// left of them to `errors`, a row each.
     fn auxiliary(&self, batch: &[f32], errors: &mut Vec<f32>, kept: &mut Vec<Kept>) {
         let inputs = self.inputs;
         let dead = self.dead(DEAD_STEPS);
@@ -316,6 +339,9 @@ impl Trainer {
         }
         let n = batch.len() / inputs;
         let rows = n.min(AUXILIARY_ROWS);
+        // Of nested dictionaries the last errors are those of all latents, divided by the number of prefixes.
+        let prefixes = errors.len() / batch.len();
+        let behind = prefixes * n;
         let gather = |from: &[f32]| -> Vec<f32> {
             dead.iter().flat_map(|&latent| &from[latent * inputs..(latent + 1) * inputs]).copied().collect()
         };
@@ -327,22 +353,15 @@ impl Trainer {
         let zero = vec![0.0; inputs];
         for (i, products) in products.chunks_exact(dead.len()).enumerate() {
             found.clear();
-            above(products, &bias, 0.0, &mut found);
-            if found.len() > self.k {
-                found.select_nth_unstable_by(self.k, |a, b| b.0.total_cmp(&a.0));
-                found.truncate(self.k);
-            }
+            fire(products, &bias, 0.0, self.signed(), &mut found);
+            keep_strongest(self.k, &mut found);
             let mut of_row: Vec<Kept> = found
                 .iter()
-                .map(|&(activation, at)| Kept {
-                    row: (n + i) as u32,
-                    latent: dead[at as usize] as u32,
-                    activation,
-                    gradient: 0.0,
-                })
+                .map(|&(activation, at)| Kept::new((behind + i) as u32, dead[at as usize] as u32, activation))
                 .collect();
             // What is missing is the opposite of the error.
-            let missing: Vec<f32> = errors[i * inputs..(i + 1) * inputs].iter().map(|x| -x).collect();
+            let error = &errors[(behind - n + i) * inputs..(behind - n + i + 1) * inputs];
+            let missing: Vec<f32> = error.iter().map(|x| -x * prefixes as f32).collect();
             let from = errors.len();
             errors.resize(from + inputs, 0.0);
             backward_row(&missing, &zero, &self.decoder.value, &mut of_row, &mut errors[from..]);
@@ -350,32 +369,12 @@ impl Trainer {
         }
     }
 
-    /// Activations above `threshold`, by blocks of rows.
-    fn candidates(&self, batch: &[f32], threshold: f32) -> Result<Vec<Vec<Kept>>> {
-        let (width, inputs) = (self.width, self.inputs);
-        let blocks: Vec<&[f32]> = batch.chunks(BLOCK_ROWS * inputs).collect();
-        parallel(blocks.len(), self.threads, |(dense, found): &mut (Vec<f32>, Vec<(f32, u32)>), i| {
-            let n = blocks[i].len() / inputs;
-            dense.resize(BLOCK_ROWS * width, 0.0);
-            MatMul::linear(n, width, inputs).run(blocks[i], &self.encoder.value, dense);
-            let mut kept = Vec::new();
-            for (j, products) in dense.chunks_exact(width).take(n).enumerate() {
-                found.clear();
-                above(products, &self.encoder_bias.value, threshold, found);
-                let row = (i * BLOCK_ROWS + j) as u32;
-                kept.extend(found.iter().map(|&(activation, latent)| Kept { row, latent, activation, gradient: 0.0 }));
-            }
-            Ok(kept)
-        })
-    }
-
     /// Adam on all parameters, from gradients summed latent by latent. Latents without a gradient move on with their
     /// momentum, as in dense Adam.
-    fn update(&mut self, by_latent: &[Kept], offsets: &[usize], batch: &[f32], errors: &[f32], rate: f32) {
+    fn update(&mut self, by_latent: &[Kept], offsets: &[usize], batch: &[f32], errors: &[f32], adam: AdamStep) {
         let inputs = self.inputs;
         let n = batch.len() / inputs;
         let scale = 2.0 / n as f32;
-        let adam = AdamStep::new(rate, self.step);
         let share = self.width.div_ceil(self.threads);
         let mut bias_gradients = vec![0.0; self.width];
         std::thread::scope(|scope| {
@@ -411,19 +410,34 @@ impl Trainer {
                 scope.spawn(work);
             }
         });
-        let bias = &mut self.encoder_bias;
-        adam.apply(&bias_gradients, &mut bias.value, &mut bias.first, &mut bias.second);
+        adam.step(&bias_gradients, &mut self.encoder_bias);
         let mut gradient = vec![0.0; inputs];
         for error in errors.chunks_exact(inputs).take(n) {
             simd::axpy(scale, error, &mut gradient);
         }
-        let bias = &mut self.decoder_bias;
-        adam.apply(&gradient, &mut bias.value, &mut bias.first, &mut bias.second);
+        adam.step(&gradient, &mut self.decoder_bias);
     }
 
     /// Latents that were kept by none of the last `steps` batches.
     pub(super) fn dead(&self, steps: u64) -> Vec<usize> {
         (0..self.width).filter(|&latent| self.last_kept[latent] + steps < self.step).collect()
+    }
+
+    /// Reconstruction minus row, for each row of `batch` as the dictionary is used, `[n, inputs]`.
+    fn errors_in_use(&mut self, batch: &[f32]) -> Result<Vec<f32>> {
+        if !self.has_encoder() {
+            return self.errors_of_pursuit(batch);
+        }
+        let inputs = self.inputs;
+        let mut kept: Vec<Kept> = self.in_use(batch)?.into_iter().flatten().collect();
+        let mut errors = vec![0.0; batch.len()];
+        let mut from = 0;
+        for (i, (row, error)) in batch.chunks_exact(inputs).zip(errors.chunks_exact_mut(inputs)).enumerate() {
+            let to = from + kept[from..].partition_point(|kept| kept.row as usize <= i);
+            backward_row(row, &self.decoder_bias.value, &self.decoder.value, &mut kept[from..to], error);
+            from = to;
+        }
+        Ok(errors)
     }
 
     /// Gives each of the `dead` latents the direction of what the others leave unexplained on a random row of `batch`, rows
@@ -432,33 +446,33 @@ impl Trainer {
     /// # Errors
     /// None of its own.
     pub(super) fn revive(&mut self, dead: &[usize], batch: &[f32], seed: u64) -> Result<()> {
-        let (inputs, n) = (self.inputs, batch.len() / self.inputs);
-        let blocks = self.candidates(batch, self.threshold)?;
-        let mut kept: Vec<Kept> = blocks.into_iter().flatten().collect();
-        let mut errors = vec![0.0; batch.len()];
-        let mut weights = Vec::with_capacity(n);
-        let (mut from, mut sum) = (0, 0.0);
-        for (i, (row, error)) in batch.chunks_exact(inputs).zip(errors.chunks_exact_mut(inputs)).enumerate() {
-            let to = from + kept[from..].partition_point(|kept| kept.row as usize <= i);
-            let bias = &self.decoder_bias.value;
-            sum += f64::from(backward_row(row, bias, &self.decoder.value, &mut kept[from..to], error));
-            weights.push(sum);
-            from = to;
+        if dead.is_empty() || matches!(self.rule, Rule::Itda { .. }) {
+            return Ok(());
         }
+        let (inputs, n) = (self.inputs, batch.len() / self.inputs);
+        let errors = self.errors_in_use(batch)?;
+        let mut sum = 0.0;
+        let weights: Vec<f64> = errors
+            .chunks_exact(inputs)
+            .map(|error| {
+                sum += f64::from(squared_length(error));
+                sum
+            })
+            .collect();
         let mut random = Random::new(seed, self.step);
         for &latent in dead {
             let at = random.below(1 << 30) as f64 / f64::from(1 << 30) * sum;
             let row = weights.partition_point(|&weight| weight <= at).min(n - 1);
             // The error is reconstruction minus row: its opposite is what is missing.
             let missing: Vec<f32> = normalized(&errors[row * inputs..(row + 1) * inputs]).map(|x| -x).collect();
-            let range = latent * inputs..(latent + 1) * inputs;
-            for moments in [&mut self.encoder, &mut self.decoder] {
-                moments.value[range.clone()].copy_from_slice(&missing);
-                moments.first[range.clone()].fill(0.0);
-                moments.second[range.clone()].fill(0.0);
+            self.decoder.set_row(latent, &missing);
+            if self.has_encoder() {
+                self.encoder.set_row(latent, &missing);
+                self.encoder_bias.set_row(latent, &[0.0]);
             }
-            let bias = &mut self.encoder_bias;
-            (bias.value[latent], bias.first[latent], bias.second[latent]) = (0.0, 0.0, 0.0);
+            if self.rule == Rule::JumpRelu {
+                self.log_thresholds.set_row(latent, &[self.threshold.ln()]);
+            }
             self.last_kept[latent] = self.step;
         }
         Ok(())
@@ -492,7 +506,7 @@ mod tests {
     fn planted_directions_are_found_and_rows_stay_of_length_one() {
         let inputs = 32;
         let (samples, directions) = planted(4096, inputs, 1);
-        let mut trainer = Trainer::new(&samples, inputs, 48, 2, 1, 2);
+        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, inputs, 48, 2, 1, 2).unwrap();
         let mut fvu = Vec::new();
         for step in 0..600 {
             let from = step % 16 * 256 * inputs;
@@ -527,7 +541,7 @@ mod tests {
     #[test]
     fn a_latent_that_lost_every_competition_comes_back() {
         let (samples, _) = planted(512, 32, 2);
-        let mut trainer = Trainer::new(&samples, 32, 48, 2, 1, 1);
+        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, 32, 48, 2, 1, 1).unwrap();
         // Dead, but not out of reach: it fires, too weakly to be kept.
         trainer.encoder.value[5 * 32..6 * 32].iter_mut().for_each(|value| *value *= 0.01);
         trainer.step = 1000;
@@ -544,7 +558,7 @@ mod tests {
     #[test]
     fn dead_latents_are_revived() {
         let (samples, _) = planted(512, 32, 2);
-        let mut trainer = Trainer::new(&samples, 32, 48, 2, 1, 1);
+        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, 32, 48, 2, 1, 1).unwrap();
         trainer.encoder_bias.value[5] = -100.0;
         for _ in 0..20 {
             trainer.step(&samples, 1e-3).unwrap();
