@@ -16,7 +16,7 @@ use crate::options::ReaderOptions;
 use crate::progress::Progress;
 use crate::reader::Reader;
 use crate::sae::context::{Example, Excerpt, WordSet};
-use crate::sae::harvest::{Harvest, Hook};
+use crate::sae::harvest::{Harvest, Tap};
 use crate::sae::random::Random;
 use crate::sae::survey::{OnWord, Survey};
 use crate::sae::texts::TextSource;
@@ -219,7 +219,7 @@ pub fn collect_of(sae: &Sae, options: &EvidenceOptions, progress: &dyn Progress)
         EvidenceTexts::Files { paths, column } => read(survey, TextSource::open(paths, column, Survey::TURN)?)?,
         EvidenceTexts::Memory(texts) => read(survey, TextSource::of(texts.clone(), Survey::TURN))?,
         EvidenceTexts::Harvest(dir) => {
-            let hook = Hook::new(sae.layer(), sae.level());
+            let hook = Tap::new(sae.hook(), sae.level());
             let harvest = Harvest::open(dir, sae.reader(), hook, options.tokens)?;
             survey.read_harvest(sae, &harvest, hook, options.reader_options.threads, progress)?
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use saequel_engine::evidence::MIDDLE;
+use saequel_engine::reader::Hook;
 use saequel_engine::sae::Level;
 
 use super::{Answer, Rows};
@@ -196,10 +197,11 @@ fn level(text: &str) -> Result<Level, String> {
     }
 }
 
-fn hook_point(text: &str) -> Result<(usize, Level), String> {
-    let wrong = || format!("hook point '{text}': expected a layer and a level, such as 6:token or 4:span");
-    let (layer, of) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((layer.parse().map_err(|_| wrong())?, level(of)?))
+fn hook_point(text: &str) -> Result<(Hook, Level), String> {
+    let (hook, of) = text.rsplit_once(':').ok_or_else(|| {
+        format!("hook point '{text}': expected a layer or hook and a level, such as 6:token or mlp.4:span")
+    })?;
+    Ok((hook.parse().map_err(|error: saequel_engine::EncoderError| error.to_string())?, level(of)?))
 }
 
 /// `sae train`
@@ -222,6 +224,10 @@ pub(crate) struct TrainArgs {
     /// Layer of the hook point: 0 is the embedding, n the output of block n
     #[arg(long, default_value_t = 4)]
     pub(crate) layer: usize,
+    /// Hook point, if not the residual stream at --layer: heads.3, attention.3, mlp.3 (blocks count from 0), or a
+    /// TransformerLens name such as blocks.3.attn.hook_z
+    #[arg(long, value_name = "HOOK", conflicts_with = "layer")]
+    pub(crate) hook: Option<Hook>,
     /// What a sample is: token or span (sentence)
     #[arg(long, default_value = "token", value_parser = level)]
     pub(crate) level: Level,
@@ -238,8 +244,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     pub(crate) token_states: u64,
     /// Further hook points to keep in the same pass, so that other dictionaries can be trained from the same --work folder
-    #[arg(long, num_args = 1.., value_name = "LAYER:LEVEL", value_parser = hook_point)]
-    pub(crate) also: Vec<(usize, Level)>,
+    #[arg(long, num_args = 1.., value_name = "HOOK:LEVEL", value_parser = hook_point)]
+    pub(crate) also: Vec<(Hook, Level)>,
     /// Samples to train on, with repetition; 0: each one twice
     #[arg(long, default_value_t = 0)]
     pub(crate) samples: u64,

@@ -76,6 +76,7 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
     options.text_column = args.texts.text;
     options.reader = args.reader;
     options.layer = args.layer;
+    options.hook = args.hook;
     options.level = args.level;
     options.also_harvest = args.also;
     options.token_states = args.token_states;

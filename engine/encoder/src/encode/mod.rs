@@ -7,7 +7,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::{BatchStates, PieceStates, Reader, TokenizedText};
+use crate::reader::{BatchStates, Hook, PieceStates, Reader, TokenizedText};
 use crate::sae::{EncodeScratch, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
@@ -64,8 +64,8 @@ pub const fn max_features(level: Level) -> usize {
 pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
-    /// Layers that are read, ascending; the last is the reader's last, for the embedding.
-    layers: Vec<usize>,
+    /// Hook points that are read, ascending; the last is the reader's last, for the embedding.
+    hooks: Vec<Hook>,
 }
 
 /// What one piece of a text gives.
@@ -111,24 +111,25 @@ impl Encoder {
             if sae.reader() != reader.name() {
                 return wrong(format!("belongs to reader '{}', not to '{}'", sae.reader(), reader.name()));
             }
-            if sae.layer() > reader.n_layers() || sae.input_width() != reader.width() {
+            let width =
+                reader.hook_width(sae.hook()).map_err(|error| error.context(format!("dictionary '{}'", sae.name())))?;
+            if sae.input_width() != width {
                 return wrong(format!(
-                    "reads {} values at layer {}, but reader '{}' has {} at layers 0 to {}",
+                    "reads {} values at {}, but reader '{}' has {width} there",
                     sae.input_width(),
-                    sae.layer(),
-                    reader.name(),
-                    reader.width(),
-                    reader.n_layers()
+                    sae.hook(),
+                    reader.name()
                 ));
             }
             if sae.level() == Level::Document {
                 return wrong("is of level document, which cannot be encoded yet; use token or span".to_owned());
             }
         }
-        let mut layers: Vec<usize> = saes.iter().map(|sae| sae.layer()).chain([reader.n_layers()]).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        Ok(Self { reader, saes, layers })
+        let last = Hook::residual(reader.n_layers());
+        let mut hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).chain([last]).collect();
+        hooks.sort_unstable();
+        hooks.dedup();
+        Ok(Self { reader, saes, hooks })
     }
 
     /// The reader.
@@ -150,7 +151,7 @@ impl Encoder {
     /// [`crate::ErrorKind::Internal`] only.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
         let tokenized = self.reader.tokenize(texts)?;
-        let pieces = self.reader.read(&tokenized, &self.layers, |scratch: &mut Scratch, batch: &BatchStates| {
+        let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             Ok(self.encode_batch(&tokenized, batch, scratch))
         })?;
         Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
@@ -189,8 +190,8 @@ impl Encoder {
         batch: &BatchStates,
         scratch: &mut Scratch,
     ) -> Vec<std::ops::Range<usize>> {
-        let width = self.reader.width();
-        let states = &batch.layers[self.layers.iter().position(|&layer| layer == sae.layer()).unwrap_or(0)];
+        let width = sae.input_width();
+        let states = &batch.layers[self.hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0)];
         scratch.rows.clear();
         let ranges = match sae.level() {
             Level::Token => {
@@ -252,7 +253,7 @@ impl Encoder {
     /// As [`Self::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<EncodedToken>> {
         let tokenized = self.reader.tokenize(&[text])?;
-        let pieces = self.reader.read(&tokenized, &self.layers, |scratch: &mut Scratch, batch: &BatchStates| {
+        let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
             for sae in &self.saes {
                 let ranges = self.encode_rows(sae, &tokenized, batch, scratch);

@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
+use super::hook::{Hook, Site};
 use super::ops::{add_norm, attention, linear};
 
 /// What `config.json` says of a BERT.
@@ -89,10 +90,9 @@ impl Bert {
         &self.config
     }
 
-    /// Hidden states of packed windows at the layers `wanted` (ascending; 0 is the embedding, n the output of block n),
-    /// each `[ids.len(), width]`. `lengths` are the windows' lengths; nothing is padded and no window sees another. Blocks
-    /// above the last wanted layer are not run.
-    pub(super) fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[usize]) -> Result<Vec<Tensor>> {
+    /// Hidden states of packed windows at the hooks `wanted` (ascending), each `[ids.len(), width]`. `lengths` are the
+    /// windows' lengths; nothing is padded and no window sees another. What lies behind the last wanted hook is not run.
+    pub(super) fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[Hook]) -> Result<Vec<Tensor>> {
         let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
         let ids = Tensor::new(ids, &self.device)?;
         let positions = Tensor::new(positions.as_slice(), &self.device)?;
@@ -104,22 +104,37 @@ impl Bert {
             epsilon,
         )?;
         let mut states = Vec::with_capacity(wanted.len());
-        if wanted.first() == Some(&0) {
-            states.push(x.clone());
-        }
-        let last = wanted.last().copied().unwrap_or(0);
-        for (i, block) in self.blocks.iter().enumerate().take(last) {
-            let qkv = linear(&x, &block.qkv.0, &block.qkv.1, false)?;
-            let attended = attention(&qkv, lengths, self.config.num_attention_heads)?;
-            let attended = linear(&attended, &block.attended.0, &block.attended.1, false)?;
-            x = add_norm(&attended, &x, &block.attended_norm, epsilon)?;
-            let inner = linear(&x, &block.inner.0, &block.inner.1, true)?;
-            let outer = linear(&inner, &block.outer.0, &block.outer.1, false)?;
-            x = add_norm(&outer, &x, &block.outer_norm, epsilon)?;
-            if wanted.contains(&(i + 1)) {
+        // Takes `x` if it is wanted; says whether it was the last that is.
+        let mut take = |hook: Hook, x: &Tensor| {
+            if wanted.contains(&hook) {
                 states.push(x.clone());
             }
+            states.len() == wanted.len()
+        };
+        let mut done = take(Hook::residual(0), &x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            if done {
+                return Ok(states);
+            }
+            let qkv = linear(&x, &block.qkv.0, &block.qkv.1, false)?;
+            let attended = attention(&qkv, lengths, self.config.num_attention_heads)?;
+            if take(Hook::new(Site::Heads, i), &attended) {
+                return Ok(states);
+            }
+            let attended = linear(&attended, &block.attended.0, &block.attended.1, false)?;
+            take(Hook::new(Site::Attention, i), &attended);
+            x = add_norm(&attended, &x, &block.attended_norm, epsilon)?;
+            take(Hook::new(Site::Middle, i), &x);
+            if take(Hook::new(Site::MlpIn, i), &x) {
+                return Ok(states);
+            }
+            let inner = linear(&x, &block.inner.0, &block.inner.1, true)?;
+            let outer = linear(&inner, &block.outer.0, &block.outer.1, false)?;
+            take(Hook::new(Site::Mlp, i), &outer);
+            x = add_norm(&outer, &x, &block.outer_norm, epsilon)?;
+            done = take(Hook::residual(i + 1), &x);
         }
+        take(Hook::FINAL, &x);
         Ok(states)
     }
 }

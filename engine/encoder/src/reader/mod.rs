@@ -2,6 +2,7 @@
 
 mod bert;
 mod fetch;
+mod hook;
 mod ops;
 mod run;
 pub(crate) mod simd;
@@ -18,6 +19,7 @@ use crate::options::ReaderOptions;
 use crate::progress::Progress;
 
 pub use fetch::Cached;
+pub use hook::{Hook, Site};
 pub(crate) use run::{BatchStates, PieceStates, parallel};
 pub use text::Token;
 pub(crate) use text::TokenizedText;
@@ -94,9 +96,18 @@ impl Reader {
         self.model.config().num_hidden_layers
     }
 
-    /// Width of a hidden state.
+    /// Width of a hidden state of the residual stream.
     pub fn width(&self) -> usize {
         self.model.config().hidden_size
+    }
+
+    /// Width of the states at a hook point.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] if the reader does not have it, naming those it has.
+    pub fn hook_width(&self, hook: Hook) -> Result<usize> {
+        hook.check(&self.name, self.n_layers())?;
+        Ok(self.model.config().hidden_size)
     }
 
     /// Tokens of a window, special ones included.

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::Reader;
 use super::text::{Piece, TokenizedText, Window, tokenize};
+use super::{Hook, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Positions (tokens, special ones included) that a thread reads at once: enough for the matrix products to be busy, few
@@ -14,7 +14,7 @@ const BATCH_POSITIONS: usize = 1024;
 
 /// Hidden states of a batch: of the tokens that its pieces own, special tokens left out.
 pub(crate) struct BatchStates {
-    /// One matrix per layer asked for, row-major `[rows, width]`.
+    /// One matrix per hook asked for, row-major `[rows, width of the hook]`.
     pub(crate) layers: Vec<Vec<f32>>,
     /// The pieces whose tokens are the rows.
     pub(crate) pieces: Vec<PieceStates>,
@@ -28,7 +28,7 @@ pub(crate) struct PieceStates {
     pub(crate) piece: usize,
     /// Its rows in [`BatchStates::layers`].
     pub(crate) rows: Range<usize>,
-    /// Sum of the special tokens' states at the last layer asked for.
+    /// Sum of the special tokens' states at the last hook asked for.
     pub(crate) special_sum: Vec<f32>,
     /// How many special tokens that is.
     pub(crate) n_special: usize,
@@ -84,7 +84,7 @@ impl Reader {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Reads texts to the last of the `layers` (ascending, not empty) and hands batches of hidden states to `visit`, which
+    /// Reads texts to the last of the `hooks` (ascending, not empty) and hands batches of hidden states to `visit`, which
     /// returns one result per piece. The results of each text come back in the order of its pieces.
     ///
     /// Memory: per thread one batch ([`BATCH_POSITIONS`] positions, or one piece if that is more) and what `visit` keeps.
@@ -94,7 +94,7 @@ impl Reader {
     pub(crate) fn read<S: Default, R: Send>(
         &self,
         texts: &[TokenizedText],
-        layers: &[usize],
+        hooks: &[Hook],
         visit: impl Fn(&mut S, &BatchStates) -> Result<Vec<R>> + Sync,
     ) -> Result<Vec<Vec<R>>> {
         let mut order: Vec<(usize, usize, usize)> = Vec::new();
@@ -122,7 +122,7 @@ impl Reader {
         let results = parallel(batches.len(), self.threads, |state, i| {
             let pieces: Vec<(usize, usize)> =
                 order[batches[i].clone()].iter().map(|&(doc, piece, _)| (doc, piece)).collect();
-            let states = self.states(texts, &pieces, layers)?;
+            let states = self.states(texts, &pieces, hooks)?;
             visit(state, &states)
         })?;
         let mut by_text: Vec<Vec<Option<R>>> =
@@ -136,7 +136,7 @@ impl Reader {
     }
 
     /// Hidden states of a batch of pieces, given as position of the text and position within it.
-    fn states(&self, texts: &[TokenizedText], batch: &[(usize, usize)], layers: &[usize]) -> Result<BatchStates> {
+    fn states(&self, texts: &[TokenizedText], batch: &[(usize, usize)], hooks: &[Hook]) -> Result<BatchStates> {
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         let piece_of = |&(doc, piece): &(usize, usize)| -> &Piece { &texts[doc].pieces[piece] };
         for at in batch {
@@ -148,12 +148,12 @@ impl Reader {
             }
         }
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
-        let states = self.model.forward(&ids, &lengths, layers).map_err(failed)?;
-        let width = self.width();
+        let states = self.model.forward(&ids, &lengths, hooks).map_err(failed)?;
         let mut pieces = Vec::with_capacity(batch.len());
-        let mut owned = Vec::with_capacity(layers.len());
+        let mut owned = Vec::with_capacity(hooks.len());
         for (i, layer) in states.iter().enumerate() {
             let last = i + 1 == states.len();
+            let width = layer.dim(1).map_err(failed)?;
             let (storage, layout) = layer.storage_and_layout();
             let on_host;
             let all: &[f32] = match &*storage {

@@ -1,24 +1,28 @@
 //! A dictionary on disk: `sae.json` (what it is), `sae.safetensors` (weights), `features.jsonl` (what is known of each
 //! latent).
+//!
+//! Version 1 of the layout is what `sae train` wrote before other architectures were known: one threshold, a cap, centred
+//! states, half precision. Version 2 says the architecture and the normalisation. Both are read; 2 is written.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use crate::level::Level;
-use half::f16;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{LatentInfo, Sae};
+use super::{Architecture, InputNormalization, LatentInfo, Precision, Sae, Weights};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::Hook;
 
 const JSON: &str = "sae.json";
 const TENSORS: &str = "sae.safetensors";
 const FEATURES: &str = "features.jsonl";
 
 /// Version of the layout of the three files.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A dictionary that is built in: its name and its three files.
 type Shipped = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
@@ -41,7 +45,7 @@ const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096", "minilm-l4-span-204
 pub const DEFAULT: &str = SHIPPED[0].0;
 
 /// What `sae.json` says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// Version of the layout.
     pub(crate) format: u32,
@@ -49,24 +53,29 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     /// Name of the reader.
     pub(crate) reader: String,
-    /// Layer of the hook point.
-    pub(crate) layer: usize,
+    /// Where in the reader it reads.
+    pub(crate) hook: Hook,
     /// What it reads.
     pub(crate) level: Level,
-    /// Latents.
+    /// Latents: rows of the weights.
     pub(crate) width: usize,
     /// Width of a hidden state.
     pub(crate) input_width: usize,
-    /// Latents that fire on a row, on average in training.
+    /// Of a transcoder, what it rebuilds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) output: Option<Output>,
+    /// Latents that fire on a row, on average in training; 0: not known.
     pub(crate) k: usize,
-    /// Latents that fire on a row at most.
-    pub(crate) cap: usize,
-    /// A latent fires above this.
-    pub(crate) threshold: f32,
-    /// Factor of the centred states.
-    pub(crate) scale: f32,
-    /// Whether centred states are brought to length 1.
-    pub(crate) unit: bool,
+    /// From pre-activations to activations.
+    pub(crate) architecture: Architecture,
+    /// From hidden states to what is encoded.
+    pub(crate) normalization: InputNormalization,
+    /// Sizes of nested dictionaries (Matryoshka), ascending, the last one the width; empty if it is not nested.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) prefixes: Vec<usize>,
+    /// How encoder and decoder are written.
+    #[serde(default)]
+    pub(crate) precision: Precision,
     /// What kinds of things its features stand for, for users.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) sees: String,
@@ -74,7 +83,130 @@ pub(crate) struct Spec {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) misses: String,
     /// How it was trained.
+    #[serde(default)]
     pub(crate) training: serde_json::Value,
+    /// Where it was imported from.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub(crate) source: serde_json::Value,
+}
+
+/// What a transcoder rebuilds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Output {
+    /// Its hook point, as its source calls it.
+    pub(crate) hook: String,
+    /// Width of it.
+    pub(crate) width: usize,
+}
+
+/// `sae.json` of version 1.
+#[derive(Deserialize)]
+struct SpecV1 {
+    name: String,
+    reader: String,
+    layer: usize,
+    level: Level,
+    width: usize,
+    input_width: usize,
+    k: usize,
+    cap: usize,
+    threshold: f32,
+    scale: f32,
+    unit: bool,
+    #[serde(default)]
+    sees: String,
+    #[serde(default)]
+    misses: String,
+    training: serde_json::Value,
+}
+
+impl From<SpecV1> for Spec {
+    fn from(old: SpecV1) -> Self {
+        Self {
+            format: FORMAT,
+            name: old.name,
+            reader: old.reader,
+            hook: Hook::residual(old.layer),
+            level: old.level,
+            width: old.width,
+            input_width: old.input_width,
+            output: None,
+            k: old.k,
+            architecture: Architecture::BatchTopk { threshold: old.threshold, cap: Some(old.cap) },
+            normalization: InputNormalization::Centred { scale: old.scale, unit: old.unit },
+            prefixes: Vec::new(),
+            precision: Precision::F16,
+            sees: old.sees,
+            misses: old.misses,
+            training: old.training,
+            source: serde_json::Value::Null,
+        }
+    }
+}
+
+impl Spec {
+    /// Version of the layout that is written.
+    pub(crate) const FORMAT: u32 = FORMAT;
+
+    /// Width of what is rebuilt.
+    pub(crate) fn output_width(&self) -> usize {
+        self.output.as_ref().map_or(self.input_width, |output| output.width)
+    }
+
+    /// Reads `sae.json` of any version.
+    fn read(json: &[u8]) -> std::result::Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let spec = match version.format {
+            1 => serde_json::from_slice::<SpecV1>(json).map(Self::from),
+            2 => serde_json::from_slice::<Self>(json),
+            other => return Err(format!("format {other} is unknown, expected 1 to {FORMAT}; update saequel")),
+        };
+        let spec = spec.map_err(|error| error.to_string())?;
+        match spec.wrong() {
+            Some(what) => Err(what),
+            None => Ok(spec),
+        }
+    }
+
+    /// What is out of range, if anything is.
+    pub(crate) fn wrong(&self) -> Option<String> {
+        let finite = |value: f32| value.is_finite();
+        let numbers = match self.architecture {
+            Architecture::BatchTopk { threshold, cap } => finite(threshold) && cap != Some(0),
+            Architecture::TopK { k } | Architecture::AbsTopK { k } | Architecture::Itda { k } => k > 0,
+            Architecture::GroupMax { k } => k > 0 && self.width.is_multiple_of(k),
+            Architecture::MatchingPursuit { max_iterations, residual_threshold, .. } => {
+                max_iterations > 0 && finite(residual_threshold)
+            }
+            Architecture::Relu | Architecture::JumpRelu | Architecture::Gated => true,
+        };
+        let normalized = match self.normalization {
+            InputNormalization::Centred { scale: factor, .. } | InputNormalization::Scale { factor } => {
+                finite(factor) && factor > 0.0
+            }
+            _ => true,
+        };
+        let nested = self.prefixes.is_sorted_by(|a, b| a < b)
+            && self.prefixes.iter().all(|&size| size > 0)
+            && self.prefixes.last().is_none_or(|&size| size == self.width);
+        if self.width == 0 || self.input_width == 0 || self.output_width() == 0 || self.width > u32::MAX as usize / 2 {
+            Some("width is out of range".to_owned())
+        } else if !numbers {
+            Some(format!("architecture: a number of {:?} is out of range for width {}", self.architecture, self.width))
+        } else if !normalized {
+            Some(format!("normalization: the factor of {:?} is out of range", self.normalization))
+        } else if !nested {
+            Some(format!("prefixes {:?}: expected sizes that grow up to width {}", self.prefixes, self.width))
+        } else if self.architecture.is_tied() && self.output.is_some() {
+            Some(format!("{} cannot rebuild another hook point than it reads", self.architecture.name()))
+        } else {
+            None
+        }
+    }
 }
 
 /// Writes a file under another name and then gives it its own.
@@ -137,13 +269,7 @@ impl Sae {
     fn from_files(shown: &str, json: &[u8], tensors: &[u8], features: &[u8]) -> Result<Self> {
         let damaged =
             |file: &str, message: String| Error::new(ErrorKind::Corrupt, format!("{shown}/{file}: {message}"));
-        let spec: Spec = serde_json::from_slice(json).map_err(|error| damaged(JSON, error.to_string()))?;
-        if spec.format != FORMAT {
-            return Err(damaged(JSON, format!("format {} is unknown, expected {FORMAT}; update saequel", spec.format)));
-        }
-        if !(spec.threshold.is_finite() && spec.scale.is_finite()) || spec.width == 0 || spec.input_width == 0 {
-            return Err(damaged(JSON, "width, threshold or scale is out of range".to_owned()));
-        }
+        let spec = Spec::read(json).map_err(|message| damaged(JSON, message))?;
         let tensors = SafeTensors::deserialize(tensors).map_err(|error| damaged(TENSORS, error.to_string()))?;
         let tensor = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
             let tensor = tensors.tensor(name).map_err(|error| damaged(TENSORS, format!("{name}: {error}")))?;
@@ -156,14 +282,16 @@ impl Sae {
                     tensor.data().as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()
                 }
                 Dtype::F32 => tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-                other => return Err(damaged(TENSORS, format!("{name}: expected F16 or F32, got {other:?}"))),
+                Dtype::BF16 => {
+                    tensor.data().as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
+                }
+                other => return Err(damaged(TENSORS, format!("{name}: expected F16, BF16 or F32, got {other:?}"))),
             };
             match values.iter().find(|value| !value.is_finite()) {
                 Some(value) => Err(damaged(TENSORS, format!("{name}: holds {value}"))),
                 None => Ok(values),
             }
         };
-        let (width, inputs) = (spec.width, spec.input_width);
         let latents = std::str::from_utf8(features)
             .map_err(|error| damaged(FEATURES, error.to_string()))?
             .lines()
@@ -172,15 +300,14 @@ impl Sae {
                 serde_json::from_str(line).map_err(|error| damaged(FEATURES, format!("line {}: {error}", i + 1)))
             })
             .collect::<Result<Vec<LatentInfo>>>()?;
-        let sae = Self {
-            encoder: tensor("encoder.weight", &[width, inputs])?,
-            encoder_bias: tensor("encoder.bias", &[width])?,
-            decoder: tensor("decoder.weight", &[width, inputs])?,
-            decoder_bias: tensor("decoder.bias", &[inputs])?,
-            mean: tensor("mean", &[inputs])?,
-            spec,
-            latents: Vec::new(),
-        };
+        let mut weights = Weights::default();
+        for (name, shape, values) in parts(&spec, &mut weights) {
+            // A shift is there if the source applies its decoder bias to the input.
+            if name != SHIFT || tensors.tensor(SHIFT).is_ok() {
+                *values = tensor(name, &shape)?;
+            }
+        }
+        let sae = Self::of(spec, weights, Vec::new());
         sae.with_latents(latents).map_err(|error| damaged(FEATURES, error.message().to_owned()))
     }
 
@@ -195,16 +322,17 @@ impl Sae {
         let internal = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Internal, format!("cannot write dictionary '{}'", self.name())).with_source(error)
         };
-        let (width, inputs) = (self.width(), self.input_width());
-        let halves = |values: &[f32]| values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect::<Vec<u8>>();
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let tensors = [
-            ("encoder.weight", Dtype::F16, vec![width, inputs], halves(&self.encoder)),
-            ("encoder.bias", Dtype::F32, vec![width], floats(&self.encoder_bias)),
-            ("decoder.weight", Dtype::F16, vec![width, inputs], halves(&self.decoder)),
-            ("decoder.bias", Dtype::F32, vec![inputs], floats(&self.decoder_bias)),
-            ("mean", Dtype::F32, vec![inputs], floats(&self.mean)),
-        ];
+        let mut weights = self.weights.clone();
+        weights.decoder.truncate(self.spec.width * self.output_width());
+        let tensors: Vec<_> = parts(&self.spec, &mut weights)
+            .into_iter()
+            .filter(|(_, _, values)| !values.is_empty())
+            .map(|(name, shape, values)| {
+                let precision = if shape.len() == 2 { self.spec.precision } else { Precision::F32 };
+                let (dtype, bytes) = bytes(precision, values);
+                (name, dtype, shape, bytes)
+            })
+            .collect();
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
@@ -224,8 +352,57 @@ impl Sae {
     }
 
     /// A dictionary of these weights, nothing known of its latents yet.
-    pub(crate) fn new(spec: Spec, [encoder, encoder_bias, decoder, decoder_bias, mean]: [Vec<f32>; 5]) -> Self {
-        let latents = (0..spec.width as u32).map(|latent| LatentInfo { latent, ..LatentInfo::default() }).collect();
-        Self { spec, encoder, encoder_bias, decoder, decoder_bias, mean, latents }
+    pub(crate) fn new(spec: Spec, weights: Weights) -> Self {
+        let features = if spec.architecture.is_signed() { 2 * spec.width } else { spec.width };
+        let latents = (0..features as u32).map(|latent| LatentInfo { latent, ..LatentInfo::default() }).collect();
+        Self::of(spec, weights, latents)
+    }
+
+    fn of(spec: Spec, mut weights: Weights, latents: Vec<LatentInfo>) -> Self {
+        if spec.architecture.is_signed() {
+            weights.decoder.extend_from_within(..);
+            let half = weights.decoder.len() / 2;
+            weights.decoder[half..].iter_mut().for_each(|value| *value = -*value);
+        }
+        if weights.shift.iter().all(|&value| value == 0.0) {
+            weights.shift.clear();
+        }
+        Self { spec, weights, latents }
+    }
+}
+
+/// Tensor of a decoder bias that is applied to the input.
+const SHIFT: &str = "input.shift";
+
+/// Tensors of a dictionary: name, shape, values.
+fn parts<'a>(spec: &Spec, weights: &'a mut Weights) -> Vec<(&'static str, Vec<usize>, &'a mut Vec<f32>)> {
+    let (width, inputs, outputs) = (spec.width, spec.input_width, spec.output_width());
+    let mut parts = Vec::new();
+    if !spec.architecture.is_tied() {
+        parts.push(("encoder.weight", vec![width, inputs], &mut weights.encoder));
+        parts.push(("encoder.bias", vec![width], &mut weights.encoder_bias));
+    }
+    parts.push(("decoder.weight", vec![width, outputs], &mut weights.decoder));
+    parts.push(("decoder.bias", vec![outputs], &mut weights.decoder_bias));
+    match spec.normalization {
+        InputNormalization::Centred { .. } => parts.push(("mean", vec![inputs], &mut weights.mean)),
+        _ => parts.push((SHIFT, vec![inputs], &mut weights.shift)),
+    }
+    match spec.architecture {
+        Architecture::JumpRelu => parts.push(("threshold", vec![width], &mut weights.thresholds)),
+        Architecture::Gated => {
+            parts.push(("magnitude.scale", vec![width], &mut weights.magnitude));
+            parts.push(("magnitude.bias", vec![width], &mut weights.magnitude_bias));
+        }
+        _ => {}
+    }
+    parts
+}
+
+fn bytes(precision: Precision, values: &[f32]) -> (Dtype, Vec<u8>) {
+    match precision {
+        Precision::F16 => (Dtype::F16, values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
+        Precision::Bf16 => (Dtype::BF16, values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()),
+        Precision::F32 => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
 }

@@ -1,10 +1,12 @@
 //! From hidden states to sparse activations.
 
-use super::Sae;
+use super::{Architecture, InputNormalization, Sae};
 use crate::reader::simd::{self, MatMul, multiversion};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
 const BLOCK_ROWS: usize = 256;
+/// Values of the dense matrix at most (128 MB): of very wide dictionaries fewer rows are computed at once.
+const BLOCK_VALUES: usize = 1 << 25;
 
 /// Sparse activations of several rows.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +53,12 @@ impl SparseRows {
         self.offsets.push(self.latents.len());
     }
 
+    fn push_found(&mut self, found: &[(f32, u32)]) {
+        self.latents.extend(found.iter().map(|&(_, latent)| latent));
+        self.activations.extend(found.iter().map(|&(activation, _)| activation));
+        self.offsets.push(self.latents.len());
+    }
+
     fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);
@@ -65,6 +73,7 @@ pub(crate) struct EncodeScratch {
     dense: Vec<f32>,
     found: Vec<(f32, u32)>,
     reconstruction: Vec<f32>,
+    residuals: Vec<f32>,
 }
 
 multiversion! {
@@ -97,6 +106,73 @@ multiversion! {
 }
 
 multiversion! {
+    /// Pushes `(activation, latent)` for every `products + bias` above 0 and the latent's threshold.
+    fn above_each(products: &[f32], bias: &[f32], thresholds: &[f32], found: &mut Vec<(f32, u32)>) {
+        const LANES: usize = 32;
+        let (product_chunks, product_rest) = products.as_chunks::<LANES>();
+        let (bias_chunks, bias_rest) = bias.as_chunks::<LANES>();
+        let (threshold_chunks, threshold_rest) = thresholds.as_chunks::<LANES>();
+        let chunks = product_chunks.iter().zip(bias_chunks).zip(threshold_chunks).enumerate();
+        for (i, ((products, bias), thresholds)) in chunks {
+            let (mut values, mut hits) = ([0.0; LANES], 0);
+            for (((value, product), bias), &threshold) in values.iter_mut().zip(products).zip(bias).zip(thresholds) {
+                *value = product + bias;
+                hits += u32::from(*value > threshold && *value > 0.0);
+            }
+            if hits > 0 {
+                for (j, (&value, &threshold)) in values.iter().zip(thresholds).enumerate() {
+                    if value > threshold && value > 0.0 {
+                        found.push((value, (i * LANES + j) as u32));
+                    }
+                }
+            }
+        }
+        let done = product_chunks.len() * LANES;
+        for (j, ((product, bias), &threshold)) in product_rest.iter().zip(bias_rest).zip(threshold_rest).enumerate() {
+            let value = product + bias;
+            if value > threshold && value > 0.0 {
+                found.push((value, (done + j) as u32));
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Position and value of the largest number; of the largest amount if `signed`. The first of equal ones.
+    fn largest(values: &[f32], signed: bool) -> (usize, f32) {
+        let most = if signed {
+            values.iter().fold(0.0f32, |most, value| most.max(value.abs()))
+        } else {
+            simd::max(values)
+        };
+        let at = values.iter().position(|&value| if signed { value.abs() == most } else { value == most });
+        at.map_or((0, 0.0), |at| (at, values[at]))
+    }
+}
+
+multiversion! {
+    fn scalar_product(a: &[f32], b: &[f32]) -> f32 {
+        simd::dot(a, b)
+    }
+}
+
+multiversion! {
+    fn subtract(factor: f32, row: &[f32], from: &mut [f32]) {
+        simd::axpy(-factor, row, from);
+    }
+}
+
+/// Keeps the `n` strongest, lower latents first among equal ones, so that the choice does not depend on the order; leaves
+/// them ascending by latent.
+fn keep_strongest(found: &mut Vec<(f32, u32)>, n: usize) {
+    if found.len() > n {
+        found.select_nth_unstable_by(n, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.truncate(n);
+        found.sort_unstable_by_key(|&(_, latent)| latent);
+    }
+}
+
+multiversion! {
     fn center_and_scale(rows: &mut [f32], mean: &[f32], scale: f32, unit: bool) {
         for row in rows.chunks_exact_mut(mean.len()) {
             for (value, mean) in row.iter_mut().zip(mean) {
@@ -113,6 +189,53 @@ multiversion! {
 /// Centres rows on `mean`, makes them of length 1 if `unit`, and multiplies them by `scale`.
 pub(super) fn normalize(rows: &mut [f32], mean: &[f32], scale: f32, unit: bool) {
     center_and_scale(rows, mean, scale, unit);
+}
+
+multiversion! {
+    /// Brings each row to the length that is the square root of its width.
+    fn to_row_norm(rows: &mut [f32], inputs: usize) {
+        for row in rows.chunks_exact_mut(inputs) {
+            let factor = (inputs as f32).sqrt() / simd::dot(row, row).sqrt().max(1e-30);
+            for value in row.iter_mut() {
+                *value *= factor;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Centres each row on its mean and divides it by its standard deviation (of a sample) and 1e-5.
+    fn layer_norm(rows: &mut [f32], inputs: usize) {
+        for row in rows.chunks_exact_mut(inputs) {
+            let mean = simd::sum(row) / inputs as f32;
+            for value in row.iter_mut() {
+                *value -= mean;
+            }
+            let deviation = (simd::dot(row, row) / (inputs as f32 - 1.0).max(1.0)).sqrt();
+            let divisor = deviation + 1e-5;
+            for value in row.iter_mut() {
+                *value /= divisor;
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn subtract_from_rows(rows: &mut [f32], shift: &[f32]) {
+        for row in rows.chunks_exact_mut(shift.len()) {
+            for (value, shift) in row.iter_mut().zip(shift) {
+                *value -= shift;
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn multiply(rows: &mut [f32], factor: f32) {
+        for value in rows.iter_mut() {
+            *value *= factor;
+        }
+    }
 }
 
 multiversion! {
@@ -145,38 +268,150 @@ multiversion! {
 impl Sae {
     /// Brings hidden states (`[rows, input width]`) into the dictionary's space, in place.
     pub(crate) fn normalize(&self, rows: &mut [f32]) {
-        normalize(rows, &self.mean, self.spec.scale, self.spec.unit);
+        match self.spec.normalization {
+            InputNormalization::Centred { scale, unit } => {
+                normalize(rows, &self.weights.mean, scale, unit);
+                return;
+            }
+            InputNormalization::None => {}
+            InputNormalization::Scale { factor } => multiply(rows, factor),
+            InputNormalization::RowNorm => to_row_norm(rows, self.input_width()),
+            InputNormalization::LayerNorm => layer_norm(rows, self.input_width()),
+        }
+        if !self.weights.shift.is_empty() {
+            subtract_from_rows(rows, &self.weights.shift);
+        }
     }
 
-    /// Sparse activations of normalised rows: those above the learned threshold, and of these the strongest
-    /// [`Sae::cap`] of each row.
+    /// Sparse activations of normalised rows, as the [`Architecture`] says; ascending by feature, all positive.
     pub(crate) fn encode_rows(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
-        let (width, inputs) = (self.width(), self.mean.len());
+        let (width, inputs, weights) = (self.spec.width, self.input_width(), &self.weights);
         out.clear();
-        scratch.dense.resize(BLOCK_ROWS * width, 0.0);
-        for block in rows.chunks(BLOCK_ROWS * inputs) {
+        let block_rows = (BLOCK_VALUES / width).clamp(16, BLOCK_ROWS);
+        scratch.dense.resize(block_rows * width, 0.0);
+        for block in rows.chunks(block_rows * inputs) {
             let n = block.len() / inputs;
+            if self.architecture().is_tied() {
+                self.pursue(block, scratch, out);
+                continue;
+            }
             let dense = &mut scratch.dense[..n * width];
-            MatMul::linear(n, width, inputs).run(block, &self.encoder, dense);
-            for products in dense.chunks_exact(width) {
-                let found = &mut scratch.found;
+            MatMul::linear(n, width, inputs).run(block, &weights.encoder, dense);
+            for products in dense.chunks_exact_mut(width) {
+                let (found, bias) = (&mut scratch.found, &weights.encoder_bias);
                 found.clear();
-                above(products, &self.encoder_bias, self.spec.threshold, found);
-                if found.len() > self.spec.cap {
-                    // Equal activations: the lower latent first, so that the choice does not depend on the order.
-                    found.select_nth_unstable_by(self.spec.cap, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                    found.truncate(self.spec.cap);
-                    found.sort_unstable_by_key(|&(_, latent)| latent);
+                match self.architecture() {
+                    Architecture::BatchTopk { threshold, cap } => {
+                        above(products, bias, threshold, found);
+                        keep_strongest(found, cap.unwrap_or(usize::MAX));
+                    }
+                    Architecture::Relu => above(products, bias, 0.0, found),
+                    Architecture::JumpRelu => above_each(products, bias, &weights.thresholds, found),
+                    Architecture::Gated => {
+                        above(products, bias, 0.0, found);
+                        found.retain_mut(|(activation, latent)| {
+                            let latent = *latent as usize;
+                            *activation = products[latent] * weights.magnitude[latent] + weights.magnitude_bias[latent];
+                            *activation > 0.0
+                        });
+                    }
+                    Architecture::TopK { k } => {
+                        above(products, bias, 0.0, found);
+                        keep_strongest(found, k);
+                    }
+                    Architecture::GroupMax { k } => {
+                        products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+                        for (i, group) in products.chunks_exact(width / k).enumerate() {
+                            let (at, value) = largest(group, false);
+                            if value > 0.0 {
+                                found.push((value, (i * (width / k) + at) as u32));
+                            }
+                        }
+                    }
+                    Architecture::AbsTopK { k } => {
+                        products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+                        found.extend(products.iter().zip(0..).map(|(value, latent)| (value.abs(), latent)));
+                        keep_strongest(found, k);
+                        found.retain(|&(amount, _)| amount > 0.0);
+                        for (_, feature) in found.iter_mut() {
+                            if products[*feature as usize] < 0.0 {
+                                *feature += width as u32;
+                            }
+                        }
+                        found.sort_unstable_by_key(|&(_, feature)| feature);
+                    }
+                    Architecture::MatchingPursuit { .. } | Architecture::Itda { .. } => {}
                 }
-                out.latents.extend(found.iter().map(|&(_, latent)| latent));
-                out.activations.extend(found.iter().map(|&(activation, _)| activation));
-                out.offsets.push(out.latents.len());
+                out.push_found(found);
             }
         }
     }
 
-    /// Squared error of the reconstruction of normalised rows `range`, and their squared length: their quotient is the
-    /// fraction of variance unexplained.
+    /// Adds the activations of a block of rows by matching pursuit.
+    fn pursue(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
+        let (width, inputs) = (self.spec.width, self.input_width());
+        let decoder = &self.weights.decoder[..width * inputs];
+        let (steps, least, stop_on_duplicate, signed) = match self.architecture() {
+            Architecture::MatchingPursuit { max_iterations, residual_threshold, stop_on_duplicate } => {
+                (max_iterations, residual_threshold, stop_on_duplicate, false)
+            }
+            Architecture::Itda { k } => (k, 0.0, false, true),
+            _ => return,
+        };
+        let residuals = &mut scratch.residuals;
+        residuals.clear();
+        residuals.extend_from_slice(rows);
+        let mut found: Vec<Vec<(f32, u32)>> = vec![Vec::new(); rows.len() / inputs];
+        // Row of each residual; rows that are done leave, so that the product gets smaller.
+        let mut active: Vec<usize> = (0..found.len()).collect();
+        for _ in 0..steps {
+            let dense = &mut scratch.dense[..active.len() * width];
+            MatMul::linear(active.len(), width, inputs).run(residuals, decoder, dense);
+            let mut kept = 0;
+            for i in 0..active.len() {
+                let (at, _) = largest(&dense[i * width..(i + 1) * width], signed);
+                let atom = &decoder[at * inputs..(at + 1) * inputs];
+                let residual = &mut residuals[i * inputs..(i + 1) * inputs];
+                let product = scalar_product(residual, atom);
+                let value = if signed { product } else { product.max(0.0) };
+                let row = &mut found[active[i]];
+                let there = row.iter_mut().find(|(_, latent)| *latent == at as u32);
+                let duplicate = there.is_some() || value == 0.0;
+                match there {
+                    Some((activation, _)) => *activation += value,
+                    None if value != 0.0 => row.push((value, at as u32)),
+                    None => {}
+                }
+                subtract(value, atom, residual);
+                let small = least > 0.0 && scalar_product(residual, residual).sqrt() < least;
+                // A step that changes nothing would be repeated for ever.
+                if !(value == 0.0 || small || stop_on_duplicate && duplicate) {
+                    residuals.copy_within(i * inputs..(i + 1) * inputs, kept * inputs);
+                    active[kept] = active[i];
+                    kept += 1;
+                }
+            }
+            active.truncate(kept);
+            residuals.truncate(kept * inputs);
+            if active.is_empty() {
+                break;
+            }
+        }
+        for mut row in found {
+            row.retain(|&(activation, _)| activation != 0.0);
+            for (activation, feature) in &mut row {
+                if *activation < 0.0 {
+                    (*activation, *feature) = (-*activation, *feature + width as u32);
+                }
+            }
+            row.sort_unstable_by_key(|&(_, feature)| feature);
+            out.push_found(&row);
+        }
+    }
+
+    /// Squared error of the reconstruction of normalised rows `range`, and their squared distance from what is rebuilt
+    /// without any latent (from 0 if states were centred): their quotient is the fraction of variance unexplained. 0 and 0
+    /// of a transcoder, which rebuilds other states.
     pub(crate) fn unexplained(
         &self,
         rows: &[f32],
@@ -184,15 +419,22 @@ impl Sae {
         range: std::ops::Range<usize>,
         scratch: &mut EncodeScratch,
     ) -> (f64, f64) {
-        let inputs = self.mean.len();
+        let (inputs, bias, decoder) = (self.input_width(), &self.weights.decoder_bias, self.decoder());
         let (mut residual, mut total) = (0.0, 0.0);
+        if self.is_transcoder() {
+            return (residual, total);
+        }
+        let centred = matches!(self.spec.normalization, InputNormalization::Centred { .. });
         for i in range {
             let row = &rows[i * inputs..(i + 1) * inputs];
             let (latents, activations) = sparse.row(i);
             let reconstruction = &mut scratch.reconstruction;
-            let error = squared_residual(row, &self.decoder_bias, &self.decoder, latents, activations, reconstruction);
-            residual += f64::from(error);
-            total += f64::from(squared_length(row));
+            residual += f64::from(squared_residual(row, bias, decoder, latents, activations, reconstruction));
+            total += f64::from(if centred {
+                squared_length(row)
+            } else {
+                squared_residual(row, bias, decoder, &[], &[], reconstruction)
+            });
         }
         (residual, total)
     }

@@ -18,25 +18,29 @@ use serde::{Deserialize, Serialize};
 use super::texts::TextSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Reader, Token, TokenizedText};
+use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText};
 
 /// Documents in a unit: about 64,000 tokens of ordinary text, 50 MB a hook point.
 pub(crate) const DOCS_PER_UNIT: usize = 512;
 
-/// Where hidden states are taken.
+/// Where hidden states are taken, and over what they are averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hook {
-    pub(crate) layer: usize,
+pub(crate) struct Tap {
+    #[serde(alias = "layer")]
+    pub(crate) hook: Hook,
     pub(crate) level: Level,
 }
 
-impl Hook {
-    pub(crate) fn new(layer: usize, level: Level) -> Self {
-        Self { layer, level }
+impl Tap {
+    pub(crate) fn new(hook: Hook, level: Level) -> Self {
+        Self { hook, level }
     }
 
     fn tensor(self) -> String {
-        format!("l{}.{}", self.layer, self.level.as_str())
+        match self.hook.site() {
+            Site::Residual => format!("l{}.{}", self.hook.layer(), self.level.as_str()),
+            _ => format!("{}.{}", self.hook, self.level.as_str()),
+        }
     }
 }
 
@@ -44,7 +48,7 @@ impl Hook {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Recipe {
     reader: String,
-    hooks: Vec<Hook>,
+    hooks: Vec<Tap>,
     input: Vec<PathBuf>,
     text_column: String,
 }
@@ -53,7 +57,7 @@ struct Recipe {
 pub(crate) struct HarvestOptions<'a> {
     pub(crate) input: &'a [PathBuf],
     pub(crate) text_column: &'a str,
-    pub(crate) hooks: &'a [Hook],
+    pub(crate) hooks: &'a [Tap],
     /// Stop once this many tokens have been read; 0: read all.
     pub(crate) tokens: u64,
     /// Of the token-level hook points keep the states of the first so many tokens; 0: of all. Sentences are few, tokens
@@ -126,9 +130,9 @@ pub(crate) fn harvest(
         }
     }
     let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
-    let mut layers: Vec<usize> = hooks.iter().map(|hook| hook.layer).collect();
-    layers.sort_unstable();
-    layers.dedup();
+    let mut points: Vec<Hook> = hooks.iter().map(|tap| tap.hook).collect();
+    points.sort_unstable();
+    points.dedup();
     let total = (options.tokens > 0).then_some(options.tokens);
     progress.stage("reading training texts", total, "tokens");
     let mut harvest = Harvest { units: Vec::new(), n_tokens: 0 };
@@ -142,8 +146,8 @@ pub(crate) fn harvest(
                 return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
             }
             let enough = options.token_states > 0 && harvest.n_tokens >= options.token_states;
-            let kept: Vec<Hook> = hooks.iter().copied().filter(|hook| !enough || hook.level != Level::Token).collect();
-            let (bytes, n_tokens) = read_unit(reader, &texts, &kept, &layers)?;
+            let kept: Vec<Tap> = hooks.iter().copied().filter(|hook| !enough || hook.level != Level::Token).collect();
+            let (bytes, n_tokens) = read_unit(reader, &texts, &kept, &points)?;
             super::artifact::write_file(&path, &bytes)?;
             harvest.n_tokens += n_tokens;
         }
@@ -164,7 +168,7 @@ impl Harvest {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no harvest, [`ErrorKind::Query`] if it is of another reader or hook point,
     /// [`ErrorKind::Corrupt`].
-    pub(crate) fn open(dir: &Path, reader: &str, hook: Hook, tokens: u64) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, reader: &str, hook: Tap, tokens: u64) -> Result<Self> {
         let path = dir.join("harvest.json");
         let bytes = fs::read(&path).map_err(|error| {
             let message = format!("{} holds no hidden states: there is no harvest.json", dir.display());
@@ -224,16 +228,16 @@ pub(crate) fn span_means(text: &TokenizedText, piece: usize, states: &[f32], wid
     }
 }
 
-fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]) -> Result<(Vec<u8>, u64)> {
+fn read_unit(reader: &Reader, texts: &[String], taps: &[Tap], points: &[Hook]) -> Result<(Vec<u8>, u64)> {
     let views: Vec<&str> = texts.iter().map(String::as_str).collect();
     let tokenized = reader.tokenize(&views)?;
-    let width = reader.width();
-    let layer_at = |hook: &Hook| layers.iter().position(|&layer| layer == hook.layer).unwrap_or(0);
-    let states = reader.read(&tokenized, layers, |(): &mut (), batch: &BatchStates| {
+    let widths = taps.iter().map(|tap| reader.hook_width(tap.hook)).collect::<Result<Vec<usize>>>()?;
+    let states = reader.read(&tokenized, points, |(): &mut (), batch: &BatchStates| {
         let piece_states = batch.pieces.iter().map(|piece| {
-            let of_hook = hooks.iter().map(|hook| {
-                let states = &batch.layers[layer_at(hook)][piece.rows.start * width..piece.rows.end * width];
-                match hook.level {
+            let of_tap = taps.iter().zip(&widths).map(|(tap, &width)| {
+                let point = points.iter().position(|&point| point == tap.hook).unwrap_or(0);
+                let states = &batch.layers[point][piece.rows.start * width..piece.rows.end * width];
+                match tap.level {
                     Level::Token => to_f16(states),
                     _ => {
                         let mut means = Vec::new();
@@ -242,17 +246,17 @@ fn read_unit(reader: &Reader, texts: &[String], hooks: &[Hook], layers: &[usize]
                     }
                 }
             });
-            of_hook.collect::<Vec<_>>()
+            of_tap.collect::<Vec<_>>()
         });
         Ok(piece_states.collect())
     })?;
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-    for (i, hook) in hooks.iter().enumerate() {
+    for (i, (tap, &width)) in taps.iter().zip(&widths).enumerate() {
         let mut bytes = Vec::new();
         for piece in states.iter().flatten() {
             piece[i].iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
         }
-        tensors.push((hook.tensor(), Dtype::F16, vec![bytes.len() / 2 / width, width], bytes));
+        tensors.push((tap.tensor(), Dtype::F16, vec![bytes.len() / 2 / width, width], bytes));
     }
     let mut put = |name: &str, values: Vec<u32>| {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -327,7 +331,7 @@ impl Unit {
     }
 
     /// Samples of a hook point; 0 if the unit keeps none of it.
-    pub(crate) fn n_samples(&self, hook: Hook) -> usize {
+    pub(crate) fn n_samples(&self, hook: Tap) -> usize {
         self.rows(&hook.tensor())
     }
 
@@ -352,7 +356,7 @@ impl Unit {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] naming the file.
-    pub(crate) fn states(&self, hook: Hook) -> Result<Vec<f16>> {
+    pub(crate) fn states(&self, hook: Tap) -> Result<Vec<f16>> {
         Ok(self.read(&hook.tensor())?.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect())
     }
 

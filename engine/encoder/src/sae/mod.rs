@@ -1,9 +1,11 @@
 //! Sparse autoencoders: the artifact, encoding, training and evaluation.
 //!
-//! A dictionary reads a hidden state `x` of the reader. With `y = (x - mean) * scale` (span level: brought to length 1
-//! first) its latents are `a = y E^T + e`, of which those above one learned threshold fire, at most `cap` on a row, and
-//! `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an activation is the length of what a latent contributes.
+//! A dictionary reads a hidden state `x` of the reader. Of one that `sae train` makes by default, with
+//! `y = (x - mean) * scale` (span level: brought to length 1 first) the latents are `a = y E^T + e`, of which those above one
+//! learned threshold fire, at most `cap` on a row, and `y` is rebuilt as `a D + d`. Decoder rows have length 1, so an
+//! activation is the length of what a latent contributes. [`Architecture`] and [`InputNormalization`] say what else there is.
 
+mod architecture;
 mod artifact;
 mod checkpoint;
 pub(crate) mod context;
@@ -21,8 +23,10 @@ mod trainer;
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use architecture::Weights;
+pub use architecture::{Architecture, InputNormalization, Precision};
 pub use artifact::DEFAULT;
-pub(crate) use artifact::{Spec, write_file};
+pub(crate) use artifact::{Output, Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
 pub use train::{TrainOptions, TrainReport, train};
@@ -31,13 +35,7 @@ pub use train::{TrainOptions, TrainReport, train};
 #[derive(Debug, Clone)]
 pub struct Sae {
     spec: Spec,
-    /// Row-major `[width, input width]`.
-    encoder: Vec<f32>,
-    encoder_bias: Vec<f32>,
-    /// Row-major `[width, input width]`, rows of length 1.
-    decoder: Vec<f32>,
-    decoder_bias: Vec<f32>,
-    mean: Vec<f32>,
+    weights: Weights,
     latents: Vec<LatentInfo>,
 }
 
@@ -96,9 +94,14 @@ impl Sae {
         &self.spec.reader
     }
 
-    /// Layer of the hook point: 0 is the embedding, n the output of the n-th block.
+    /// Layer of the hook point: 0 is the embedding, n the n-th block or its output.
     pub fn layer(&self) -> usize {
-        self.spec.layer
+        self.spec.hook.layer()
+    }
+
+    /// Where in the reader its states are taken.
+    pub fn hook(&self) -> crate::reader::Hook {
+        self.spec.hook
     }
 
     /// Token, span or document.
@@ -117,14 +120,45 @@ impl Sae {
         &self.spec.misses
     }
 
-    /// Number of latents.
+    /// Number of features: of latents, or of latents and signs (see [`Architecture::is_signed`]).
     pub fn width(&self) -> usize {
-        self.encoder_bias.len()
+        if self.architecture().is_signed() { 2 * self.spec.width } else { self.spec.width }
     }
 
     /// Width of the hidden states that it reads.
     pub fn input_width(&self) -> usize {
-        self.mean.len()
+        self.spec.input_width
+    }
+
+    /// What it does with pre-activations.
+    pub fn architecture(&self) -> Architecture {
+        self.spec.architecture
+    }
+
+    /// What it does with hidden states first.
+    pub fn normalization(&self) -> InputNormalization {
+        self.spec.normalization
+    }
+
+    /// Whether it rebuilds another hook point than it reads (a transcoder). How well it does cannot be told from the states
+    /// that it reads.
+    pub fn is_transcoder(&self) -> bool {
+        self.spec.output.is_some()
+    }
+
+    /// Sizes of nested dictionaries (Matryoshka), ascending; empty if it is not nested.
+    pub fn prefixes(&self) -> &[usize] {
+        &self.spec.prefixes
+    }
+
+    /// Row-major `[width, output width]`: what one unit of each feature adds to the reconstruction.
+    pub(crate) fn decoder(&self) -> &[f32] {
+        &self.weights.decoder
+    }
+
+    /// Width of what it rebuilds: of the hidden states, unless it is a transcoder.
+    pub fn output_width(&self) -> usize {
+        self.spec.output_width()
     }
 
     /// What is known of each latent, in order.

@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::encode::normalize;
-use super::harvest::{Harvest, Hook, Unit};
+use super::harvest::{Harvest, Tap, Unit};
 use super::random::Random;
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ pub(super) struct Normalization {
 /// time, shuffled; what is left of a group after its last full batch is left out. The same seed gives the same batches.
 pub(super) struct SampleStream {
     units: Vec<(Unit, usize)>,
-    hook: Hook,
+    hook: Tap,
     inputs: usize,
     batch: usize,
     seed: u64,
@@ -40,7 +40,7 @@ pub(super) struct SampleStream {
 }
 
 impl SampleStream {
-    pub(super) fn open(harvest: &Harvest, hook: Hook, inputs: usize, batch: usize, seed: u64) -> Result<Self> {
+    pub(super) fn open(harvest: &Harvest, hook: Tap, inputs: usize, batch: usize, seed: u64) -> Result<Self> {
         let units = harvest
             .units
             .iter()

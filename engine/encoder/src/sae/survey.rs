@@ -9,7 +9,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::context::{EncodedText, Example, Excerpt, Words};
-use super::harvest::{DOCS_PER_UNIT, Harvest, Hook, Unit, UnitText, span_means};
+use super::harvest::{DOCS_PER_UNIT, Harvest, Tap, Unit, UnitText, span_means};
 use super::random::Random;
 use super::texts::TextSource;
 use super::{EncodeScratch, Sae, SparseRows};
@@ -268,7 +268,7 @@ impl Survey {
     pub(crate) fn of_harvest(
         sae: &Sae,
         harvest: &Harvest,
-        hook: Hook,
+        hook: Tap,
         threads: usize,
         progress: &dyn Progress,
     ) -> Result<Self> {
@@ -297,7 +297,7 @@ impl Survey {
         mut self,
         sae: &Sae,
         harvest: &Harvest,
-        hook: Hook,
+        hook: Tap,
         threads: usize,
         progress: &dyn Progress,
     ) -> Result<Self> {
@@ -354,7 +354,7 @@ impl Survey {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let survey = &mut self;
-        let width = reader.width();
+        let width = sae.input_width();
         progress.stage("reading texts", (tokens > 0).then_some(tokens), "tokens");
         while tokens == 0 || survey.n_tokens < tokens {
             let Some(texts) = source.next_turn()? else { break };
@@ -364,7 +364,7 @@ impl Survey {
             let views: Vec<&str> = texts.iter().map(String::as_str).collect();
             let tokenized = reader.tokenize(&views)?;
             let pieces =
-                reader.read(&tokenized, &[sae.layer()], |scratch: &mut EncodeScratch, batch: &BatchStates| {
+                reader.read(&tokenized, &[sae.hook()], |scratch: &mut EncodeScratch, batch: &BatchStates| {
                     let encoded = batch.pieces.iter().map(|piece| {
                         let states = &batch.layers[0][piece.rows.start * width..piece.rows.end * width];
                         let mut rows = Vec::new();

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use crate::level::Level;
 
-use super::harvest::{Harvest, HarvestOptions, Hook, harvest};
+use super::harvest::{Harvest, HarvestOptions, Tap, harvest};
 use super::samples::{Normalization, SampleStream};
 use super::survey::Survey;
 use super::trainer::Trainer;
-use super::{Sae, Spec};
+use super::{Architecture, InputNormalization, Precision, Sae, Spec, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
-use crate::reader::Reader;
+use crate::reader::{Hook, Reader, Site};
 
 /// What to train, on what, and how. `TrainOptions::new` has the defaults of the shipped dictionary.
 #[derive(Debug, Clone)]
@@ -26,10 +26,12 @@ pub struct TrainOptions {
     pub reader: String,
     /// Layer of the hook point: 0 is the embedding, n the output of block n; default 4.
     pub layer: usize,
+    /// The hook point, if it is another than the residual stream at `layer`; default none.
+    pub hook: Option<Hook>,
     /// Token (default) or span; see [`Level`].
     pub level: Level,
     /// Further hook points to harvest in the same pass, so that other dictionaries can be trained from `work_dir`.
-    pub also_harvest: Vec<(usize, Level)>,
+    pub also_harvest: Vec<(Hook, Level)>,
     /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`.
     pub name: Option<String>,
     /// Latents; default 4,096.
@@ -66,6 +68,7 @@ impl TrainOptions {
             text_column: "text".to_owned(),
             reader: crate::reader::DEFAULT_READER.to_owned(),
             layer: 4,
+            hook: None,
             level: Level::Token,
             also_harvest: Vec::new(),
             name: None,
@@ -82,6 +85,11 @@ impl TrainOptions {
             examples: true,
             reader_options: ReaderOptions::default(),
         }
+    }
+
+    /// Where the hidden states are taken.
+    fn hook_point(&self) -> Hook {
+        self.hook.unwrap_or(Hook::residual(self.layer))
     }
 }
 
@@ -129,14 +137,10 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     let started = Instant::now();
     check(options)?;
     let reader = Reader::load(&options.reader, &options.reader_options, progress)?;
-    if options.layer > reader.n_layers() {
-        let message =
-            format!("layer {}: reader '{}' has layers 0 to {}", options.layer, reader.name(), reader.n_layers());
-        return Err(Error::new(ErrorKind::Query, message));
-    }
-    let hook = Hook::new(options.layer, options.level);
+    reader.hook_width(options.hook_point())?;
+    let hook = Tap::new(options.hook_point(), options.level);
     let mut hooks = vec![hook];
-    hooks.extend(options.also_harvest.iter().map(|&(layer, level)| Hook::new(layer, level)));
+    hooks.extend(options.also_harvest.iter().map(|&(hook, level)| Tap::new(hook, level)));
     let harvest_options = HarvestOptions {
         input: &options.input,
         text_column: &options.text_column,
@@ -186,7 +190,11 @@ fn check(options: &TrainOptions) -> Result<()> {
 fn default_name(options: &TrainOptions) -> String {
     // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
     let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { &options.reader };
-    format!("{}-l{}-{}-{}", reader.to_lowercase(), options.layer, options.level.as_str(), options.width)
+    let point = match options.hook_point() {
+        hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
+        hook => hook.to_string(),
+    };
+    format!("{}-{point}-{}-{}", reader.to_lowercase(), options.level.as_str(), options.width)
 }
 
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
@@ -194,10 +202,10 @@ fn fit(
     options: &TrainOptions,
     reader: &Reader,
     harvest: &Harvest,
-    hook: Hook,
+    hook: Tap,
     progress: &dyn Progress,
 ) -> Result<(Sae, u64)> {
-    let inputs = reader.width();
+    let inputs = reader.hook_width(hook.hook)?;
     let mut stream = SampleStream::open(harvest, hook, inputs, options.batch, options.seed)?;
     let samples = if options.samples == 0 { 2 * stream.n_samples() } else { options.samples };
     let steps = samples.div_ceil(options.batch as u64).max(1);
@@ -261,26 +269,35 @@ fn fit(
     }
     progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
     let spec = Spec {
-        format: 1,
+        format: Spec::FORMAT,
         name,
         reader: reader.name().to_owned(),
-        layer: options.layer,
+        hook: hook.hook,
         level: options.level,
         width: options.width,
         input_width: inputs,
+        output: None,
         k: options.k,
-        cap: CAP * options.k,
-        threshold: trainer.threshold,
-        scale: normalization.scale,
-        unit: normalization.unit,
+        architecture: Architecture::BatchTopk { threshold: trainer.threshold, cap: Some(CAP * options.k) },
+        normalization: InputNormalization::Centred { scale: normalization.scale, unit: normalization.unit },
+        prefixes: Vec::new(),
+        precision: Precision::F16,
         sees: String::new(),
         misses: String::new(),
         training: serde_json::json!({
             "method": "BatchTopK", "tokens": harvest.n_tokens, "samples": steps * options.batch as u64,
             "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
         }),
+        source: serde_json::Value::Null,
     };
     let Trainer { encoder, encoder_bias, decoder, decoder_bias, .. } = trainer;
-    let weights = [encoder.value, encoder_bias.value, decoder.value, decoder_bias.value, normalization.mean];
+    let weights = Weights {
+        encoder: encoder.value,
+        encoder_bias: encoder_bias.value,
+        decoder: decoder.value,
+        decoder_bias: decoder_bias.value,
+        mean: normalization.mean,
+        ..Weights::default()
+    };
     Ok((Sae::new(spec, weights), steps * options.batch as u64))
 }
