@@ -12,6 +12,7 @@ pub(crate) mod context;
 pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
+mod method;
 mod neighbours;
 pub(crate) mod random;
 mod samples;
@@ -29,6 +30,7 @@ pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use method::TrainMethod;
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.

@@ -20,6 +20,12 @@ const PENALTY: f32 = 1.0;
 /// Step size of the logarithms, in multiples of the others'.
 const RATE: f32 = 1.0;
 
+/// What the loss adds for firing `l0` latents on a row instead of `k`.
+#[cfg(test)]
+pub(super) fn penalty(l0: f64, k: f64) -> f64 {
+    f64::from(PENALTY) * (l0 / k - 1.0).powi(2)
+}
+
 impl Trainer {
     /// Gives all latents the threshold with which `k` fire on a row of `samples`.
     pub(super) fn start_thresholds(&mut self, samples: &[f32]) -> Result<()> {
@@ -36,11 +42,12 @@ impl Trainer {
         Ok(())
     }
 
-    pub(super) fn thresholds(&self) -> Vec<f32> {
+    /// Threshold of each latent; none unless the rule is [`super::Rule::JumpRelu`].
+    pub(in crate::sae) fn thresholds(&self) -> Vec<f32> {
         self.log_thresholds.value.iter().map(|log| log.exp()).collect()
     }
 
-    fn bandwidth(&self) -> f32 {
+    pub(super) fn bandwidth(&self) -> f32 {
         // The first threshold: this architecture has no running one.
         self.threshold * BANDWIDTH
     }

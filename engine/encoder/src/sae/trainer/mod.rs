@@ -24,6 +24,7 @@ use crate::reader::parallel;
 use crate::reader::simd::{self, MatMul, multiversion};
 
 pub(super) use adam::Moments;
+pub(super) use nested::default_ends;
 
 /// Decay of the running threshold.
 const THRESHOLD_DECAY: f32 = 0.99;
@@ -480,92 +481,4 @@ impl Trainer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Rows that are sums of two of 24 random directions.
-    fn planted(n: usize, inputs: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
-        let mut random = Random::new(seed, 0);
-        let mut uniform = move || random.below(1 << 24) as f32 / (1 << 24) as f32;
-        let mut directions = Vec::new();
-        for _ in 0..24 {
-            let row: Vec<f32> = (0..inputs).map(|_| uniform() - 0.5).collect();
-            directions.extend(normalized(&row));
-        }
-        let mut rows = vec![0.0; n * inputs];
-        for row in rows.chunks_exact_mut(inputs) {
-            for _ in 0..2 {
-                let direction = (uniform() * 23.99) as usize * inputs;
-                simd::axpy(0.5 + uniform(), &directions[direction..direction + inputs], row);
-            }
-        }
-        (rows, directions)
-    }
-
-    #[test]
-    fn planted_directions_are_found_and_rows_stay_of_length_one() {
-        let inputs = 32;
-        let (samples, directions) = planted(4096, inputs, 1);
-        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, inputs, 48, 2, 1, 2).unwrap();
-        let mut fvu = Vec::new();
-        for step in 0..600 {
-            let from = step % 16 * 256 * inputs;
-            fvu.push(trainer.step(&samples[from..from + 256 * inputs], 3e-3).unwrap().fvu);
-        }
-        assert!(fvu[599] < 0.1 && fvu[599] < fvu[0] / 3.0, "FVU {} -> {}", fvu[0], fvu[599]);
-        for row in trainer.decoder.value.chunks_exact(inputs) {
-            assert!((simd::dot(row, row) - 1.0).abs() < 1e-4);
-        }
-        let found = directions
-            .chunks_exact(inputs)
-            .filter(|direction| trainer.decoder.value.chunks_exact(inputs).any(|row| simd::dot(row, direction) > 0.9));
-        assert!(found.count() >= 18);
-    }
-
-    #[test]
-    fn gradients_agree_with_finite_differences() {
-        // One step of plain descent in the direction that `backward_row` gives must change the loss as predicted.
-        let (rows, decoder) = planted(1, 16, 5);
-        let bias = vec![0.01; 16];
-        let kept = |a: f32, b: f32| {
-            [(3u32, a), (7, b)].map(|(latent, activation)| Kept { row: 0, latent, activation, gradient: 0.0 })
-        };
-        let mut error = vec![0.0; 16];
-        let mut at = kept(0.7, 0.4);
-        let loss = backward_row(&rows, &bias, &decoder, &mut at, &mut error);
-        let mut moved = kept(0.701, 0.4);
-        let change = (backward_row(&rows, &bias, &decoder, &mut moved, &mut error) - loss) / 0.001;
-        assert!((change - 2.0 * at[0].gradient).abs() < 5e-3, "{change} {}", 2.0 * at[0].gradient);
-    }
-
-    #[test]
-    fn a_latent_that_lost_every_competition_comes_back() {
-        let (samples, _) = planted(512, 32, 2);
-        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, 32, 48, 2, 1, 1).unwrap();
-        // Dead, but not out of reach: it fires, too weakly to be kept.
-        trainer.encoder.value[5 * 32..6 * 32].iter_mut().for_each(|value| *value *= 0.01);
-        trainer.step = 1000;
-        trainer.last_kept.fill(1000);
-        trainer.last_kept[5] = 0;
-        let mut steps = 0;
-        while trainer.last_kept[5] == 0 && steps < 1000 {
-            trainer.step(&samples, 1e-3).unwrap();
-            steps += 1;
-        }
-        assert!(steps < 1000, "still dead after {steps} steps");
-    }
-
-    #[test]
-    fn dead_latents_are_revived() {
-        let (samples, _) = planted(512, 32, 2);
-        let mut trainer = Trainer::new(Rule::BatchTopK, &samples, 32, 48, 2, 1, 1).unwrap();
-        trainer.encoder_bias.value[5] = -100.0;
-        for _ in 0..20 {
-            trainer.step(&samples, 1e-3).unwrap();
-        }
-        assert!(trainer.dead(15).contains(&5));
-        trainer.revive(&[5], &samples, 3).unwrap();
-        trainer.step(&samples, 1e-3).unwrap();
-        assert!(!trainer.dead(15).contains(&5));
-    }
-}
+mod tests;

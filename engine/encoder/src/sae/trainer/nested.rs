@@ -102,8 +102,7 @@ impl Trainer {
             }
             Ok((kept, errors, error_sum))
         })?;
-        let mut backward =
-            Backward { kept: Vec::new(), errors: vec![0.0; ends.len() * batch.len()], error_sum: 0.0 };
+        let mut backward = Backward { kept: Vec::new(), errors: vec![0.0; ends.len() * batch.len()], error_sum: 0.0 };
         let mut at = 0;
         for (kept, errors, error_sum) in results {
             backward.kept.extend(kept);

@@ -128,6 +128,11 @@ impl Trainer {
         self.decoder.value.chunks_exact(self.inputs).take_while(|row| is_used(row)).count()
     }
 
+    /// Lets products of decoder rows be measured anew, because the rows are others.
+    pub(in crate::sae) fn forget_products(&mut self) {
+        self.gram.clear();
+    }
+
     /// Products of the first `n` decoder rows among themselves, `[n, width]`.
     fn measure_gram(&mut self, n: usize) -> Result<()> {
         let (width, inputs) = (self.width, self.inputs);
@@ -171,13 +176,31 @@ impl Trainer {
                 if scale > 0.0 {
                     backward_pursuit(taken, decoder, residual, scale, scratch, &mut found.gradients);
                 }
-                let is_first = |(t, step): &(usize, &Taken)| taken[..*t].iter().all(|other| other.latent != step.latent);
+                let is_first =
+                    |(t, step): &(usize, &Taken)| taken[..*t].iter().all(|other| other.latent != step.latent);
                 found.n_latents += taken.iter().enumerate().filter(is_first).count();
             }
             Ok(found)
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn measure_products(&mut self) -> Result<()> {
+        self.measure_gram(self.width)
+    }
+
+    /// Latents that each row takes, in order.
+    #[cfg(test)]
+    pub(super) fn pursuits(&self, rows: &[f32]) -> Result<Vec<Vec<usize>>> {
+        rows.chunks_exact(self.inputs)
+            .map(|row| {
+                let found = self.pursue_rows(row, self.width, 0.0)?;
+                Ok(found[0].taken.iter().map(|step| step.latent as usize).collect())
+            })
+            .collect()
+    }
+
+    /// Reconstruction minus row, `[n, inputs]`.
     pub(super) fn errors_of_pursuit(&mut self, batch: &[f32]) -> Result<Vec<f32>> {
         self.measure_gram(self.width)?;
         let found = self.pursue_rows(batch, self.width, 0.0)?;
