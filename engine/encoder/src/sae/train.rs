@@ -322,8 +322,6 @@ fn fit(
         trainer.checkpoint(&checkpoint, &recipe)?;
     }
     progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
-    // ITDA may have ended before it needed all latents.
-    let width = trainer.n_atoms();
     let n_samples = trainer.step * options.batch as u64;
     let mut training = serde_json::json!({
         "method": options.method.name(), "tokens": harvest.n_tokens, "samples": n_samples,
@@ -338,7 +336,8 @@ fn fit(
         reader: reader.name().to_owned(),
         hook: hook.hook,
         level: options.level,
-        width,
+        // ITDA may have ended before it needed all latents.
+        width: trainer.n_atoms(),
         input_width: inputs,
         output: None,
         k: options.k,
@@ -354,17 +353,106 @@ fn fit(
         training,
         source: serde_json::Value::Null,
     };
+    Ok((trained(spec, trainer, normalization.mean), n_samples))
+}
+
+/// The dictionary that a trainer made.
+fn trained(spec: Spec, trainer: Trainer, mean: Vec<f32>) -> Sae {
     let thresholds = trainer.thresholds();
     let Trainer { encoder, encoder_bias, mut decoder, decoder_bias, .. } = trainer;
-    decoder.value.truncate(width * inputs);
+    decoder.value.truncate(spec.width * spec.input_width);
     let weights = Weights {
         encoder: encoder.value,
         encoder_bias: encoder_bias.value,
         decoder: decoder.value,
         decoder_bias: decoder_bias.value,
-        mean: normalization.mean,
+        mean,
         thresholds,
         ..Weights::default()
     };
-    Ok((Sae::new(spec, weights), n_samples))
+    Sae::new(spec, weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::Random;
+    use super::super::{EncodeScratch, SparseRows};
+    use super::*;
+
+    fn options(method: TrainMethod) -> TrainOptions {
+        let mut options = TrainOptions::new(Vec::new(), "work", "out");
+        (options.method, options.width, options.k) = (method, 64, 4);
+        options
+    }
+
+    #[test]
+    fn a_dictionary_encodes_as_its_trainer_did() {
+        const INPUTS: usize = 24;
+        let mut random = Random::new(3, 0);
+        let mut uniform = || random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0;
+        let rows: Vec<f32> = (0..512 * INPUTS).map(|_| uniform() / (INPUTS as f32 / 3.0).sqrt()).collect();
+        for method in TrainMethod::ALL {
+            let options = options(method);
+            let mut trainer = Trainer::new(method.rule(&options), &rows, INPUTS, 64, 4, 1, 2).unwrap();
+            for _ in 0..40 {
+                trainer.step(&rows, 2e-3).unwrap();
+            }
+            // What the next step would see, and what the finished dictionary sees.
+            let report = trainer.clone().step(&rows, 0.0).unwrap();
+            let spec = Spec {
+                format: Spec::FORMAT,
+                name: method.to_string(),
+                reader: "reader".to_owned(),
+                hook: Hook::residual(1),
+                level: Level::Token,
+                width: trainer.n_atoms(),
+                input_width: INPUTS,
+                output: None,
+                k: 4,
+                architecture: method.architecture(4, trainer.threshold, 64),
+                normalization: InputNormalization::Centred { scale: 1.0, unit: false },
+                prefixes: Vec::new(),
+                precision: Precision::F16,
+                sees: String::new(),
+                misses: String::new(),
+                training: serde_json::Value::Null,
+                source: serde_json::Value::Null,
+            };
+            let sae = trained(spec, trainer, vec![0.0; INPUTS]);
+            let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
+            sae.encode_rows(&rows, &mut scratch, &mut sparse);
+            let (residual, total) = sae.unexplained(&rows, &sparse, 0..512, &mut scratch);
+            let l0 = (0..512).map(|i| sparse.row(i).0.len()).sum::<usize>() as f64 / 512.0;
+            // The threshold of use is a running mean, so those that have one may differ a little.
+            let slack = if matches!(method, TrainMethod::BatchTopK | TrainMethod::Matryoshka) { 0.05 } else { 1e-3 };
+            assert!((residual / total - report.fvu).abs() < slack, "{method}: {} {}", residual / total, report.fvu);
+            assert!((l0 - report.l0).abs() < 4.0 * slack, "{method}: L0 {l0}, {}", report.l0);
+            assert!(report.fvu < 0.6 && l0 > 1.0, "{method}: FVU {}, L0 {l0}", report.fvu);
+        }
+    }
+
+    #[test]
+    fn impossible_combinations_are_refused() {
+        let refused = |change: &dyn Fn(&mut TrainOptions), of: &str| {
+            let mut options = options(TrainMethod::BatchTopK);
+            change(&mut options);
+            let error = check(&options).unwrap_err();
+            assert!(error.kind() == ErrorKind::Query && error.message().contains(of), "{error}");
+        };
+        assert!(TrainMethod::ALL.into_iter().all(|method| check(&options(method)).is_ok()));
+        refused(&|o| o.prefixes = vec![16, 64], "of the architecture matryoshka");
+        refused(&|o| (o.method, o.prefixes) = (TrainMethod::Matryoshka, vec![16, 32]), "end with the width, 64");
+        refused(&|o| (o.method, o.prefixes) = (TrainMethod::Matryoshka, vec![16, 16, 64]), "grow");
+        refused(&|o| o.tolerance = Some(0.3), "of the architecture itda");
+        refused(&|o| (o.method, o.tolerance) = (TrainMethod::Itda, Some(1.0)), "from 0 to below 1");
+        refused(&|o| (o.method, o.width) = (TrainMethod::MatchingPursuit, 32768), "16384 latents at most");
+        refused(&|o| o.k = 33, "expected 1 to 32 for 64 latents");
+        refused(&|o| o.level = Level::Document, "tokens or spans");
+    }
+
+    #[test]
+    fn names_say_what_is_not_the_default() {
+        assert_eq!(default_name(&options(TrainMethod::BatchTopK)), "minilm-l4-token-64");
+        assert_eq!(default_name(&options(TrainMethod::Itda)), "minilm-l4-token-64-itda");
+    }
 }
