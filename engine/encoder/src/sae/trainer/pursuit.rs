@@ -43,23 +43,39 @@ struct Pursued {
     n_latents: usize,
 }
 
+/// Largest number of a slice, or largest magnitude if `signed`, and the first place of it; 0 where there is none above 0.
+#[inline(always)]
+fn most(values: &[f32], signed: bool) -> (usize, f32) {
+    const LANES: usize = 32;
+    let strength = |value: f32| if signed { value.abs() } else { value };
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            let value = strength(value);
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let most = lanes.iter().chain(rest).fold(0.0f32, |most, &value| most.max(strength(value)));
+    let at = chunks.iter().position(|chunk| {
+        let hits: u32 = chunk.iter().map(|&value| u32::from(strength(value) == most)).sum();
+        hits > 0
+    });
+    let start = at.unwrap_or(chunks.len()) * LANES;
+    let within = values[start..].iter().position(|&value| strength(value) == most);
+    (start + within.unwrap_or(0), most)
+}
+
 multiversion! {
     /// Pursues a row by its products with all latents, which become those with what is left.
     fn pursue(products: &mut [f32], gram: &[f32], stride: usize, k: usize, signed: bool, taken: &mut Vec<Taken>) {
         let n = products.len();
         for _ in 0..k {
-            let most = if signed {
-                products.iter().fold(0.0f32, |most, value| most.max(value.abs()))
-            } else {
-                simd::max(products)
-            };
-            let Some(latent) = products.iter().position(|&value| value == most || signed && value == -most) else {
-                break;
-            };
-            let amount = products[latent];
-            if most <= 1e-6 {
+            let (latent, strength) = most(products, signed);
+            if strength <= 1e-6 {
                 break;
             }
+            let amount = products[latent];
             simd::axpy(-amount, &gram[latent * stride..latent * stride + n], products);
             taken.push(Taken { latent: latent as u32, amount });
         }
