@@ -397,6 +397,12 @@ mod tests {
             for _ in 0..40 {
                 trainer.step(&rows, 2e-3).unwrap();
             }
+            if matches!(method, TrainMethod::BatchTopK | TrainMethod::Matryoshka) {
+                // The running threshold follows slowly.
+                for _ in 0..300 {
+                    trainer.step(&rows, 0.0).unwrap();
+                }
+            }
             // What the next step would see, and what the finished dictionary sees.
             let report = trainer.clone().step(&rows, 0.0).unwrap();
             let spec = Spec {

@@ -1,11 +1,11 @@
 //! JumpReLU (Rajamanoharan et al. 2024, arXiv:2407.14435): each latent has a threshold of its own, learned with
 //! straight-through estimators.
 //!
-//! `a_i = z_i H(z_i - t_i)` (equation 4). The loss is the squared error plus `PENALTY * (L0 / k - 1)^2`, the form of the
-//! paper's L0 penalty that is aimed at a given L0. `H` has no useful derivative, so that of a rectangle `BANDWIDTH` wide
-//! stands in for it (equations 11 and 12): `da/dt = -(t / w) R((z - t) / w)` and `dH/dt = -(1 / w) R((z - t) / w)`, where
-//! `R` is 1 between -1/2 and 1/2. All other parameters learn through what was above its threshold, exactly. As in the
-//! paper it is the logarithm of the threshold that is learned.
+//! `a_i = z_i H(z_i - t_i)` (equation 4). The loss is the squared error plus a penalty on L0 (equations 9 and 10), here
+//! `PENALTY * (L0 / k - 1)^2`, which aims at `k` instead of at 0. `H` has no useful derivative, so that of a rectangle `w`
+//! wide stands in for it (equations 11 and 12): `da/dt = -(t / w) R((z - t) / w)` and `dH/dt = -(1 / w) R((z - t) / w)`,
+//! where `R` is 1 between -1/2 and 1/2. All other parameters learn through what was above its threshold, exactly. It is the
+//! logarithm of a threshold that is learned, so that it stays positive.
 
 use super::super::encode::above;
 use super::adam::AdamStep;
@@ -16,9 +16,9 @@ use crate::error::Result;
 /// training of some thousand has to learn from more samples a step.
 const BANDWIDTH: f32 = 0.5;
 /// Weight of the squared deviation of L0 from `k`, relative to it.
-const PENALTY: f32 = 1.0;
+const PENALTY: f32 = 4.0;
 /// Step size of the logarithms, in multiples of the others'.
-const RATE: f32 = 1.0;
+const RATE: f32 = 5.0;
 
 /// What the loss adds for firing `l0` latents on a row instead of `k`.
 #[cfg(test)]
