@@ -263,7 +263,7 @@ pub(crate) struct TrainArgs {
     /// Of matryoshka: sizes of the nested dictionaries, the last one the width [default: 1/32, 3/32, 7/32, 15/32, 1]
     #[arg(long, num_args = 1.., value_name = "FEATURES")]
     pub(crate) prefixes: Vec<usize>,
-    /// Of itda: share of a sample that may stay unexplained before it becomes a feature [default: 0.5]
+    /// Of itda: share of a sample that may stay unexplained before it becomes a feature [default: 0.4]
     #[arg(long, value_name = "SHARE")]
     pub(crate) tolerance: Option<f32>,
     /// Features; of itda, at most

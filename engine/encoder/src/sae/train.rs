@@ -71,7 +71,7 @@ pub struct TrainOptions {
 
 impl TrainOptions {
     /// Default of `tolerance`.
-    pub const TOLERANCE: f32 = 0.5;
+    pub const TOLERANCE: f32 = 0.4;
 
     /// The defaults for training on `input`, working in `work_dir`, writing to `output`.
     pub fn new(input: Vec<PathBuf>, work_dir: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
@@ -428,7 +428,9 @@ mod tests {
             let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
             sae.encode_rows(&rows, &mut scratch, &mut sparse);
             let (residual, total) = sae.unexplained(&rows, &sparse, 0..512, &mut scratch);
-            let l0 = (0..512).map(|i| sparse.row(i).0.len()).sum::<usize>() as f64 / 512.0;
+            // A sample that is a latent itself leaves rounding errors, which the trainer does not pursue.
+            let fires = |i: usize| sparse.row(i).1.iter().filter(|&&activation| activation > 1e-5).count();
+            let l0 = (0..512).map(fires).sum::<usize>() as f64 / 512.0;
             // The threshold of use is a running mean, so those that have one may differ a little.
             let slack = if matches!(method, TrainMethod::BatchTopK | TrainMethod::Matryoshka) { 0.05 } else { 1e-3 };
             assert!((residual / total - report.fvu).abs() < slack, "{method}: {} {}", residual / total, report.fvu);
