@@ -23,7 +23,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        let saequel_encoder::ReaderOptions { threads, cache_dir } = saequel_encoder::ReaderOptions::default();
+        let saequel_encoder::ReaderOptions { threads, cache_dir, .. } = saequel_encoder::ReaderOptions::default();
         Self {
             read_only: false,
             memory_limit_bytes: 2 << 30,
@@ -38,6 +38,10 @@ impl Default for EngineOptions {
 impl EngineOptions {
     /// The part that concerns readers.
     pub fn reader(&self) -> saequel_encoder::ReaderOptions {
-        saequel_encoder::ReaderOptions { threads: self.threads, cache_dir: self.cache_dir.clone() }
+        saequel_encoder::ReaderOptions {
+            threads: self.threads,
+            cache_dir: self.cache_dir.clone(),
+            ..saequel_encoder::ReaderOptions::default()
+        }
     }
 }

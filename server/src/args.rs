@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use label::LabelFeaturesArgs;
 pub(crate) use library::{
-    DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, TrainArgs,
+    DetectArgs, EvalArgs, EvidenceArgs, FeaturesCommand, LabelArgs, ModelCommand, SaeCommand, SaeImportArgs, TrainArgs,
 };
 
 use crate::config::Given;

@@ -153,6 +153,29 @@ impl Progress for Report {
     fn cancelled(&self) -> bool {
         self.interrupt.is_asked()
     }
+
+    fn agree(&self, terms: &str) -> bool {
+        use std::io::{BufRead, IsTerminal, Write};
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ask = || -> std::io::Result<bool> {
+            let mut stderr = std::io::stderr().lock();
+            writeln!(stderr, "{terms}")?;
+            // Without somebody at both ends nobody has read them.
+            if !(std::io::stdin().is_terminal() && stderr.is_terminal()) {
+                return Ok(false);
+            }
+            write!(stderr, "Do you accept these terms? [y/N] ")?;
+            stderr.flush()?;
+            let mut answer = String::new();
+            std::io::stdin().lock().read_line(&mut answer)?;
+            Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        };
+        match stage.as_ref().and_then(|stage| stage.bar.as_ref()) {
+            Some(bar) => bar.suspend(&mut ask),
+            None => ask(),
+        }
+        .unwrap_or(false)
+    }
 }
 
 impl Drop for Report {

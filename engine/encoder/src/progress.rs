@@ -14,6 +14,10 @@ pub trait Progress: Send + Sync {
     fn cancelled(&self) -> bool {
         false
     }
+    /// Shows terms of use and asks the user to accept them; who cannot be asked has not accepted.
+    fn agree(&self, _terms: &str) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

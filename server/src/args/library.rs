@@ -25,7 +25,21 @@ Examples:
   saequel features evidence --dictionary my-sae --work my-sae.work --output evidence.jsonl
   saequel sae detect my-sae --evidence evidence.jsonl --write
   saequel sae import my-sae --db saequel.db
+  saequel sae import gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --output gemma-sae
+  saequel sae show gemma-sae
   saequel sae list";
+
+const SAE_IMPORT_HELP: &str = "\
+A dictionary of another tool is read as its files say, checked, and linked to its reader and hook point:
+  SAELens, sparsify, latentsae, dictionary_learning, HypotheSAEs, ITDA, Gemma Scope 1 and 2, Llama Scope, Qwen Scope,
+  Goodfire, DeepSeek-R1
+What does not fit together is refused. A folder of this program (sae.json) is taken as it is.
+
+Examples:
+  saequel sae import my-sae                                                 add it to the database
+  saequel sae import downloads/layers.6 --reader pythia-70m --output pythia-sae
+  saequel sae import gpt2-small-res-jb/blocks.8.hook_resid_pre --output gpt2-sae
+  saequel sae import EleutherAI/sae-pythia-70m-32k/layers.3 --output pythia-sae";
 
 pub(super) const MODEL_EXAMPLES: &str = "\
 Examples:
@@ -188,16 +202,53 @@ pub(crate) enum SaeCommand {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Add a trained dictionary to the database
-    Import {
-        /// Folder with sae.json, sae.safetensors and features.jsonl
+    /// Add a dictionary to the database: one trained here, or one of another tool
+    #[command(after_help = SAE_IMPORT_HELP)]
+    Import(SaeImportArgs),
+    /// What a dictionary is: its reader, hook point, architecture
+    Show {
+        /// Its folder, or the name of one that is built in
         dir: PathBuf,
+        #[command(flatten)]
+        answer: Answer,
     },
     /// Make new labels for a dictionary from texts
     Label(LabelArgs),
     /// Measure how well a dictionary's labels tell where its features fire
     #[command(after_help = DETECT_HELP)]
     Detect(DetectArgs),
+}
+
+/// `sae import`
+#[derive(Debug, Args)]
+pub(crate) struct SaeImportArgs {
+    /// Folder, file, release/id of SAELens, or owner/repository/path on the model hub
+    pub(crate) source: String,
+    /// The reader it was trained on [default: what its files say]
+    #[arg(long)]
+    pub(crate) reader: Option<String>,
+    /// Where in the reader it reads, such as blocks.12.hook_resid_post or mlp.4 [default: what its files say]
+    #[arg(long)]
+    pub(crate) hook: Option<Hook>,
+    /// token, span or document [default: what it was trained on]
+    #[arg(long, value_parser = any_level)]
+    pub(crate) level: Option<Level>,
+    /// Name of the dictionary [default: made of reader, hook point, level and width]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Factor of hidden states, where the source leaves it out
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) input_scale: Option<f32>,
+    /// The reader is the model that the source names, under another name
+    #[arg(long)]
+    pub(crate) same_model: bool,
+    /// Write the dictionary to this folder instead of adding it to the database
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+fn any_level(text: &str) -> Result<Level, String> {
+    if text == "document" { Ok(Level::Document) } else { level(text) }
 }
 
 /// Texts to read.
@@ -355,9 +406,12 @@ pub(crate) enum ModelCommand {
     },
     /// Fetch a model's weights, so that later commands need no network
     Fetch {
-        /// Name
+        /// Known name, or owner/name on the model hub
         #[arg(default_value = saequel_engine::reader::DEFAULT_READER)]
         name: String,
+        /// Accept the model's terms of use without being asked
+        #[arg(long)]
+        accept_terms: bool,
     },
     /// Check the weights against their known checksum
     Verify {

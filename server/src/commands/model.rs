@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use saequel_engine::reader::{Cached, DEFAULT_READER};
-use saequel_engine::{ErrorKind, Reader};
+use saequel_engine::reader::Cached;
+use saequel_engine::{ErrorKind, Reader, ReaderOptions};
 
 use crate::args::ModelCommand;
 use crate::context::Context;
@@ -14,17 +14,24 @@ use crate::say::say;
 pub(super) async fn model(command: ModelCommand, context: &Context) -> Result<()> {
     match command {
         ModelCommand::List { answer } => {
-            let cached = check(DEFAULT_READER, context).await?;
+            let mut all = Vec::new();
+            for name in Reader::known() {
+                all.push((name, check(name, context).await?));
+            }
+            let names: StringArray = all.iter().map(|(name, _)| Some(*name)).collect();
+            let fetched: BooleanArray = all.iter().map(|(_, cached)| Some(cached.trouble().is_none())).collect();
+            let trouble: StringArray = all.iter().map(|(_, cached)| cached.trouble()).collect();
+            let folders: StringArray = all.iter().map(|(_, cached)| Some(cached.dir.to_string_lossy())).collect();
             let batch = RecordBatch::try_from_iter_with_nullable([
-                ("name", Arc::new(StringArray::from(vec![DEFAULT_READER])) as ArrayRef, false),
-                ("fetched", Arc::new(BooleanArray::from(vec![cached.trouble().is_none()])), false),
-                ("trouble", Arc::new(StringArray::from(vec![cached.trouble()])), true),
-                ("folder", Arc::new(StringArray::from(vec![cached.dir.to_string_lossy().as_ref()])), false),
+                ("name", Arc::new(names) as ArrayRef, false),
+                ("fetched", Arc::new(fetched), false),
+                ("trouble", Arc::new(trouble), true),
+                ("folder", Arc::new(folders), false),
             ])?;
             context.answer_batch(batch, &answer).await
         }
-        ModelCommand::Fetch { name } => {
-            let options = context.engine_options().reader();
+        ModelCommand::Fetch { name, accept_terms } => {
+            let options = ReaderOptions { accept_terms, ..context.engine_options().reader() };
             let reader = context.blocking(move |progress| Reader::load(&name, &options, progress)).await?;
             say!(
                 "{} ({} layers, width {}, windows of {} tokens, SHA-256 {}) is here",

@@ -1,14 +1,16 @@
 //! `saequel sae`: dictionaries of features.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use saequel_engine::labels::{LabelOptions, label};
-use saequel_engine::sae::{EvalOptions, EvalReport, TrainOptions, TrainReport, evaluate, train};
+use saequel_engine::sae::{
+    EvalOptions, EvalReport, ImportOptions, ImportReport, TrainOptions, TrainReport, evaluate, import, train,
+};
 use saequel_engine::{ErrorKind, Sae};
 
-use crate::args::{EvalArgs, LabelArgs, SaeCommand, TrainArgs};
+use crate::args::{EvalArgs, LabelArgs, SaeCommand, SaeImportArgs, TrainArgs};
 use crate::context::Context;
 use crate::error::Result;
 use crate::say::say;
@@ -36,16 +38,74 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
             context.answer(&engine, "SELECT * FROM saequel.saes", &answer).await?;
             Ok(())
         }
-        SaeCommand::Import { dir } => {
-            let engine = context.open_or_create(&context.db_dir()).await?;
-            let sae = Sae::load(&dir)?;
-            let first = engine.add_dictionary(&sae).await?;
-            let last = u64::from(first) + sae.width() as u64 - 1;
-            say!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name())
+        SaeCommand::Import(args) => import_dictionary(args, context).await,
+        SaeCommand::Show { dir, answer } => {
+            let (names, values): (Vec<_>, Vec<_>) = Sae::open(&dir)?.describe().into_iter().unzip();
+            let columns = [
+                ("property", Arc::new(StringArray::from(names)) as ArrayRef),
+                ("value", Arc::new(StringArray::from(values)) as ArrayRef),
+            ];
+            context.answer_batch(RecordBatch::try_from_iter(columns)?, &answer).await
         }
         SaeCommand::Label(args) => relabel(args, context).await,
         SaeCommand::Detect(args) => super::evidence::detect(args, context).await,
     }
+}
+
+async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()> {
+    let ours = Path::new(&args.source);
+    let sae = if ours.join("sae.json").is_file() {
+        Sae::load(ours)?
+    } else {
+        let options = ImportOptions {
+            source: args.source,
+            reader: args.reader,
+            hook: args.hook,
+            level: args.level,
+            name: args.name,
+            input_scale: args.input_scale,
+            same_model: args.same_model,
+            reader_options: context.engine_options().reader(),
+        };
+        let (sae, report) = context.blocking(move |progress| import(&options, progress)).await?;
+        imported(&report)?;
+        sae
+    };
+    if let Some(output) = args.output {
+        sae.save(&output)?;
+        let (dir, name) = (output.display(), sae.name());
+        return say!(
+            "{name}: written to {dir}; `saequel sae label {dir} --input FILE` names its features from texts, `saequel \
+                     sae import {dir}` adds it to a database"
+        );
+    }
+    let engine = context.open_or_create(&context.db_dir()).await?;
+    let first = engine.add_dictionary(&sae).await?;
+    let last = u64::from(first) + sae.width() as u64 - 1;
+    say!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name())
+}
+
+/// Says what was found.
+fn imported(report: &ImportReport) -> Result<()> {
+    say!("{} of {}", report.format, report.source)?;
+    say!("  {} features, {}, reading {} values", report.n_features, report.architecture, report.input_width)?;
+    let model = report.model.as_deref().filter(|model| *model != report.reader);
+    let model = model.map_or(String::new(), |model| format!(" ({model})"));
+    say!("  reader {}{model}, hook point {} ({})", report.reader, report.hook, report.hook.transformer_lens())?;
+    if let Some((hook, width)) = &report.output {
+        say!("  rebuilds {hook} ({width} values): a transcoder")?;
+    }
+    say!("  states: {}; level {}", report.normalization, report.level.as_str())?;
+    let check = &report.check;
+    let what = if check.real { "tokens or spans of ten sentences" } else { "random states" };
+    match check.fvu.is_nan() {
+        true => say!("  tried on {} {what}: L0 {:.1}", check.n_rows, check.l0)?,
+        false => say!("  tried on {} {what}: L0 {:.1}, FVU {:.3}", check.n_rows, check.l0, check.fvu)?,
+    }
+    for note in &report.notes {
+        say!("  note: {note}")?;
+    }
+    Ok(())
 }
 
 async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {

@@ -64,7 +64,7 @@ pub const fn max_features(level: Level) -> usize {
 pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
-    /// Hook points that are read, ascending; the last is the reader's last, for the embedding.
+    /// Hook points that are read, ascending; the last is that of the embedding.
     hooks: Vec<Hook>,
 }
 
@@ -125,8 +125,8 @@ impl Encoder {
                 return wrong("is of level document, which cannot be encoded yet; use token or span".to_owned());
             }
         }
-        let last = Hook::residual(reader.n_layers());
-        let mut hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).chain([last]).collect();
+        let mut hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).collect();
+        hooks.push(reader.embedding_hook(&hooks));
         hooks.sort_unstable();
         hooks.dedup();
         Ok(Self { reader, saes, hooks })

@@ -21,6 +21,17 @@ pub(super) struct Config {
     pub(super) hidden_act: String,
 }
 
+impl Config {
+    /// The configuration of a BERT with learned positions and exact GELU; `None` of any other model.
+    pub(super) fn of(config: &serde_json::Value) -> Option<Self> {
+        let plain = config["position_embedding_type"].as_str().is_none_or(|kind| kind == "absolute");
+        if config["model_type"] != "bert" || config["hidden_act"] != "gelu" || !plain {
+            return None;
+        }
+        serde_json::from_value(config.clone()).ok()
+    }
+}
+
 struct Block {
     qkv: (Tensor, Tensor),
     attended: (Tensor, Tensor),

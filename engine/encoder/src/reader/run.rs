@@ -1,9 +1,10 @@
 //! Reading many texts: pieces of texts are packed into batches, and each thread takes the next batch when it is free.
 
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use super::calm::Calm;
 use super::text::{Piece, TokenizedText, Window, tokenize};
 use super::{Hook, Reader};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,7 +78,7 @@ impl Reader {
     pub(crate) fn tokenize(&self, texts: &[&str]) -> Result<Vec<TokenizedText>> {
         const TEXTS: usize = 16;
         let chunks: Vec<&[&str]> = texts.chunks(TEXTS).collect();
-        let capacity = self.context() - 2;
+        let capacity = self.context() - self.prefix.len() - self.suffix.len();
         let results = parallel(chunks.len(), self.threads, |(), i| {
             chunks[i].iter().map(|text| tokenize(&self.tokenizer, text, capacity)).collect::<Result<Vec<_>>>()
         })?;
@@ -97,10 +98,12 @@ impl Reader {
         hooks: &[Hook],
         visit: impl Fn(&mut S, &BatchStates) -> Result<Vec<R>> + Sync,
     ) -> Result<Vec<Vec<R>>> {
+        let n_special = self.prefix.len() + self.suffix.len();
+        let calm = self.calm(hooks)?;
         let mut order: Vec<(usize, usize, usize)> = Vec::new();
         for (doc, text) in texts.iter().enumerate() {
             for (i, piece) in text.pieces.iter().enumerate() {
-                order.push((doc, i, piece.windows.iter().map(|window| window.read.len() + 2).sum()));
+                order.push((doc, i, piece.windows.iter().map(|window| window.read.len() + n_special).sum()));
             }
         }
         // Longest first: the last batches are then small, and no thread waits long for another.
@@ -122,7 +125,7 @@ impl Reader {
         let results = parallel(batches.len(), self.threads, |state, i| {
             let pieces: Vec<(usize, usize)> =
                 order[batches[i].clone()].iter().map(|&(doc, piece, _)| (doc, piece)).collect();
-            let states = self.states(texts, &pieces, hooks)?;
+            let states = self.states(texts, &pieces, hooks, &calm)?;
             visit(state, &states)
         })?;
         let mut by_text: Vec<Vec<Option<R>>> =
@@ -136,15 +139,22 @@ impl Reader {
     }
 
     /// Hidden states of a batch of pieces, given as position of the text and position within it.
-    fn states(&self, texts: &[TokenizedText], batch: &[(usize, usize)], hooks: &[Hook]) -> Result<BatchStates> {
+    fn states(
+        &self,
+        texts: &[TokenizedText],
+        batch: &[(usize, usize)],
+        hooks: &[Hook],
+        calm: &[Option<Arc<Calm>>],
+    ) -> Result<BatchStates> {
+        let n_special = self.prefix.len() + self.suffix.len();
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         let piece_of = |&(doc, piece): &(usize, usize)| -> &Piece { &texts[doc].pieces[piece] };
         for at in batch {
             for window in &piece_of(at).windows {
-                ids.push(self.cls);
+                ids.extend(&self.prefix);
                 ids.extend(texts[at.0].tokens[window.read.clone()].iter().map(|token| token.id));
-                ids.push(self.sep);
-                lengths.push(window.read.len() + 2);
+                ids.extend(&self.suffix);
+                lengths.push(window.read.len() + n_special);
             }
         }
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
@@ -173,14 +183,16 @@ impl Reader {
                 let mut special_sum = vec![0.0; if last { width } else { 0 }];
                 for Window { read, own } in &piece.windows {
                     let row = |i: usize| (position + i) * width;
-                    let from = row(1 + own.start - read.start);
+                    let from = row(self.prefix.len() + own.start - read.start);
                     rows.extend_from_slice(&all[from..from + own.len() * width]);
-                    if last {
-                        for special in [row(0), row(read.len() + 1)] {
+                    // A decoder's first token tells nothing of the text.
+                    if last && !self.causal {
+                        let behind = self.prefix.len() + read.len();
+                        for special in (0..self.prefix.len()).chain(behind..behind + self.suffix.len()).map(row) {
                             special_sum.iter_mut().zip(&all[special..]).for_each(|(sum, value)| *sum += value);
                         }
                     }
-                    position += read.len() + 2;
+                    position += read.len() + n_special;
                 }
                 if last {
                     pieces.push(PieceStates {
@@ -188,9 +200,12 @@ impl Reader {
                         piece: at.1,
                         rows: first..rows.len() / width,
                         special_sum,
-                        n_special: 2 * piece.windows.len(),
+                        n_special: if self.causal { 0 } else { n_special * piece.windows.len() },
                     });
                 }
+            }
+            if let Some(calm) = &calm[i] {
+                calm.apply(&mut rows);
             }
             owned.push(rows);
         }

@@ -89,7 +89,7 @@ fn ends_sentence(text: &str, token: Token, next: Token) -> bool {
     else {
         return false;
     };
-    if between.contains('\n') || word.ends_with(['。', '！', '？']) {
+    if between.contains('\n') || word.contains('\n') || word.ends_with(['。', '！', '？']) {
         return true;
     }
     let closes = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '”' | '’' | '»' | '*');
@@ -139,11 +139,17 @@ pub(crate) fn tokenize(tokenizer: &Tokenizer, text: &str, capacity: usize) -> Re
         let mut previous_word = None;
         let words = encoding.get_word_ids();
         for ((&id, &(from, to)), &word) in encoding.get_ids().iter().zip(encoding.get_offsets()).zip(words) {
+            // Decoders' tokens hold the space before a word.
+            let shown = part.get(from..to).unwrap_or_default();
+            let spaces = shown.len() - shown.trim_start().len();
+            let blank = spaces == shown.len();
+            let (from, to) = if blank { (from, to) } else { (from + spaces, from + shown.trim_end().len()) };
+            let spaced = part[..from].chars().next_back().is_none_or(char::is_whitespace);
             tokens.push(Token {
                 id,
                 start: (start + from) as u32,
                 end: (start + to) as u32,
-                begins_word: word.is_none() || word != previous_word,
+                begins_word: word.is_none() || word != previous_word || spaced,
             });
             previous_word = word;
         }

@@ -81,6 +81,21 @@ impl Architecture {
         }
     }
 
+    /// Its name with its numbers, for people.
+    pub fn describe(self) -> String {
+        let name = self.name();
+        match self {
+            Self::BatchTopk { threshold, cap: Some(cap) } => format!("{name}, threshold {threshold}, {cap} at most"),
+            Self::BatchTopk { threshold, cap: None } => format!("{name}, threshold {threshold}"),
+            Self::TopK { k } | Self::GroupMax { k } | Self::AbsTopK { k } => format!("{name}, k {k}"),
+            Self::Itda { k } => format!("{name}, {k} steps"),
+            Self::MatchingPursuit { max_iterations, residual_threshold, .. } => {
+                format!("{name}, {max_iterations} steps at most, until {residual_threshold} is left")
+            }
+            Self::Relu | Self::JumpRelu | Self::Gated => name.to_owned(),
+        }
+    }
+
     /// Features that fire on a row at most; `None`: any number.
     pub const fn cap(self) -> Option<usize> {
         match self {
@@ -112,6 +127,12 @@ pub enum InputNormalization {
     },
     /// Each row is brought to the length that is the square root of the width.
     RowNorm,
+    /// Each row is centred on its own mean and multiplied: what a model gives whose weights that write to the residual
+    /// stream are centred (TransformerLens's `center_writing_weights`).
+    RowCentred {
+        /// Factor.
+        factor: f32,
+    },
     /// Each row is centred on its own mean and divided by its standard deviation (of a sample) and 1e-5.
     LayerNorm,
 }
@@ -125,6 +146,7 @@ impl InputNormalization {
             Self::Centred { scale, unit: true } => format!("mean subtracted, length {scale}"),
             Self::Scale { factor } => format!("times {factor}"),
             Self::RowNorm => "each row to length sqrt(width)".to_owned(),
+            Self::RowCentred { factor } => format!("mean of each row subtracted, times {factor}"),
             Self::LayerNorm => "each row to mean 0, deviation 1".to_owned(),
         }
     }

@@ -1,6 +1,7 @@
 //! From hidden states to sparse activations.
 
 use super::{Architecture, InputNormalization, Sae};
+use crate::error::{Error, ErrorKind, Result};
 use crate::reader::simd::{self, MatMul, multiversion};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
@@ -204,6 +205,18 @@ multiversion! {
 }
 
 multiversion! {
+    /// Centres each row on its mean and multiplies it.
+    fn center_rows(rows: &mut [f32], inputs: usize, factor: f32) {
+        for row in rows.chunks_exact_mut(inputs) {
+            let mean = simd::sum(row) / inputs as f32;
+            for value in row.iter_mut() {
+                *value = (*value - mean) * factor;
+            }
+        }
+    }
+}
+
+multiversion! {
     /// Centres each row on its mean and divides it by its standard deviation (of a sample) and 1e-5.
     fn layer_norm(rows: &mut [f32], inputs: usize) {
         for row in rows.chunks_exact_mut(inputs) {
@@ -275,6 +288,7 @@ impl Sae {
             }
             InputNormalization::None => {}
             InputNormalization::Scale { factor } => multiply(rows, factor),
+            InputNormalization::RowCentred { factor } => center_rows(rows, self.input_width(), factor),
             InputNormalization::RowNorm => to_row_norm(rows, self.input_width()),
             InputNormalization::LayerNorm => layer_norm(rows, self.input_width()),
         }
@@ -345,6 +359,44 @@ impl Sae {
                 out.push_found(found);
             }
         }
+    }
+
+    /// Sparse activations of hidden states as the reader gives them (row-major `[rows, input width]`): for each row its
+    /// features and activations, ascending by feature, all positive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] if the length is no multiple of the input width.
+    pub fn encode_states(&self, states: &[f32]) -> Result<Vec<Vec<(u32, f32)>>> {
+        if !states.len().is_multiple_of(self.input_width()) {
+            let message = format!(
+                "dictionary '{}' reads rows of {} values, got {} values in all",
+                self.name(),
+                self.input_width(),
+                states.len()
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        let (mut rows, mut sparse) = (states.to_vec(), SparseRows::default());
+        self.normalize(&mut rows);
+        self.encode_rows(&rows, &mut EncodeScratch::default(), &mut sparse);
+        let row = |i| {
+            let (features, activations) = sparse.row(i);
+            features.iter().copied().zip(activations.iter().copied()).collect()
+        };
+        Ok((0..sparse.len()).map(row).collect())
+    }
+
+    /// What features rebuild: a normalised hidden state (of a transcoder, what it rebuilds), `[output width]`.
+    pub fn rebuild(&self, features: &[(u32, f32)]) -> Vec<f32> {
+        let outputs = self.output_width();
+        let mut state = self.weights.decoder_bias.clone();
+        for &(feature, activation) in features {
+            let from = feature as usize * outputs;
+            subtract(-activation, &self.decoder()[from..from + outputs], &mut state);
+        }
+        // What was taken off the input is part of the state.
+        state.iter_mut().zip(&self.weights.shift).for_each(|(value, shift)| *value += shift);
+        state
     }
 
     /// Adds the activations of a block of rows by matching pursuit.
@@ -439,3 +491,7 @@ impl Sae {
         (residual, total)
     }
 }
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

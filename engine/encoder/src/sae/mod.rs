@@ -12,6 +12,7 @@ pub(crate) mod context;
 pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
+mod import;
 mod method;
 mod neighbours;
 pub(crate) mod random;
@@ -30,6 +31,7 @@ pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{EvalOptions, EvalReport, evaluate};
+pub use import::{ImportCheck, ImportOptions, ImportReport, import};
 pub use method::TrainMethod;
 pub use train::{TrainOptions, TrainReport, train};
 
@@ -142,6 +144,11 @@ impl Sae {
         self.spec.normalization
     }
 
+    /// How its weights are written.
+    pub fn precision(&self) -> Precision {
+        self.spec.precision
+    }
+
     /// Whether it rebuilds another hook point than it reads (a transcoder). How well it does cannot be told from the states
     /// that it reads.
     pub fn is_transcoder(&self) -> bool {
@@ -161,6 +168,49 @@ impl Sae {
     /// Width of what it rebuilds: of the hidden states, unless it is a transcoder.
     pub fn output_width(&self) -> usize {
         self.spec.output_width()
+    }
+
+    /// What happens to hidden states first, for people.
+    pub fn describe_normalization(&self) -> String {
+        let bias = if self.weights.shift.is_empty() { "" } else { ", decoder bias subtracted" };
+        format!("{}{bias}", self.normalization().describe())
+    }
+
+    /// What there is to say of it, for people: names and values.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let spec = &self.spec;
+        let mut facts = vec![
+            ("name", spec.name.clone()),
+            ("reader", spec.reader.clone()),
+            ("hook", spec.hook.to_string()),
+            ("level", spec.level.as_str().to_owned()),
+            ("features", self.width().to_string()),
+            ("input width", spec.input_width.to_string()),
+            ("architecture", spec.architecture.describe()),
+            ("normalization", self.describe_normalization()),
+            ("precision", format!("{:?}", spec.precision).to_lowercase()),
+        ];
+        if spec.k > 0 {
+            facts.push(("k", spec.k.to_string()));
+        }
+        if spec.architecture.is_signed() {
+            let n = spec.width;
+            facts.push(("signs", format!("0 to {}: latents above 0; {n} to {}: latents below 0", n - 1, 2 * n - 1)));
+        }
+        if let Some(output) = &spec.output {
+            facts.push(("rebuilds", format!("{} ({} values)", output.hook, output.width)));
+        }
+        if !spec.prefixes.is_empty() {
+            facts.push(("nested sizes", spec.prefixes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")));
+        }
+        let source = |key: &str| spec.source.get(key).and_then(serde_json::Value::as_str);
+        if let (Some(format), Some(from)) = (source("format"), source("from")) {
+            facts.push(("imported", format!("{format}, {from}")));
+        }
+        let labelled =
+            self.latents.iter().filter(|latent| !matches!(latent.label_source.as_str(), "" | "none")).count();
+        facts.push(("labelled", format!("{labelled} of {}", self.latents.len())));
+        facts
     }
 
     /// What is known of each latent, in order.

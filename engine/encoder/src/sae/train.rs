@@ -228,7 +228,8 @@ fn check(options: &TrainOptions) -> Result<()> {
 
 fn default_name(options: &TrainOptions) -> String {
     // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
-    let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { &options.reader };
+    let last = std::path::Path::new(&options.reader).file_stem().and_then(|name| name.to_str());
+    let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { last.unwrap_or("reader") };
     let point = match options.hook_point() {
         hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
         hook => hook.to_string(),
