@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand};
 use saequel_engine::evidence::MIDDLE;
 use saequel_engine::reader::Hook;
-use saequel_engine::sae::Level;
+use saequel_engine::sae::{Level, TrainMethod};
 
 use super::{Answer, Rows};
 
@@ -48,6 +48,27 @@ Examples:
   saequel model list
   saequel model fetch                                      while there is a network
   saequel model verify";
+
+const TRAIN_HELP: &str = "\
+A dictionary is trained on hidden states: --reader reads the texts once and keeps them in --work, from which any number of
+dictionaries (other widths, architectures, seeds) can then be trained. A run that was stopped goes on from its checkpoint.
+
+Architectures:
+  batchtopk         of a batch, the strongest k x samples features fire; in use, those above one threshold. Start here
+  topk              the strongest k of each sample
+  matryoshka        batchtopk whose first features rebuild the samples by themselves: general ones first, details later
+  jumprelu          each feature has a threshold of its own, which is learned
+  abstopk           the k strongest of either sign: a direction and its opposite share weights; 2 x width features
+  matching-pursuit  no encoder: k times the feature that says most of what is left. Least error, several times slower
+  itda              samples become features where those so far leave more than --tolerance unexplained. Nothing is
+                    learned: done in a minute, with more error; k steps, either sign, 2 x width features
+--k is an average for batchtopk, matryoshka and jumprelu, and a limit for the others.
+
+Examples:
+  saequel sae train --input texts.parquet --output my-sae
+  saequel sae train --input texts.parquet --output my-span-sae --level span --width 2048
+  saequel sae train --input texts.parquet --output nested --architecture matryoshka --prefixes 128 512 4096
+  saequel sae train --input texts.parquet --output quick --architecture itda --width 2048 --tokens 500000";
 
 const EVIDENCE_EXAMPLES: &str = "\
 Contexts come from one of three places: files (--input), a corpus (--corpus), or the hidden states that a training left
@@ -216,6 +237,7 @@ pub(crate) struct EvidenceArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SaeCommand {
     /// Train a dictionary on texts; a run that was stopped goes on where it was
+    #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
     /// Measure how good a dictionary is: reconstruction, what its error is made of, redundancy, absorption, classes
     #[command(after_help = EVAL_HELP)]
@@ -303,6 +325,10 @@ fn hook_point(text: &str) -> Result<(Hook, Level), String> {
     Ok((hook.parse().map_err(|error: saequel_engine::EncoderError| error.to_string())?, level(of)?))
 }
 
+fn method(text: &str) -> Result<TrainMethod, String> {
+    text.parse().map_err(|error: saequel_engine::EncoderError| error.message().to_owned())
+}
+
 /// `sae train`
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -330,10 +356,19 @@ pub(crate) struct TrainArgs {
     /// What a sample is: token or span (sentence)
     #[arg(long, default_value = "token", value_parser = level)]
     pub(crate) level: Level,
-    /// Features
+    /// How features compete: see below
+    #[arg(long, default_value_t, value_name = "NAME", value_parser = method)]
+    pub(crate) architecture: TrainMethod,
+    /// Of matryoshka: sizes of the nested dictionaries, the last one the width [default: 1/32, 3/32, 7/32, 15/32, 1]
+    #[arg(long, num_args = 1.., value_name = "FEATURES")]
+    pub(crate) prefixes: Vec<usize>,
+    /// Of itda: share of a sample that may stay unexplained before it becomes a feature [default: 0.4]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) tolerance: Option<f32>,
+    /// Features; of itda, at most
     #[arg(long, default_value_t = 4096)]
     pub(crate) width: usize,
-    /// Features that fire on a sample, on average
+    /// Features that fire on a sample
     #[arg(long, default_value_t = 16)]
     pub(crate) k: usize,
     /// Tokens to read; fewer if the texts end before
@@ -345,7 +380,7 @@ pub(crate) struct TrainArgs {
     /// Further hook points to keep in the same pass, so that other dictionaries can be trained from the same --work folder
     #[arg(long, num_args = 1.., value_name = "HOOK:LEVEL", value_parser = hook_point)]
     pub(crate) also: Vec<(Hook, Level)>,
-    /// Samples to train on, with repetition; 0: each one twice
+    /// Samples to train on, with repetition; 0: each one twice (itda: until all features are used)
     #[arg(long, default_value_t = 0)]
     pub(crate) samples: u64,
     /// Samples in a step

@@ -135,6 +135,9 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
     options.also_harvest = args.also;
     options.token_states = args.token_states;
     options.name = args.name;
+    options.method = args.architecture;
+    options.prefixes = args.prefixes;
+    options.tolerance = args.tolerance;
     options.width = args.width;
     options.k = args.k;
     options.tokens = args.tokens;

@@ -12,13 +12,17 @@ use crate::error::{Error, ErrorKind, Result};
 const RECIPE: &str = "recipe";
 
 impl Trainer {
-    fn parameters(&mut self) -> [(&'static str, &mut Moments); 4] {
+    /// Those that its architecture has.
+    fn parameters(&mut self) -> impl Iterator<Item = (&'static str, &mut Moments)> {
         [
             ("encoder", &mut self.encoder),
             ("encoder_bias", &mut self.encoder_bias),
             ("decoder", &mut self.decoder),
             ("decoder_bias", &mut self.decoder_bias),
+            ("log_thresholds", &mut self.log_thresholds),
         ]
+        .into_iter()
+        .filter(|(_, moments)| !moments.value.is_empty())
     }
 
     /// Writes everything that a later run needs to go on as if it had not been stopped.
@@ -86,6 +90,7 @@ impl Trainer {
         restored.last_kept = longs("last_kept", restored.width)?;
         restored.threshold = floats("threshold", 1)?[0];
         restored.step = longs("step", 1)?[0];
+        restored.forget_products();
         *self = restored;
         Ok(())
     }
@@ -93,31 +98,49 @@ impl Trainer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trainer::Rule;
     use super::*;
 
     #[test]
     fn a_training_goes_on_as_if_it_had_not_been_stopped() {
         let samples: Vec<f32> = (0..64 * 16).map(|i| ((i * 7919) % 101) as f32 / 101.0 - 0.5).collect();
-        let mut whole = Trainer::new(&samples, 16, 32, 2, 1, 1);
-        let mut first = whole.clone();
-        for _ in 0..10 {
-            whole.step(&samples, 1e-2).unwrap();
-        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        for _ in 0..4 {
-            first.step(&samples, 1e-2).unwrap();
+        let rules = [
+            Rule::BatchTopK,
+            Rule::TopK { signed: true },
+            Rule::Matryoshka { ends: vec![4, 32] },
+            Rule::JumpRelu,
+            Rule::MatchingPursuit,
+            Rule::Itda { tolerance: 0.5 },
+        ];
+        for rule in rules {
+            // Batches differ, so that ITDA has something new in each.
+            let batch = |step: usize| &samples[step % 8 * 8 * 16..(step % 8 + 1) * 8 * 16];
+            let mut whole = Trainer::new(rule.clone(), &samples, 16, 32, 2, 1, 1).unwrap();
+            let mut first = whole.clone();
+            for step in 0..10 {
+                whole.step(batch(step), 1e-2).unwrap();
+            }
+            for step in 0..4 {
+                first.step(batch(step), 1e-2).unwrap();
+            }
+            first.checkpoint(&path, "recipe").unwrap();
+            let mut second = Trainer::new(rule.clone(), &samples, 16, 32, 2, 9, 1).unwrap();
+            let error = second.restore(&path, "another").unwrap_err();
+            assert!(error.message().contains("other options"), "{error}");
+            second.restore(&path, "recipe").unwrap();
+            assert_ne!(second.decoder.value, whole.decoder.value, "{rule:?}");
+            for step in 4..10 {
+                second.step(batch(step), 1e-2).unwrap();
+            }
+            assert_eq!(second.decoder.value, whole.decoder.value, "{rule:?}");
+            assert_eq!(second.encoder.value, whole.encoder.value, "{rule:?}");
+            assert_eq!(second.thresholds(), whole.thresholds(), "{rule:?}");
+            assert_eq!((second.step, second.threshold), (whole.step, whole.threshold), "{rule:?}");
         }
-        first.checkpoint(&path, "recipe").unwrap();
-        let mut second = Trainer::new(&samples, 16, 32, 2, 9, 1);
-        let error = second.restore(&path, "another").unwrap_err();
-        assert!(error.message().contains("other options"), "{error}");
-        second.restore(&path, "recipe").unwrap();
-        for _ in 0..6 {
-            second.step(&samples, 1e-2).unwrap();
-        }
-        assert_eq!(second.decoder.value, whole.decoder.value);
-        assert_eq!((second.step, second.threshold), (whole.step, whole.threshold));
+        let samples = &samples[..];
+        let mut second = Trainer::new(Rule::BatchTopK, samples, 16, 32, 2, 9, 1).unwrap();
         std::fs::write(&path, b"short").unwrap();
         assert!(second.restore(&path, "recipe").unwrap_err().message().contains("damaged"));
     }

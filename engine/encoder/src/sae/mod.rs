@@ -14,6 +14,7 @@ pub(crate) mod encode;
 mod evaluate;
 pub(crate) mod harvest;
 mod import;
+mod method;
 mod neighbours;
 pub(crate) mod random;
 mod samples;
@@ -35,6 +36,7 @@ pub use compare::{
 pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use import::{ImportCheck, ImportOptions, ImportReport, import};
+pub use method::TrainMethod;
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.

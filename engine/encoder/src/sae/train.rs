@@ -1,4 +1,4 @@
-//! Training a BatchTopK sparse autoencoder: harvest once, train, describe, save.
+//! Training a sparse autoencoder: harvest once, train, describe, save.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,8 +8,8 @@ use crate::level::Level;
 use super::harvest::{Harvest, HarvestOptions, Tap, harvest};
 use super::samples::{Normalization, SampleStream};
 use super::survey::Survey;
-use super::trainer::Trainer;
-use super::{Architecture, InputNormalization, Precision, Sae, Spec, Weights};
+use super::trainer::{Rule, Trainer};
+use super::{InputNormalization, Precision, Sae, Spec, TrainMethod, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
@@ -34,15 +34,24 @@ pub struct TrainOptions {
     pub also_harvest: Vec<(Hook, Level)>,
     /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`.
     pub name: Option<String>,
-    /// Latents; default 4,096.
+    /// What is trained; default BatchTopK.
+    pub method: TrainMethod,
+    /// Latents; default 4,096. Of ITDA at most: it may need fewer.
     pub width: usize,
-    /// Latents that fire on a token, on average in training; in use at most twice as many do. Default 16.
+    /// Latents that fire on a sample; default 16. BatchTopK, Matryoshka and JumpReLU: on average (the first two twice as
+    /// many at most, in use); TopK and AbsTopK: exactly; matching pursuit and ITDA: steps.
     pub k: usize,
+    /// Of Matryoshka, the sizes of the nested dictionaries, ascending, the last one the width; default empty: 1/32, 3/32,
+    /// 7/32, 15/32 of the width, and the whole.
+    pub prefixes: Vec<usize>,
+    /// Of ITDA, the share of a sample's squared length that may stay unexplained before the sample becomes a latent;
+    /// default none: [`Self::TOLERANCE`].
+    pub tolerance: Option<f32>,
     /// Tokens to read; default 4,000,000. Fewer if the input ends before.
     pub tokens: u64,
     /// Tokens of which token-level hidden states are kept; default 0: all that are read.
     pub token_states: u64,
-    /// Samples (tokens or spans) to train on, with repetition; default 0: each harvested one twice.
+    /// Samples (tokens or spans) to train on, with repetition; default 0: each harvested one twice (of ITDA: at most).
     pub samples: u64,
     /// Samples in a step; default 2,048.
     pub batch: usize,
@@ -61,6 +70,9 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// Default of `tolerance`.
+    pub const TOLERANCE: f32 = 0.4;
+
     /// The defaults for training on `input`, working in `work_dir`, writing to `output`.
     pub fn new(input: Vec<PathBuf>, work_dir: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
@@ -72,8 +84,11 @@ impl TrainOptions {
             level: Level::Token,
             also_harvest: Vec::new(),
             name: None,
+            method: TrainMethod::default(),
             width: 4096,
             k: 16,
+            prefixes: Vec::new(),
+            tolerance: None,
             tokens: 4_000_000,
             token_states: 0,
             samples: 0,
@@ -124,11 +139,13 @@ const REVIVE_STEPS: u64 = 400;
 const CHECKPOINT_SECS: u64 = 60;
 /// Latents that may fire on a row in use, in multiples of `k`.
 const CAP: usize = 2;
+/// Latents of which all pairs of products are held: 1 GiB.
+const MAX_PURSUIT_WIDTH: usize = 1 << 14;
 
 /// Trains a dictionary and writes it to `options.output`, labels included.
 ///
-/// BatchTopK (Bussmann et al. 2024, arXiv:2412.06410): of a batch's latents the `k * batch` strongest fire. Resumes from
-/// `options.work_dir` where an earlier run with the same options stopped.
+/// One loop for all methods; [`TrainMethod`] names their papers. Resumes from `options.work_dir` where an earlier run with
+/// the same options stopped.
 ///
 /// # Errors
 /// As [`crate::Reader::load`]; [`crate::ErrorKind::Query`] for an option out of range, [`crate::ErrorKind::Data`] for an
@@ -174,6 +191,28 @@ fn check(options: &TrainOptions) -> Result<()> {
         TrainOptions { k, width, .. } if *k == 0 || *k * CAP > *width => {
             wrong(format!("k {k}: expected 1 to {} for {width} latents", width / CAP))
         }
+        TrainOptions { method, width, .. } if method.is_pursuit() && *width > MAX_PURSUIT_WIDTH => wrong(format!(
+            "width {width}: {} is trained with {MAX_PURSUIT_WIDTH} latents at most, because it holds the products of all \
+             pairs; take fewer, or another architecture",
+            method.name()
+        )),
+        TrainOptions { method, prefixes, .. } if !prefixes.is_empty() && *method != TrainMethod::Matryoshka => {
+            wrong(format!("prefixes are of the architecture matryoshka, not of {method}"))
+        }
+        TrainOptions { prefixes, width, .. }
+            if !prefixes.is_empty()
+                && (prefixes[0] == 0
+                    || !prefixes.is_sorted_by(|a, b| a < b)
+                    || prefixes.last().is_some_and(|last| last != width)) =>
+        {
+            wrong(format!("prefixes {prefixes:?}: expected sizes that grow and end with the width, {width}"))
+        }
+        TrainOptions { method, tolerance: Some(_), .. } if *method != TrainMethod::Itda => {
+            wrong(format!("a tolerance is of the architecture itda, not of {method}"))
+        }
+        TrainOptions { tolerance: Some(tolerance), .. } if !(*tolerance >= 0.0 && *tolerance < 1.0) => wrong(format!(
+            "tolerance {tolerance}: expected the share of a sample that may stay unexplained, from 0 to below 1"
+        )),
         TrainOptions { batch, .. } if !(16..=1 << 16).contains(batch) => {
             wrong(format!("batch {batch}: expected 16 to 65536 samples"))
         }
@@ -195,7 +234,11 @@ fn default_name(options: &TrainOptions) -> String {
         hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
         hook => hook.to_string(),
     };
-    format!("{}-{point}-{}-{}", reader.to_lowercase(), options.level.as_str(), options.width)
+    let method = match options.method {
+        TrainMethod::BatchTopK => String::new(),
+        method => format!("-{method}"),
+    };
+    format!("{}-{point}-{}-{}{method}", reader.to_lowercase(), options.level.as_str(), options.width)
 }
 
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
@@ -220,17 +263,21 @@ fn fit(
     }
     let normalization = Normalization::measure(&first, inputs, options.level == Level::Span);
     super::encode::normalize(&mut first, &normalization.mean, normalization.scale, normalization.unit);
-    let mut trainer =
-        Trainer::new(&first, inputs, options.width, options.k, options.seed, options.reader_options.threads.max(1));
+    let rule = options.method.rule(options);
+    let threads = options.reader_options.threads.max(1);
+    let mut trainer = Trainer::new(rule.clone(), &first, inputs, options.width, options.k, options.seed, threads)?;
     drop(first);
 
     let checkpoint = options.work_dir.join(format!("{name}.checkpoint.safetensors"));
-    let recipe = serde_json::json!({
+    let mut recipe = serde_json::json!({
         "input": options.input, "tokens": harvest.n_tokens, "samples": samples, "batch": options.batch,
         "learning_rate": options.learning_rate, "seed": options.seed, "width": options.width, "k": options.k,
         "hook": hook,
-    })
-    .to_string();
+    });
+    if rule != Rule::BatchTopK {
+        recipe["rule"] = format!("{rule:?}").into();
+    }
+    let recipe = recipe.to_string();
     if checkpoint.exists() {
         match trainer.restore(&checkpoint, &recipe) {
             Ok(()) => {}
@@ -242,7 +289,7 @@ fn fit(
     progress.stage(&format!("training {name}"), Some(steps), "steps");
     let mut saved = Instant::now();
     let (mut fvu, mut l0) = (f64::NAN, f64::NAN);
-    while trainer.step < steps {
+    while trainer.step < steps && !trainer.is_finished() {
         if progress.cancelled() {
             trainer.checkpoint(&checkpoint, &recipe)?;
             return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
@@ -259,46 +306,162 @@ fn fit(
             trainer.revive(&dead, &batch, options.seed)?;
         }
         if trainer.step.is_multiple_of(10) || trainer.step == steps {
-            let dead = trainer.dead(REVIVE_STEPS).len() as f64 / options.width as f64;
-            let detail = format!("FVU {fvu:.3}, L0 {l0:.1}, dead {:.1} %", 100.0 * dead);
-            progress.update(trainer.step, &detail);
+            let of_latents = if options.method == TrainMethod::Itda {
+                format!("{} latents", trainer.n_atoms())
+            } else {
+                let dead = trainer.dead(REVIVE_STEPS).len() as f64 / options.width as f64;
+                format!("dead {:.1} %", 100.0 * dead)
+            };
+            progress.update(trainer.step, &format!("FVU {fvu:.3}, L0 {l0:.1}, {of_latents}"));
         }
         if saved.elapsed().as_secs() >= CHECKPOINT_SECS || trainer.step == steps {
             trainer.checkpoint(&checkpoint, &recipe)?;
             saved = Instant::now();
         }
     }
+    if trainer.is_finished() {
+        trainer.checkpoint(&checkpoint, &recipe)?;
+    }
     progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
+    let n_samples = trainer.step * options.batch as u64;
+    let mut training = serde_json::json!({
+        "method": options.method.name(), "tokens": harvest.n_tokens, "samples": n_samples,
+        "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
+    });
+    if let Rule::Itda { tolerance } = rule {
+        training["tolerance"] = tolerance.into();
+    }
     let spec = Spec {
         format: Spec::FORMAT,
         name,
         reader: reader.name().to_owned(),
         hook: hook.hook,
         level: options.level,
-        width: options.width,
+        // ITDA may have ended before it needed all latents.
+        width: trainer.n_atoms(),
         input_width: inputs,
         output: None,
         k: options.k,
-        architecture: Architecture::BatchTopk { threshold: trainer.threshold, cap: Some(CAP * options.k) },
+        architecture: options.method.architecture(options.k, trainer.threshold, CAP * options.k),
         normalization: InputNormalization::Centred { scale: normalization.scale, unit: normalization.unit },
-        prefixes: Vec::new(),
+        prefixes: match rule {
+            Rule::Matryoshka { ends } => ends,
+            _ => Vec::new(),
+        },
         precision: Precision::F16,
         sees: String::new(),
         misses: String::new(),
-        training: serde_json::json!({
-            "method": "BatchTopK", "tokens": harvest.n_tokens, "samples": steps * options.batch as u64,
-            "batch": options.batch, "learning_rate": options.learning_rate, "seed": options.seed,
-        }),
+        training,
         source: serde_json::Value::Null,
     };
-    let Trainer { encoder, encoder_bias, decoder, decoder_bias, .. } = trainer;
+    Ok((trained(spec, trainer, normalization.mean), n_samples))
+}
+
+/// The dictionary that a trainer made.
+fn trained(spec: Spec, trainer: Trainer, mean: Vec<f32>) -> Sae {
+    let thresholds = trainer.thresholds();
+    let Trainer { encoder, encoder_bias, mut decoder, decoder_bias, .. } = trainer;
+    decoder.value.truncate(spec.width * spec.input_width);
     let weights = Weights {
         encoder: encoder.value,
         encoder_bias: encoder_bias.value,
         decoder: decoder.value,
         decoder_bias: decoder_bias.value,
-        mean: normalization.mean,
+        mean,
+        thresholds,
         ..Weights::default()
     };
-    Ok((Sae::new(spec, weights), steps * options.batch as u64))
+    Sae::new(spec, weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::Random;
+    use super::super::{EncodeScratch, SparseRows};
+    use super::*;
+
+    fn options(method: TrainMethod) -> TrainOptions {
+        let mut options = TrainOptions::new(Vec::new(), "work", "out");
+        (options.method, options.width, options.k) = (method, 64, 4);
+        options
+    }
+
+    #[test]
+    fn a_dictionary_encodes_as_its_trainer_did() {
+        const INPUTS: usize = 24;
+        let mut random = Random::new(3, 0);
+        let mut uniform = || random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0;
+        let rows: Vec<f32> = (0..512 * INPUTS).map(|_| uniform() / (INPUTS as f32 / 3.0).sqrt()).collect();
+        for method in TrainMethod::ALL {
+            let options = options(method);
+            let mut trainer = Trainer::new(method.rule(&options), &rows, INPUTS, 64, 4, 1, 2).unwrap();
+            for _ in 0..40 {
+                trainer.step(&rows, 2e-3).unwrap();
+            }
+            if matches!(method, TrainMethod::BatchTopK | TrainMethod::Matryoshka) {
+                // The running threshold follows slowly.
+                for _ in 0..300 {
+                    trainer.step(&rows, 0.0).unwrap();
+                }
+            }
+            // What the next step would see, and what the finished dictionary sees.
+            let report = trainer.clone().step(&rows, 0.0).unwrap();
+            let spec = Spec {
+                format: Spec::FORMAT,
+                name: method.to_string(),
+                reader: "reader".to_owned(),
+                hook: Hook::residual(1),
+                level: Level::Token,
+                width: trainer.n_atoms(),
+                input_width: INPUTS,
+                output: None,
+                k: 4,
+                architecture: method.architecture(4, trainer.threshold, 64),
+                normalization: InputNormalization::Centred { scale: 1.0, unit: false },
+                prefixes: Vec::new(),
+                precision: Precision::F16,
+                sees: String::new(),
+                misses: String::new(),
+                training: serde_json::Value::Null,
+                source: serde_json::Value::Null,
+            };
+            let sae = trained(spec, trainer, vec![0.0; INPUTS]);
+            let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
+            sae.encode_rows(&rows, &mut scratch, &mut sparse);
+            let (residual, total) = sae.unexplained(&rows, &sparse, 0..512, &mut scratch);
+            // A sample that is a latent itself leaves rounding errors, which the trainer does not pursue.
+            let fires = |i: usize| sparse.row(i).1.iter().filter(|&&activation| activation > 1e-5).count();
+            let l0 = (0..512).map(fires).sum::<usize>() as f64 / 512.0;
+            // The threshold of use is a running mean, so those that have one may differ a little.
+            let slack = if matches!(method, TrainMethod::BatchTopK | TrainMethod::Matryoshka) { 0.05 } else { 1e-3 };
+            assert!((residual / total - report.fvu).abs() < slack, "{method}: {} {}", residual / total, report.fvu);
+            assert!((l0 - report.l0).abs() < 4.0 * slack, "{method}: L0 {l0}, {}", report.l0);
+            assert!(report.fvu < 0.6 && l0 > 1.0, "{method}: FVU {}, L0 {l0}", report.fvu);
+        }
+    }
+
+    #[test]
+    fn impossible_combinations_are_refused() {
+        let refused = |change: &dyn Fn(&mut TrainOptions), of: &str| {
+            let mut options = options(TrainMethod::BatchTopK);
+            change(&mut options);
+            let error = check(&options).unwrap_err();
+            assert!(error.kind() == ErrorKind::Query && error.message().contains(of), "{error}");
+        };
+        assert!(TrainMethod::ALL.into_iter().all(|method| check(&options(method)).is_ok()));
+        refused(&|o| o.prefixes = vec![16, 64], "of the architecture matryoshka");
+        refused(&|o| (o.method, o.prefixes) = (TrainMethod::Matryoshka, vec![16, 32]), "end with the width, 64");
+        refused(&|o| (o.method, o.prefixes) = (TrainMethod::Matryoshka, vec![16, 16, 64]), "grow");
+        refused(&|o| o.tolerance = Some(0.3), "of the architecture itda");
+        refused(&|o| (o.method, o.tolerance) = (TrainMethod::Itda, Some(1.0)), "from 0 to below 1");
+        refused(&|o| (o.method, o.width) = (TrainMethod::MatchingPursuit, 32768), "16384 latents at most");
+        refused(&|o| o.k = 33, "expected 1 to 32 for 64 latents");
+        refused(&|o| o.level = Level::Document, "tokens or spans");
+    }
+
+    #[test]
+    fn names_say_what_is_not_the_default() {
+        assert_eq!(default_name(&options(TrainMethod::BatchTopK)), "minilm-l4-token-64");
+        assert_eq!(default_name(&options(TrainMethod::Itda)), "minilm-l4-token-64-itda");
+    }
 }
