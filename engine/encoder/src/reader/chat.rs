@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::value::{Value, ValueKind};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind as JinjaKind, State};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +122,12 @@ impl ChatTemplate {
 }
 
 /// Methods of Python's strings and dictionaries, which templates call.
-fn python_method(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+fn python_method(
+    _: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, minijinja::Error> {
     let unknown =
         || minijinja::Error::new(JinjaKind::UnknownMethod, format!("{} has no method {method}", value.kind()));
     let text_arg = |i: usize| args.get(i).and_then(Value::as_str);
