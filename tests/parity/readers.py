@@ -1,12 +1,12 @@
 """Readers against transformers: states at every hook point of tiny random models of each family.
 
-    python tests/parity/readers.py [--only NAME] [--states PATH] [--gguf FILE]
+    python tests/parity/readers.py [--only NAME] [--states PATH] [--gguf FILE] [--fixture DIR]
 
 Needs torch (CPU), transformers, safetensors, numpy; for --gguf also gguf. PATH is the example `states` of the encoder
 (`cargo build -p saequel-encoder --example states`). Each model is made with a fixed seed, saved as a folder, and read in
 packed windows of different lengths, some longer than its sliding window. transformers reads each window alone, without
 padding, with hooks on its modules. Printed is the largest error of each hook point relative to the largest value there;
-the limit is 1e-4.
+the limit is 1e-4. --fixture writes the small model and the states that the quick tests compare with.
 """
 
 import argparse
@@ -20,8 +20,9 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_torch
-from safetensors.torch import save_file
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 
 LENGTHS = [1, 5, 17, 40]
 VOCAB = 96
@@ -29,11 +30,11 @@ LIMIT = 1e-4
 
 LLAMA = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
 )
 BERT = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-    max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    max_position_embeddings=128, pad_token_id=1, bos_token_id=0, eos_token_id=2,
 )
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=32, rope_theta=500.0)
@@ -44,7 +45,7 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 2.0], long_factor
 # Name: configuration class, model class, settings.
 FAMILIES = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel",
-             dict(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=64)),
+             dict(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128)),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM",
                  dict(LLAMA, use_parallel_residual=True, rotary_pct=0.25, hidden_act="gelu", num_key_value_heads=None)),
     "gpt_neox sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM",
@@ -72,10 +73,10 @@ FAMILIES = {
     "bert": ("BertConfig", "BertModel", dict(BERT, pad_token_id=0)),
     "bert relu": ("BertConfig", "BertForMaskedLM", dict(BERT, pad_token_id=0, hidden_act="relu")),
     "distilbert": ("DistilBertConfig", "DistilBertModel",
-                   dict(vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=3, n_heads=4, max_position_embeddings=64)),
-    "roberta": ("RobertaConfig", "RobertaModel", dict(BERT, max_position_embeddings=66)),
-    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", dict(BERT, max_position_embeddings=66)),
-    "mpnet": ("MPNetConfig", "MPNetModel", dict(BERT, max_position_embeddings=66)),
+                   dict(vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=3, n_heads=4, max_position_embeddings=128)),
+    "roberta": ("RobertaConfig", "RobertaModel", dict(BERT, max_position_embeddings=130)),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", dict(BERT, max_position_embeddings=130)),
+    "mpnet": ("MPNetConfig", "MPNetModel", dict(BERT, max_position_embeddings=130)),
     "modernbert": ("ModernBertConfig", "ModernBertModel",
                    dict(BERT, num_hidden_layers=4, local_attention=8, cls_token_id=3, sep_token_id=4)),
     "nomic_bert": ("NomicBertConfig", "NomicBertModel", dict(BERT, pad_token_id=0)),
@@ -141,7 +142,7 @@ def first(value):
     return value[0] if isinstance(value, tuple) else value
 
 
-def reference(model, sites, windows, middle_by_sum, after):
+def reference(model, sites, windows, middle_by_sum):
     """States of each window, read alone."""
     blocks = blocks_of(model)
     taken = {}
@@ -215,7 +216,9 @@ def run(name, program):
         if "bf16" in name or "f16" in name:
             dtype = torch.bfloat16 if "bf16" in name else torch.float16
             model.to(dtype).save_pretrained(folder, max_shard_size="20KB" if "sharded" in name else "1GB")
-            model.float()
+            # As saved; a model that was cast keeps its rotary frequencies in the smaller type.
+            model = getattr(transformers, model_class).from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager").eval()
         else:
             model.save_pretrained(folder)
         tokenizer(folder)
@@ -226,7 +229,7 @@ def run(name, program):
             sites = nomic_sites(model)
         else:
             sites = SITES[of]
-        want = reference(model, sites, windows, of == "decoder", of)
+        want = reference(model, sites, windows, of == "decoder")
         if name == "gpt_neox sequential":
             for i in range(3):
                 want[f"middle.{i}"] = want[f"residual.{i}"] + want[f"attention.{i}"]
@@ -258,8 +261,37 @@ def run_gguf(path, program):
     print(f"tokens {'agree' if same else 'differ'}: {len(ids)}")
     if not same:
         print(ids, got["ids"].tolist())
-    want = reference(model, sites, [got["ids"].tolist()], False, None)
+    want = reference(model, sites, [got["ids"].tolist()], False)
     return compare({hook: want[hook] for hook in hooks + ["final"]}, got)
+
+
+def fixture(folder):
+    """A Gemma 3 of two blocks, one with a sliding window, its states, and a tokenizer that puts <bos> first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, sliding_window=7, max_position_embeddings=128,
+        layer_types=["sliding_attention", "full_attention"], pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    config._attn_implementation = "eager"
+    model = transformers.Gemma3ForCausalLM(config).eval()
+    shake(model)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    model = transformers.Gemma3ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager").eval()
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    vocabulary = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{chr(65 + i): i + 3 for i in range(58)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.add_special_tokens(["<unk>", "<bos>", "<eos>"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    windows = [[1, 5, 9], [1, *range(10, 40)]]
+    states = reference(model, SITES["gemma2"], windows, False)
+    keep = ["residual.0", "heads.0", "mlp.1", "residual.2", "final"]
+    request = {"windows": windows, "states": {hook: [[round(float(x), 5) for x in row[:4]] for row in states[hook]] for hook in keep}}
+    (folder / "expected.json").write_text(json.dumps(request) + "\n")
 
 
 def main():
@@ -267,7 +299,10 @@ def main():
     parser.add_argument("--only")
     parser.add_argument("--states", default="target/debug/examples/states")
     parser.add_argument("--gguf")
+    parser.add_argument("--fixture", type=Path)
     arguments = parser.parse_args()
+    if arguments.fixture:
+        return fixture(arguments.fixture)
     columns = ["residual", "heads", "attention", "middle", "mlp-in", "mlp", "final"]
     print(f"{'family':22}" + "".join(f"{column:>11}" for column in columns))
     failed = []

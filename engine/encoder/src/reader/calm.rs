@@ -9,7 +9,8 @@ use super::text::{Window, windows};
 use super::{Hook, Reader, Site};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A state longer than so many times the median is massive. Ordinary tokens of the decoders tried stay below 3.
+/// A state longer than so many times the median is massive. Of Gemma 3 270M ordinary tokens stay below 3, massive ones are
+/// above 8.
 const LIMIT: f32 = 5.0;
 
 /// What ordinary states of a hook point are like.

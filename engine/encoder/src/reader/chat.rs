@@ -226,7 +226,7 @@ mod tests {
                       {{ m.get('name', 'nobody') }} {{ m.content.split(' ')[-1].startswith('y') }}{% endfor %}";
         let template = ChatTemplate::new(source, BTreeMap::new());
         let text = template.render(&[message("user", "are you")], false).unwrap();
-        assert_eq!(text, "role=USER;content=ARE YOU;nobody true");
+        assert_eq!(text, "role=USER;content=ARE YOU;nobody True");
     }
 
     #[test]

@@ -921,3 +921,62 @@ pub(super) fn of_gguf(content: &gguf_file::Content) -> Result<Architecture> {
     }
     Ok(architecture)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn llama(changes: Value) -> Result<Architecture> {
+        let mut config = json!({
+            "model_type": "llama", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "max_position_embeddings": 64,
+        });
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        of_config(&config)
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_not_ignored() {
+        for (changes, part) in [
+            (json!({"model_type": "mamba"}), "model_type 'mamba' is unknown; there are: bert"),
+            (json!({"rope_scaling": {"rope_type": "spiral"}}), "rope scaling 'spiral': expected default"),
+            (json!({"rope_scaling": {"type": "linear"}}), "rope scaling needs factor"),
+            (json!({"hidden_act": "tanh"}), "hidden_act 'tanh': expected gelu"),
+            (json!({"hidden_size": null}), "hidden_size is missing"),
+            (json!({"hidden_size": "wide"}), "hidden_size: expected a number, got \"wide\""),
+            (json!({"num_hidden_layers": 2.5}), "num_hidden_layers: expected a count, got 2.5"),
+        ] {
+            let error = llama(changes).unwrap_err();
+            assert!(error.message().contains(part), "{error}");
+        }
+        let gpt2 = json!({
+            "model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 8,
+            "scale_attn_by_inverse_layer_idx": true,
+        });
+        assert!(of_config(&gpt2).unwrap_err().message().contains("scale_attn_by_inverse_layer_idx = true"));
+    }
+
+    #[test]
+    fn old_and_new_ways_to_write_rotary_settings_are_the_same() {
+        let old = llama(json!({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}})).unwrap();
+        let new =
+            llama(json!({"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}})).unwrap();
+        assert_eq!(old.rotary, new.rotary);
+        assert_eq!(old.rotary[0].frequencies[0], 0.25);
+        let gemma = |changes: Value| {
+            let mut all = json!({"model_type": "gemma3_text", "sliding_window": 16, "head_dim": 8});
+            all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            llama(all).unwrap()
+        };
+        let old = gemma(json!({"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 2}));
+        let new = gemma(json!({
+            "rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}},
+            "layer_types": ["sliding_attention", "full_attention"],
+        }));
+        assert_eq!((&old.rotary, &old.blocks), (&new.rotary, &new.blocks));
+        assert_eq!(old.blocks.iter().map(|block| block.sight.reach).collect::<Vec<_>>(), [Some(15), None]);
+        assert!(old.rotary[0].frequencies[1] < old.rotary[1].frequencies[1]);
+    }
+}
