@@ -2,6 +2,50 @@
 
 use std::path::PathBuf;
 
+/// Numbers in which a reader and its dictionaries multiply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Both factors of every product with weights rounded to bf16 (8 bits of mantissa), sums in `f32`; norms, softmax and
+    /// attention stay `f32`. Faster where the processor multiplies bf16; the few features whose activation lies near a
+    /// threshold change.
+    Bf16,
+}
+
+impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Whether this processor has instructions for it; without them [`Self::Bf16`] gives the same features, but no speed.
+    pub fn is_native(self) -> bool {
+        self == Self::F32 || crate::reader::packed::has_bf16()
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = crate::Error;
+
+    /// # Errors
+    /// [`crate::ErrorKind::Query`] for another name.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => {
+                let message = format!("precision '{name}' is unknown; expected f32 or bf16");
+                Err(crate::Error::new(crate::ErrorKind::Query, message))
+            }
+        }
+    }
+}
+
 /// Options of [`crate::Reader::load`].
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
@@ -9,6 +53,8 @@ pub struct ReaderOptions {
     pub threads: usize,
     /// Where weights are kept; default `$SAEQUEL_CACHE`, else `~/.cache/saequel`.
     pub cache_dir: PathBuf,
+    /// Numbers in which it multiplies; default `f32`.
+    pub precision: Precision,
 }
 
 impl Default for ReaderOptions {
@@ -17,6 +63,10 @@ impl Default for ReaderOptions {
             let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
             home.join(".cache").join("saequel")
         });
-        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), cache_dir }
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cache_dir,
+            precision: Precision::F32,
+        }
     }
 }

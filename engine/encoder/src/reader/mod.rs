@@ -3,6 +3,7 @@
 mod bert;
 mod fetch;
 mod ops;
+pub(crate) mod packed;
 mod run;
 pub(crate) mod simd;
 mod text;
@@ -70,7 +71,7 @@ impl Reader {
         };
         let (cls, sep) = (special("[CLS]")?, special("[SEP]")?);
         let model = VarBuilder::from_slice_safetensors(&weights, DType::F32, &Device::Cpu)
-            .and_then(|vb| bert::Bert::load(config, &vb))
+            .and_then(|vb| bert::Bert::load(config, &vb, options.precision))
             .map_err(|error| damaged(fetch::WEIGHTS, error.into()))?;
         let sha256 = fetch::expected_weights(source).to_owned();
         Ok(Self { name: name.to_owned(), sha256, model, tokenizer, cls, sep, threads: options.threads.max(1) })
