@@ -7,6 +7,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::packed::Packed;
 use crate::reader::{BatchStates, PieceStates, Reader, TokenizedText};
 use crate::sae::{EncodeScratch, Sae, SparseRows};
 
@@ -64,6 +65,8 @@ pub const fn max_features(level: Level) -> usize {
 pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
+    /// The encoders' weights of each.
+    packed: Vec<Arc<Packed>>,
     /// Layers that are read, ascending; the last is the reader's last, for the embedding.
     layers: Vec<usize>,
 }
@@ -128,7 +131,8 @@ impl Encoder {
         let mut layers: Vec<usize> = saes.iter().map(|sae| sae.layer()).chain([reader.n_layers()]).collect();
         layers.sort_unstable();
         layers.dedup();
-        Ok(Self { reader, saes, layers })
+        let packed = saes.iter().map(|sae| Arc::new(sae.pack(reader.precision()))).collect();
+        Ok(Self { reader, saes, packed, layers })
     }
 
     /// The reader.
@@ -170,8 +174,8 @@ impl Encoder {
                 EncodedPiece { state_sum, n_states: piece.n_special + piece.rows.len(), dictionaries: Vec::new() }
             })
             .collect();
-        for sae in &self.saes {
-            let ranges = self.encode_rows(sae, texts, batch, scratch);
+        for (sae, packed) in self.saes.iter().zip(&self.packed) {
+            let ranges = self.encode_rows(sae, packed, texts, batch, scratch);
             for (encoded, range) in encoded.iter_mut().zip(ranges) {
                 let (maxima, strongest) = pool(sae, range.clone(), scratch);
                 let (residual, total) = sae.unexplained(&scratch.rows, &scratch.sparse, range, &mut scratch.encode);
@@ -185,6 +189,7 @@ impl Encoder {
     fn encode_rows(
         &self,
         sae: &Sae,
+        packed: &Packed,
         texts: &[TokenizedText],
         batch: &BatchStates,
         scratch: &mut Scratch,
@@ -208,7 +213,7 @@ impl Encoder {
             }
         };
         sae.normalize(&mut scratch.rows);
-        sae.encode_rows(&scratch.rows, &mut scratch.encode, &mut scratch.sparse);
+        sae.encode_rows_with(Some(packed), &scratch.rows, &mut scratch.encode, &mut scratch.sparse);
         ranges
     }
 
@@ -254,8 +259,8 @@ impl Encoder {
         let tokenized = self.reader.tokenize(&[text])?;
         let pieces = self.reader.read(&tokenized, &self.layers, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
-            for sae in &self.saes {
-                let ranges = self.encode_rows(sae, &tokenized, batch, scratch);
+            for (sae, packed) in self.saes.iter().zip(&self.packed) {
+                let ranges = self.encode_rows(sae, packed, &tokenized, batch, scratch);
                 for ((piece, range), out) in batch.pieces.iter().zip(ranges).zip(&mut pieces) {
                     let row = |i: usize| {
                         let (latents, activations) = scratch.sparse.row(range.start + i);

@@ -15,7 +15,7 @@ use candle_nn::VarBuilder;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::ReaderOptions;
+use crate::options::{Precision, ReaderOptions};
 use crate::progress::Progress;
 
 pub use fetch::Cached;
@@ -41,6 +41,7 @@ pub struct Reader {
     cls: u32,
     sep: u32,
     threads: usize,
+    precision: Precision,
 }
 
 impl Reader {
@@ -74,7 +75,16 @@ impl Reader {
             .and_then(|vb| bert::Bert::load(config, &vb, options.precision))
             .map_err(|error| damaged(fetch::WEIGHTS, error.into()))?;
         let sha256 = fetch::expected_weights(source).to_owned();
-        Ok(Self { name: name.to_owned(), sha256, model, tokenizer, cls, sep, threads: options.threads.max(1) })
+        Ok(Self {
+            name: name.to_owned(),
+            sha256,
+            model,
+            tokenizer,
+            cls,
+            sep,
+            threads: options.threads.max(1),
+            precision: options.precision,
+        })
     }
 
     /// Looks at the files of the reader `name` in the cache, without fetching or changing any.
@@ -88,6 +98,11 @@ impl Reader {
     /// Name, e.g. `all-MiniLM-L6-v2`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Numbers in which it multiplies.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Blocks.

@@ -1,10 +1,12 @@
 //! From hidden states to sparse activations.
 
 use super::Sae;
+use crate::options::Precision;
+use crate::reader::packed::{Finish, Packed};
 use crate::reader::simd::{self, MatMul, multiversion};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
-const BLOCK_ROWS: usize = 256;
+const BLOCK_ROWS: usize = 192;
 
 /// Sparse activations of several rows.
 #[derive(Debug, Clone, Default)]
@@ -151,14 +153,34 @@ impl Sae {
     /// Sparse activations of normalised rows: those above the learned threshold, and of these the strongest
     /// [`Sae::cap`] of each row.
     pub(crate) fn encode_rows(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
+        self.encode_rows_with(None, rows, scratch, out);
+    }
+
+    /// The encoder's weights, for [`Self::encode_rows_with`].
+    pub(crate) fn pack(&self, precision: Precision) -> Packed {
+        Packed::new(&self.encoder, self.width(), self.mean.len(), precision)
+    }
+
+    /// The same with weights that were packed before, in their precision.
+    pub(crate) fn encode_rows_with(
+        &self,
+        packed: Option<&Packed>,
+        rows: &[f32],
+        scratch: &mut EncodeScratch,
+        out: &mut SparseRows,
+    ) {
         let (width, inputs) = (self.width(), self.mean.len());
         out.clear();
-        scratch.dense.resize(BLOCK_ROWS * width, 0.0);
         for block in rows.chunks(BLOCK_ROWS * inputs) {
             let n = block.len() / inputs;
-            let dense = &mut scratch.dense[..n * width];
-            MatMul::linear(n, width, inputs).run(block, &self.encoder, dense);
-            for products in dense.chunks_exact(width) {
+            match packed {
+                Some(packed) => packed.apply_to(block, Finish::Product, &mut scratch.dense),
+                None => {
+                    scratch.dense.resize(n * width, 0.0);
+                    MatMul::linear(n, width, inputs).run(block, &self.encoder, &mut scratch.dense);
+                }
+            }
+            for products in scratch.dense.chunks_exact(width) {
                 let found = &mut scratch.found;
                 found.clear();
                 above(products, &self.encoder_bias, self.spec.threshold, found);
