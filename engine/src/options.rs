@@ -13,6 +13,8 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Where readers' weights are kept between databases; default `$SAEQUEL_CACHE`, else `~/.cache/saequel`.
     pub cache_dir: PathBuf,
+    /// Numbers in which readers and dictionaries multiply; default `f32`.
+    pub precision: saequel_encoder::Precision,
     /// Folders whose files a statement may read (`FROM 'file.parquet'`, `IMPORT INTO`), beside the database folder;
     /// `None` (default of the command line) allows every file that the process can read; `Some(vec![])` (default of the
     /// server) allows none.
@@ -23,12 +25,14 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        let saequel_encoder::ReaderOptions { threads, cache_dir, .. } = saequel_encoder::ReaderOptions::default();
+        let saequel_encoder::ReaderOptions { threads, cache_dir, precision, .. } =
+            saequel_encoder::ReaderOptions::default();
         Self {
             read_only: false,
             memory_limit_bytes: 2 << 30,
             threads,
             cache_dir,
+            precision,
             allowed_dirs: None,
             secret_files: Vec::new(),
         }
@@ -41,6 +45,7 @@ impl EngineOptions {
         saequel_encoder::ReaderOptions {
             threads: self.threads,
             cache_dir: self.cache_dir.clone(),
+            precision: self.precision,
             ..saequel_encoder::ReaderOptions::default()
         }
     }

@@ -61,6 +61,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes, hide_short_help = true)]
     #[arg(env = "SAEQUEL_MEMORY")]
     pub(crate) memory: Option<usize>,
+    /// Numbers in which readers and dictionaries multiply: f32, or bf16, which is faster on processors that have it and
+    /// changes a few features near their thresholds [default: f32]
+    #[arg(long, global = true, value_name = "f32|bf16", value_parser = parse_precision, hide_short_help = true)]
+    #[arg(env = "SAEQUEL_PRECISION")]
+    pub(crate) precision: Option<saequel_engine::Precision>,
     /// No progress on standard error; warnings stay
     #[arg(long, short, global = true, hide_short_help = true)]
     pub(crate) quiet: bool,
@@ -651,6 +656,10 @@ pub(crate) struct DemoArgs {
     /// Rows of each answer
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) rows: u64,
+}
+
+fn parse_precision(text: &str) -> Result<saequel_engine::Precision, String> {
+    text.parse().map_err(|error: saequel_engine::EncoderError| error.message().to_owned())
 }
 
 fn parse_positive(text: &str) -> Result<usize, String> {

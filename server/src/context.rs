@@ -36,6 +36,13 @@ impl Context {
         if let Some(threads) = self.global.threads {
             options.threads = threads;
         }
+        if let Some(precision) = self.global.precision {
+            options.precision = precision;
+            if !precision.is_native() {
+                let name = precision.name();
+                remark!("note: this processor has no {name} products; features come out as with them, but no faster");
+            }
+        }
         if let Some(memory) = self.global.memory {
             options.memory_limit_bytes = memory;
         }

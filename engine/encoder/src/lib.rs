@@ -19,7 +19,7 @@ pub mod sae;
 pub use encode::Encoder;
 pub use error::{Error, ErrorKind, Result};
 pub use level::Level;
-pub use options::ReaderOptions;
+pub use options::{Precision, ReaderOptions};
 pub use progress::{Progress, Silent};
 pub use reader::Reader;
 pub use sae::Sae;

@@ -2,6 +2,50 @@
 
 use std::path::PathBuf;
 
+/// Numbers in which a reader and its dictionaries multiply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Both factors of every product with weights rounded to bf16 (8 bits of mantissa), sums in `f32`; norms, softmax and
+    /// attention stay `f32`. Faster where the processor multiplies bf16; the few features whose activation lies near a
+    /// threshold change.
+    Bf16,
+}
+
+impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Whether this processor has instructions for it; without them [`Self::Bf16`] gives the same features, but no speed.
+    pub fn is_native(self) -> bool {
+        self == Self::F32 || crate::reader::packed::has_bf16()
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = crate::Error;
+
+    /// # Errors
+    /// [`crate::ErrorKind::Query`] for another name.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => {
+                let message = format!("precision '{name}' is unknown; expected f32 or bf16");
+                Err(crate::Error::new(crate::ErrorKind::Query, message))
+            }
+        }
+    }
+}
+
 /// Options of [`crate::Reader::load`].
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
@@ -18,6 +62,8 @@ pub struct ReaderOptions {
     /// Where the model runs: `cpu`, `cuda`, `cuda:1`, `metal`; default `$SAEQUEL_DEVICE`, else the accelerator that the
     /// program was built for, else `cpu`.
     pub device: Option<String>,
+    /// Numbers in which it multiplies; default `f32`.
+    pub precision: Precision,
 }
 
 impl Default for ReaderOptions {
@@ -32,6 +78,7 @@ impl Default for ReaderOptions {
             accept_terms: false,
             context: None,
             device: std::env::var("SAEQUEL_DEVICE").ok().filter(|device| !device.is_empty()),
+            precision: Precision::F32,
         }
     }
 }

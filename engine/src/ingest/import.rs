@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Field, SchemaRef};
+use saequel_encoder::Precision;
 use saequel_udfs::FeatureId;
 
 use super::documents::{Encoded, stored_batch};
@@ -87,10 +88,13 @@ pub(super) async fn import(
     }
     let job = store.start_job(&guard, "import", &options.corpus).await?;
     let corpus = options.corpus.clone();
+    let precision = encoding.encoder.precision();
     // Boxed: the future is large, and so is the type that the compiler has to look through.
     let result = Box::pin(run(store, &guard, options, progress, encoding, (first, others, roles), begin)).await;
     let (state, detail) = match &result {
-        Ok(report) => ("done", summary(report)),
+        Ok(report) if precision == Precision::F32 => ("done", summary(report)),
+        // Said with the job, so that a corpus of which parts were encoded in other numbers can be told.
+        Ok(report) => ("done", format!("{}, in {}", summary(report), precision.name())),
         Err(error) if error.kind() == ErrorKind::Cancelled => ("interrupted", error.to_string()),
         Err(error) => ("failed", error.to_string()),
     };

@@ -12,6 +12,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use saequel_encoder::Precision;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -33,11 +34,20 @@ const QUEUE: usize = 2;
 pub(crate) trait Encode: Send + Sync + 'static {
     /// See [`Encoder::encode`].
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>>;
+
+    /// Numbers in which it multiplies.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 }
 
 impl Encode for Encoder {
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
         Ok(Encoder::encode(self, texts)?)
+    }
+
+    fn precision(&self) -> Precision {
+        self.reader().precision()
     }
 }
 

@@ -7,6 +7,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::packed::Packed;
 use crate::reader::{BatchStates, Hook, PieceStates, Reader, TokenizedText};
 use crate::sae::{EncodeScratch, Sae, SparseRows};
 
@@ -64,6 +65,8 @@ pub const fn max_features(level: Level) -> usize {
 pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
+    /// The encoders' weights of each; `None` where there are none.
+    packed: Vec<Option<Arc<Packed>>>,
     /// Hook points that are read, ascending; the last is that of the embedding.
     hooks: Vec<Hook>,
 }
@@ -129,7 +132,8 @@ impl Encoder {
         hooks.push(reader.embedding_hook(&hooks));
         hooks.sort_unstable();
         hooks.dedup();
-        Ok(Self { reader, saes, hooks })
+        let packed = saes.iter().map(|sae| sae.pack(reader.precision()).map(Arc::new)).collect();
+        Ok(Self { reader, saes, packed, hooks })
     }
 
     /// The reader.
@@ -171,8 +175,8 @@ impl Encoder {
                 EncodedPiece { state_sum, n_states: piece.n_special + piece.rows.len(), dictionaries: Vec::new() }
             })
             .collect();
-        for sae in &self.saes {
-            let ranges = self.encode_rows(sae, texts, batch, scratch);
+        for (sae, packed) in self.saes.iter().zip(&self.packed) {
+            let ranges = self.encode_rows(sae, packed.as_deref(), texts, batch, scratch);
             for (encoded, range) in encoded.iter_mut().zip(ranges) {
                 let (maxima, strongest) = pool(sae, range.clone(), scratch);
                 let (residual, total) = sae.unexplained(&scratch.rows, &scratch.sparse, range, &mut scratch.encode);
@@ -186,6 +190,7 @@ impl Encoder {
     fn encode_rows(
         &self,
         sae: &Sae,
+        packed: Option<&Packed>,
         texts: &[TokenizedText],
         batch: &BatchStates,
         scratch: &mut Scratch,
@@ -209,7 +214,7 @@ impl Encoder {
             }
         };
         sae.normalize(&mut scratch.rows);
-        sae.encode_rows(&scratch.rows, &mut scratch.encode, &mut scratch.sparse);
+        sae.encode_rows_with(packed, &scratch.rows, &mut scratch.encode, &mut scratch.sparse);
         ranges
     }
 
@@ -255,8 +260,8 @@ impl Encoder {
         let tokenized = self.reader.tokenize(&[text])?;
         let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
-            for sae in &self.saes {
-                let ranges = self.encode_rows(sae, &tokenized, batch, scratch);
+            for (sae, packed) in self.saes.iter().zip(&self.packed) {
+                let ranges = self.encode_rows(sae, packed.as_deref(), &tokenized, batch, scratch);
                 for ((piece, range), out) in batch.pieces.iter().zip(ranges).zip(&mut pieces) {
                     let row = |i: usize| {
                         let (latents, activations) = scratch.sparse.row(range.start + i);

@@ -130,3 +130,64 @@ fn a_dictionary_of_another_reader_is_refused() {
     let error = Sae::load(&dir.path().join("none")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn bf16_keeps_embeddings_and_nearly_all_features() {
+    let options = ReaderOptions { threads: 2, precision: crate::Precision::Bf16, ..ReaderOptions::default() };
+    let exact = encoder();
+    let reader = Reader::load(crate::reader::DEFAULT_READER, &options, &Silent).unwrap();
+    let rounded = Encoder::new(Arc::new(reader), exact.saes().to_vec()).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/reference.jsonl");
+    let texts: Vec<String> = std::fs::read_to_string(path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (exact, rounded) = (exact.encode(&texts).unwrap(), rounded.encode(&texts).unwrap());
+    let (mut kept, mut all, mut different) = (0, 0, false);
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        let dot: f32 = exact.embedding.iter().zip(&rounded.embedding).map(|(a, b)| a.to_f32() * b.to_f32()).sum();
+        assert!(dot > 0.999, "cosine {dot}");
+        different |= exact.embedding != rounded.embedding;
+        let (before, after) = (&exact.features[0].latents, &rounded.features[0].latents);
+        kept += before.iter().filter(|latent| after.contains(latent)).count();
+        all += before.len();
+    }
+    println!("{kept} of {all} features are kept");
+    assert!(different, "the precision has no effect");
+    assert!(kept as f32 >= 0.97 * all as f32, "{kept} of {all} features are kept");
+}
+
+/// Tokens per second of processor time on one thread: `cargo test -p saequel-encoder --lib -- --ignored --nocapture
+/// tokens_per_second`.
+#[test]
+#[ignore = "prints a measurement"]
+fn tokens_per_second() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/reference.jsonl");
+    let texts: Vec<String> = std::fs::read_to_string(path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).take(40).collect();
+    // Nanoseconds that this thread has run, where Linux tells them; else the clock.
+    let begin = std::time::Instant::now();
+    let seconds = || {
+        let ran = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+        let ran = ran.and_then(|line| line.split(' ').next()?.parse::<f64>().ok());
+        ran.map_or(begin.elapsed().as_secs_f64(), |nanoseconds| nanoseconds * 1e-9)
+    };
+    let options = ReaderOptions { threads: 1, ..ReaderOptions::default() };
+    let reader = Arc::new(Reader::load(crate::reader::DEFAULT_READER, &options, &Silent).unwrap());
+    let saes = encoder().saes().to_vec();
+    for (what, saes) in [("reading", Vec::new()), ("with the dictionary", saes)] {
+        let encoder = Encoder::new(reader.clone(), saes).unwrap();
+        let best = (0..2).map(|_| {
+            let start = seconds();
+            let tokens: u32 = encoder.encode(&texts).unwrap().iter().map(|document| document.n_tokens).sum();
+            f64::from(tokens) / (seconds() - start)
+        });
+        println!("{what}: {:.0} tokens/s", best.fold(0.0, f64::max));
+    }
+}

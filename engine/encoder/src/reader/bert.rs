@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::hook::{Hook, Site};
-use super::ops::{add_norm, attention, linear};
+use super::ops::{Dense, add_norm, attention};
+use crate::options::Precision;
 
 /// What `config.json` says of a BERT.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,15 +34,15 @@ impl Config {
 }
 
 struct Block {
-    qkv: (Tensor, Tensor),
-    attended: (Tensor, Tensor),
+    qkv: Dense,
+    attended: Dense,
     attended_norm: Tensor,
-    inner: (Tensor, Tensor),
-    outer: (Tensor, Tensor),
+    inner: Dense,
+    outer: Dense,
     outer_norm: Tensor,
 }
 
-/// The model; all tensors `f32`.
+/// The model; all tensors `f32`, the weights of linear layers packed.
 pub(super) struct Bert {
     config: Config,
     words: Tensor,
@@ -57,13 +58,17 @@ impl Bert {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape, naming both.
-    pub(super) fn load(config: Config, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(config: Config, vb: &VarBuilder, precision: Precision) -> Result<Self> {
         if config.hidden_act != "gelu" {
             candle_core::bail!("hidden_act is '{}', expected 'gelu'", config.hidden_act);
         }
         let width = config.hidden_size;
         let linear = |vb: VarBuilder, inputs: usize, outputs: usize| -> Result<(Tensor, Tensor)> {
             Ok((vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?))
+        };
+        let dense = |vb: VarBuilder, inputs: usize, outputs: usize| {
+            let (weight, bias) = linear(vb, inputs, outputs)?;
+            Dense::new(&weight, &bias, precision)
         };
         let norm = |vb: VarBuilder| Tensor::stack(&[vb.get(width, "weight")?, vb.get(width, "bias")?], 0);
         let embeddings = vb.pp("embeddings");
@@ -79,11 +84,15 @@ impl Bert {
                 linear(attention.pp("value"), width, width)?,
             );
             blocks.push(Block {
-                qkv: (Tensor::cat(&[&query.0, &key.0, &value.0], 0)?, Tensor::cat(&[&query.1, &key.1, &value.1], 0)?),
-                attended: linear(vb.pp("attention.output.dense"), width, width)?,
+                qkv: Dense::new(
+                    &Tensor::cat(&[&query.0, &key.0, &value.0], 0)?,
+                    &Tensor::cat(&[&query.1, &key.1, &value.1], 0)?,
+                    precision,
+                )?,
+                attended: dense(vb.pp("attention.output.dense"), width, width)?,
                 attended_norm: norm(vb.pp("attention.output.LayerNorm"))?,
-                inner: linear(vb.pp("intermediate.dense"), width, config.intermediate_size)?,
-                outer: linear(vb.pp("output.dense"), config.intermediate_size, width)?,
+                inner: dense(vb.pp("intermediate.dense"), width, config.intermediate_size)?,
+                outer: dense(vb.pp("output.dense"), config.intermediate_size, width)?,
                 outer_norm: norm(vb.pp("output.LayerNorm"))?,
             });
         }
@@ -127,20 +136,20 @@ impl Bert {
             if done {
                 return Ok(states);
             }
-            let qkv = linear(&x, &block.qkv.0, &block.qkv.1, false)?;
+            let qkv = block.qkv.forward(&x, false)?;
             let attended = attention(&qkv, lengths, self.config.num_attention_heads)?;
             if take(Hook::new(Site::Heads, i), &attended) {
                 return Ok(states);
             }
-            let attended = linear(&attended, &block.attended.0, &block.attended.1, false)?;
+            let attended = block.attended.forward(&attended, false)?;
             take(Hook::new(Site::Attention, i), &attended);
             x = add_norm(&attended, &x, &block.attended_norm, epsilon)?;
             take(Hook::new(Site::Middle, i), &x);
             if take(Hook::new(Site::MlpIn, i), &x) {
                 return Ok(states);
             }
-            let inner = linear(&x, &block.inner.0, &block.inner.1, true)?;
-            let outer = linear(&inner, &block.outer.0, &block.outer.1, false)?;
+            let inner = block.inner.forward(&x, true)?;
+            let outer = block.outer.forward(&inner, false)?;
             take(Hook::new(Site::Mlp, i), &outer);
             x = add_norm(&outer, &x, &block.outer_norm, epsilon)?;
             done = take(Hook::residual(i + 1), &x);

@@ -8,6 +8,7 @@ mod fetch;
 mod hook;
 mod layers;
 mod ops;
+pub(crate) mod packed;
 mod run;
 pub(crate) mod simd;
 mod text;
@@ -25,7 +26,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::ReaderOptions;
+use crate::options::{Precision, ReaderOptions};
 use crate::progress::Progress;
 
 use calm::Calm;
@@ -81,6 +82,7 @@ pub struct Reader {
     causal: bool,
     chat: Option<ChatTemplate>,
     threads: usize,
+    precision: Precision,
     calm: Mutex<HashMap<Hook, Arc<Calm>>>,
 }
 
@@ -183,7 +185,7 @@ impl Parts {
             Some(bert) if files.len() == 1 => {
                 let weights = read(&single)?;
                 VarBuilder::from_slice_safetensors(&weights, DType::F32, &device)
-                    .and_then(|vb| bert::Bert::load(bert, &vb))
+                    .and_then(|vb| bert::Bert::load(bert, &vb, options.precision))
                     .map(Model::Bert)
                     .map_err(|error| damaged(&single, error))?
             }
@@ -323,8 +325,8 @@ impl Reader {
             return Err(Error::new(ErrorKind::Query, message));
         }
         let threads = options.threads.max(1);
-        let calm = Mutex::default();
-        Ok(Self { name, sha256, model, tokenizer, prefix, suffix, context, causal, chat, threads, calm })
+        let (precision, calm) = (options.precision, Mutex::default());
+        Ok(Self { name, sha256, model, tokenizer, prefix, suffix, context, causal, chat, threads, precision, calm })
     }
 
     /// Looks at the files of the known reader `name` in the cache, without fetching or changing any.
@@ -343,6 +345,11 @@ impl Reader {
     /// Name by which it was loaded, e.g. `all-MiniLM-L6-v2`; of a local file or folder its absolute path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Numbers in which it multiplies.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Blocks.

@@ -4,9 +4,11 @@
 //! Each has a kernel for the CPU, which runs on the calling thread, and the same formula in candle's own operations,
 //! which serves other devices and is what the tests compare with.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
 
+use super::packed::{Finish, Packed};
 use super::simd::{self, MatMul, multiversion};
+use crate::options::Precision;
 
 /// Contiguous `f32` values of a CPU storage.
 pub(super) fn values<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -17,60 +19,61 @@ pub(super) fn values<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> 
     }
 }
 
-/// `gelu(x W^T + b)` or `x W^T + b`; `x: [tokens, in]`, `weight: [out, in]`, `bias: [out]`.
-struct Linear {
-    gelu: bool,
+/// A linear layer: `x W^T + b`, or its GELU, for `x: [tokens, in]`; `weight: [out, in]`, `bias: [out]`.
+///
+/// On the CPU the weights are packed once, in the precision asked for; on other devices candle multiplies in `f32`.
+pub(super) enum Dense {
+    Packed { weights: Packed, bias: Vec<f32> },
+    Tensors { weight: Tensor, bias: Tensor },
 }
 
-/// See [`Linear`].
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, gelu: bool) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        return x.apply_op3_no_bwd(weight, bias, &Linear { gelu });
+impl Dense {
+    pub(super) fn new(weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Self> {
+        if !weight.device().is_cpu() {
+            return Ok(Self::Tensors { weight: weight.clone(), bias: bias.clone() });
+        }
+        let (outputs, inputs) = weight.dims2()?;
+        let bias = bias.to_vec1()?;
+        if bias.len() != outputs {
+            bail!("linear: weight is [{outputs}, {inputs}] but bias is [{}]", bias.len());
+        }
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("linear: expected weights on the CPU") };
+        let weights = Packed::new(values("linear", storage, layout)?, outputs, inputs, precision);
+        Ok(Self::Packed { weights, bias })
     }
-    let y = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
-    if gelu { y.gelu_erf() } else { Ok(y) }
-}
 
-multiversion! {
-    fn add_bias(rows: &mut [f32], bias: &[f32], gelu: bool) {
-        for row in rows.chunks_exact_mut(bias.len()) {
-            if gelu {
-                for (value, bias) in row.iter_mut().zip(bias) {
-                    *value = simd::gelu(*value + bias);
-                }
-            } else {
-                for (value, bias) in row.iter_mut().zip(bias) {
-                    *value += bias;
-                }
+    pub(super) fn forward(&self, x: &Tensor, gelu: bool) -> Result<Tensor> {
+        match self {
+            Self::Packed { weights, bias } => x.apply_op1_no_bwd(&PackedLinear { weights, bias, gelu }),
+            Self::Tensors { weight, bias } => {
+                let y = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
+                if gelu { y.gelu_erf() } else { Ok(y) }
             }
         }
     }
 }
 
-impl CustomOp3 for Linear {
+/// See [`Dense`].
+struct PackedLinear<'a> {
+    weights: &'a Packed,
+    bias: &'a [f32],
+    gelu: bool,
+}
+
+impl CustomOp1 for PackedLinear<'_> {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (tokens, inputs) = x_layout.shape().dims2()?;
-        let (outputs, weight_inputs) = weight_layout.shape().dims2()?;
-        if inputs != weight_inputs {
-            bail!("linear: x is [{tokens}, {inputs}] but weight is [{outputs}, {weight_inputs}]");
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, inputs) = layout.shape().dims2()?;
+        if inputs != self.weights.k() {
+            bail!("linear: x is [{tokens}, {inputs}] but weight is [{}, {}]", self.weights.n(), self.weights.k());
         }
-        let mut out = vec![0.0; tokens * outputs];
-        let (x, weight) = (values("linear", x, x_layout)?, values("linear", weight, weight_layout)?);
-        MatMul::linear(tokens, outputs, inputs).run(x, weight, &mut out);
-        add_bias(&mut out, values("linear", bias, bias_layout)?, self.gelu);
-        Ok((CpuStorage::F32(out), Shape::from((tokens, outputs))))
+        let finish = if self.gelu { Finish::BiasGelu(self.bias) } else { Finish::Bias(self.bias) };
+        let out = self.weights.apply(values("linear", x, layout)?, finish);
+        Ok((CpuStorage::F32(out), Shape::from((tokens, self.weights.n()))))
     }
 }
 
@@ -259,8 +262,10 @@ mod tests {
     fn linear_agrees_with_candle() {
         let (x, weight, bias) = (random(37, 48), random(24, 48), random(1, 24).get(0).unwrap());
         let want = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
-        assert!(distance(&linear(&x, &weight, &bias, false).unwrap(), &want) < 1e-4);
-        assert!(distance(&linear(&x, &weight, &bias, true).unwrap(), &want.gelu_erf().unwrap()) < 1e-4);
+        let dense = Dense::new(&weight, &bias, Precision::F32).unwrap();
+        assert!(distance(&dense.forward(&x, false).unwrap(), &want) < 1e-4);
+        assert!(distance(&dense.forward(&x, true).unwrap(), &want.gelu_erf().unwrap()) < 1e-4);
+        assert!(dense.forward(&random(3, 47), false).is_err());
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use super::{Architecture, InputNormalization, Sae};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Precision;
+use crate::reader::packed::{Finish, Packed};
 use crate::reader::simd::{self, MatMul, multiversion};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
-const BLOCK_ROWS: usize = 256;
+const BLOCK_ROWS: usize = 192;
 /// Values of the dense matrix at most (128 MB): of very wide dictionaries fewer rows are computed at once.
 const BLOCK_VALUES: usize = 1 << 25;
 
@@ -299,19 +301,41 @@ impl Sae {
 
     /// Sparse activations of normalised rows, as the [`Architecture`] says; ascending by feature, all positive.
     pub(crate) fn encode_rows(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
+        self.encode_rows_with(None, rows, scratch, out);
+    }
+
+    /// The encoder's weights, for [`Self::encode_rows_with`]; `None` of an architecture that has none.
+    pub(crate) fn pack(&self, precision: Precision) -> Option<Packed> {
+        let encoder = || Packed::new(&self.weights.encoder, self.spec.width, self.input_width(), precision);
+        (!self.architecture().is_tied()).then(encoder)
+    }
+
+    /// The same with weights that were packed before, in their precision.
+    pub(crate) fn encode_rows_with(
+        &self,
+        packed: Option<&Packed>,
+        rows: &[f32],
+        scratch: &mut EncodeScratch,
+        out: &mut SparseRows,
+    ) {
         let (width, inputs, weights) = (self.spec.width, self.input_width(), &self.weights);
         out.clear();
         let block_rows = (BLOCK_VALUES / width).clamp(16, BLOCK_ROWS);
-        scratch.dense.resize(block_rows * width, 0.0);
         for block in rows.chunks(block_rows * inputs) {
             let n = block.len() / inputs;
             if self.architecture().is_tied() {
+                scratch.dense.resize(n * width, 0.0);
                 self.pursue(block, scratch, out);
                 continue;
             }
-            let dense = &mut scratch.dense[..n * width];
-            MatMul::linear(n, width, inputs).run(block, &weights.encoder, dense);
-            for products in dense.chunks_exact_mut(width) {
+            match packed {
+                Some(packed) => packed.apply_to(block, Finish::Product, &mut scratch.dense),
+                None => {
+                    scratch.dense.resize(n * width, 0.0);
+                    MatMul::linear(n, width, inputs).run(block, &weights.encoder, &mut scratch.dense);
+                }
+            }
+            for products in scratch.dense.chunks_exact_mut(width) {
                 let (found, bias) = (&mut scratch.found, &weights.encoder_bias);
                 found.clear();
                 match self.architecture() {
