@@ -59,21 +59,35 @@ pub mod sql {
     pub const EXPLAINED: &str = "explained";
 }
 
-/// Stored fields that saequel adds for the given reader width and dictionaries.
-pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
+/// Stored fields of an embedding of the given width.
+pub fn embedding_field(width: usize) -> Field {
     let item = Arc::new(Field::new("item", DataType::Float16, true));
-    let mut fields = vec![
-        Field::new(EMBEDDING, DataType::FixedSizeList(item, width as i32), true),
+    Field::new(EMBEDDING, DataType::FixedSizeList(item, width as i32), true)
+}
+
+/// Stored fields of what a reader of the given width finds, whatever the dictionaries.
+pub fn reader_fields(width: usize) -> Vec<Field> {
+    vec![
+        embedding_field(width),
         Field::new(N_TOKENS, DataType::UInt32, true),
         Field::new(N_SPANS, DataType::UInt32, true),
         Field::new(ERROR, DataType::Utf8, true),
-    ];
-    for dictionary in dictionaries {
-        fields.push(Field::new(ids_column(dictionary), IDS_TYPE.clone(), true));
-        fields.push(Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true));
-        fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
-        fields.push(Field::new(explained_column(dictionary), DataType::Float32, true));
-    }
+    ]
+}
+
+/// Stored fields of a dictionary's features.
+pub fn feature_fields(dictionary: &str) -> Vec<Field> {
+    vec![
+        Field::new(ids_column(dictionary), IDS_TYPE.clone(), true),
+        Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true),
+    ]
+}
+
+/// Stored fields of a dictionary that texts are encoded with: its features, and how well it fits.
+pub fn encoded_fields(dictionary: &str) -> Vec<Field> {
+    let mut fields = feature_fields(dictionary);
+    fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
+    fields.push(Field::new(explained_column(dictionary), DataType::Float32, true));
     fields
 }
 

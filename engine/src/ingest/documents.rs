@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema;
 
 /// What the reader found in a document, or why it could not be read.
-pub(super) type Encoded = std::result::Result<EncodedDocument, String>;
+pub(crate) type Encoded = std::result::Result<EncodedDocument, String>;
 
 /// Text of each row: its text columns joined by a blank line, nulls left out; `None` where all are null.
 pub(crate) fn texts(batch: &RecordBatch, text_columns: &[String]) -> Vec<Option<String>> {
@@ -30,27 +30,49 @@ pub(crate) fn texts(batch: &RecordBatch, text_columns: &[String]) -> Vec<Option<
     (0..batch.num_rows()).map(row).collect()
 }
 
-/// Joins a batch of the user's columns with the identities and what the reader found, to a batch of the stored schema.
+/// Joins a batch of the user's columns with the identities and with what was found in the documents, to a batch of the
+/// stored schema. What neither has is null.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] if they have other shapes than the corpus.
+pub(super) fn stored_batch(
+    stored: &SchemaRef,
+    columns: &RecordBatch,
+    doc_ids: &[String],
+    found: Vec<(String, ArrayRef)>,
+) -> Result<RecordBatch> {
+    let n = columns.num_rows();
+    let mut made: HashMap<String, ArrayRef> = found.into_iter().collect();
+    made.insert(schema::DOC_ID.to_owned(), Arc::new(StringArray::from_iter_values(doc_ids)));
+    let column = |field: &Arc<arrow::datatypes::Field>| {
+        made.get(field.name())
+            .or_else(|| columns.column_by_name(field.name()))
+            .cloned()
+            .unwrap_or_else(|| new_null_array(field.data_type(), n))
+    };
+    let arrays = stored.fields().iter().map(column).collect();
+    RecordBatch::try_new(stored.clone(), arrays)
+        .map_err(|error| Error::new(ErrorKind::Internal, "columns do not fit the corpus").with_source(error))
+}
+
+/// What the reader found, as stored columns.
 ///
 /// `first_ids` are the first feature ids of `dictionaries`, in the encoder's order.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] if the encoder's answer has another shape than the corpus.
-pub(super) fn stored_batch(
+pub(crate) fn encoded_columns(
     stored: &SchemaRef,
-    columns: &RecordBatch,
-    doc_ids: &[String],
     encoded: &[Encoded],
     dictionaries: &[String],
     first_ids: &[FeatureId],
-) -> Result<RecordBatch> {
-    let n = columns.num_rows();
+) -> Result<Vec<(String, ArrayRef)>> {
+    let n = encoded.len();
     let wrong = |what: &str| Error::new(ErrorKind::Internal, format!("encoding documents: {what}"));
-    if doc_ids.len() != n || encoded.len() != n || dictionaries.len() != first_ids.len() {
-        return Err(wrong("another number of documents came back"));
+    if dictionaries.len() != first_ids.len() {
+        return Err(wrong("another number of dictionaries came back"));
     }
-    let mut made: HashMap<String, ArrayRef> = HashMap::new();
-    made.insert(schema::DOC_ID.to_owned(), Arc::new(StringArray::from_iter_values(doc_ids)));
+    let mut made: Vec<(String, ArrayRef)> = Vec::new();
     let width = match stored.field_with_name(schema::EMBEDDING).map(|field| field.data_type()) {
         Ok(DataType::FixedSizeList(_, width)) => *width,
         _ => return Err(wrong("the corpus has no embedding column")),
@@ -79,11 +101,11 @@ pub(super) fn stored_batch(
             }
         }
     }
-    made.insert(schema::EMBEDDING.to_owned(), Arc::new(embeddings.finish()));
-    made.insert(schema::N_TOKENS.to_owned(), Arc::new(n_tokens.finish()));
-    made.insert(schema::N_SPANS.to_owned(), Arc::new(n_spans.finish()));
+    made.push((schema::EMBEDDING.to_owned(), Arc::new(embeddings.finish())));
+    made.push((schema::N_TOKENS.to_owned(), Arc::new(n_tokens.finish())));
+    made.push((schema::N_SPANS.to_owned(), Arc::new(n_spans.finish())));
     let errors: StringArray = encoded.iter().map(|document| document.as_ref().err().map(String::as_str)).collect();
-    made.insert(schema::ERROR.to_owned(), Arc::new(errors));
+    made.push((schema::ERROR.to_owned(), Arc::new(errors)));
     for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
         let mut ids = ListBuilder::new(UInt32Builder::new());
         let mut activations = ListBuilder::new(Float16Builder::new());
@@ -108,18 +130,10 @@ pub(super) fn stored_batch(
             fvus.append_option(number(features.fvu));
             explained.append_option(number(features.explained));
         }
-        made.insert(schema::ids_column(dictionary), Arc::new(ids.finish()));
-        made.insert(schema::activations_column(dictionary), Arc::new(activations.finish()));
-        made.insert(schema::fvu_column(dictionary), Arc::new(fvus.finish()));
-        made.insert(schema::explained_column(dictionary), Arc::new(explained.finish()));
+        made.push((schema::ids_column(dictionary), Arc::new(ids.finish())));
+        made.push((schema::activations_column(dictionary), Arc::new(activations.finish())));
+        made.push((schema::fvu_column(dictionary), Arc::new(fvus.finish())));
+        made.push((schema::explained_column(dictionary), Arc::new(explained.finish())));
     }
-    let column = |field: &Arc<arrow::datatypes::Field>| {
-        made.get(field.name())
-            .or_else(|| columns.column_by_name(field.name()))
-            .cloned()
-            .unwrap_or_else(|| new_null_array(field.data_type(), n))
-    };
-    let arrays = stored.fields().iter().map(column).collect();
-    RecordBatch::try_new(stored.clone(), arrays)
-        .map_err(|error| wrong("columns do not fit the corpus").with_source(error))
+    Ok(made)
 }

@@ -10,19 +10,22 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Field, SchemaRef};
 use saequel_udfs::FeatureId;
 
-use super::documents::{Encoded, stored_batch};
+use super::documents::{Encoded, encoded_columns, stored_batch};
+use super::given::{GivenColumns, found_width, latents, provenance};
 use super::pipeline::{Chunk, Encode, Message, Reading, Seen, start};
-use super::read::{Opened, Roles, first_columns, open, parts, roles};
+use super::read::{Opened, Part, Roles, first_columns, open, parts, roles};
 use super::sync::WordsSync;
-use crate::catalog::ReaderInfo;
-use crate::engine::{ImportOptions, ImportReport, OnConflict};
+use crate::catalog::{CorpusInfo, ReaderInfo};
+use crate::engine::{GivenFeatures, ImportOptions, ImportReport, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::schema;
-use crate::store::{AsOf, NewCorpus, Snapshot, Store, WriteGuard};
+use crate::store::{AsOf, NewCorpus, NewDictionary, Snapshot, Store, WriteGuard};
 
 /// Documents after which a commit is made.
 const COMMIT_DOCS: usize = 4096;
+/// The same where nothing is computed for them: a whole fragment.
+const PLAIN_COMMIT_DOCS: usize = 128 << 10;
 /// Time after which a commit is made: what a kill costs at most.
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
 /// Bytes after which a commit is made.
@@ -58,37 +61,70 @@ pub(super) async fn import(
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
     let existing = store.catalog().corpus(&options.corpus).cloned();
     // What the options and the first rows show to be wrong is said before anything is written or loaded.
-    let (first, others, roles) = {
+    let (first, parts, roles) = {
         let (options, existing) = (options.clone(), existing.clone());
         blocking(move || {
-            let mut parts = parts(&options)?.into_iter();
-            let first = parts.next().ok_or_else(|| Error::new(ErrorKind::Data, "there is nothing to import"))?;
-            let opened = open(&first, &options)?;
+            let parts = parts(&options)?;
+            let first = parts.first().ok_or_else(|| Error::new(ErrorKind::Data, "there is nothing to import"))?;
+            let opened = open(first, &options)?;
             let roles = roles(&opened, &options, existing.as_deref())?;
-            Ok((opened, parts.collect::<Vec<_>>(), roles))
+            Ok((opened, parts, roles))
         })
         .await?
     };
-    let wanted = existing.as_ref().map_or(options.dictionaries.clone(), |corpus| corpus.dictionaries.clone());
-    let encoding = blocking(move || encoding(&wanted)).await?;
+    if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none()) {
+        let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
+        if schema.field_with_name(schema::EMBEDDING).is_err() {
+            let message = format!(
+                "the features of corpus '{}' were computed elsewhere, and so must be those of new documents: name the \
+                 column that has them (--features)",
+                corpus.name
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+    }
+    let encoding = match texts_are_read_with(&options, existing.as_deref())? {
+        Some(wanted) => Some(blocking(move || encoding(&wanted)).await?),
+        None => None,
+    };
+    let given = match &options.features {
+        Some(given) => {
+            let given = GivenImport { options: &options, given, parts: &parts };
+            Some(given.columns(store, &guard, &progress).await?)
+        }
+        None => None,
+    };
     if existing.is_none() {
+        let mut added = Vec::new();
+        let mut dictionaries = Vec::new();
+        if let Some(encoding) = &encoding {
+            added.extend(schema::reader_fields(encoding.width));
+            added.extend(encoding.dictionaries.iter().flat_map(|name| schema::encoded_fields(name)));
+            dictionaries.extend(encoding.dictionaries.iter().cloned());
+        }
+        if let Some(given) = &given {
+            added.extend(schema::feature_fields(&given.dictionary));
+            dictionaries.push(given.dictionary.clone());
+        }
         let new = NewCorpus {
             name: options.corpus.clone(),
             text_columns: roles.text_columns.clone(),
             key: roles.key.clone(),
-            columns: first_columns(&first, &roles),
-            dictionaries: encoding.dictionaries.clone(),
-            width: encoding.width,
+            columns: first_columns(&first, &roles, |column| given.as_ref().is_some_and(|given| given.takes(column))),
+            dictionaries,
+            added,
         };
         store.create_corpus(&guard, new).await?;
     }
-    if let Some(reader) = encoding.reader.clone() {
+    if let Some(reader) = encoding.as_ref().and_then(|encoding| encoding.reader.clone()) {
         store.put_reader(&guard, reader).await?;
     }
+    let others = parts.into_iter().skip(1).collect();
     let job = store.start_job(&guard, "import", &options.corpus).await?;
     let corpus = options.corpus.clone();
     // Boxed: the future is large, and so is the type that the compiler has to look through.
-    let result = Box::pin(run(store, &guard, options, progress, encoding, (first, others, roles), begin)).await;
+    let source = Source { first, others, roles, given };
+    let result = Box::pin(run(store, &guard, options, progress, encoding, source, begin)).await;
     let (state, detail) = match &result {
         Ok(report) => ("done", summary(report)),
         Err(error) if error.kind() == ErrorKind::Cancelled => ("interrupted", error.to_string()),
@@ -114,13 +150,98 @@ fn summary(report: &ImportReport) -> String {
     parts.join(", ")
 }
 
+/// The dictionaries with which the texts are encoded, none named for all of the database; `None` if nothing is read.
+fn texts_are_read_with(options: &ImportOptions, existing: Option<&CorpusInfo>) -> Result<Option<Vec<String>>> {
+    Ok(match (existing, &options.features) {
+        (Some(corpus), None) => Some(corpus.dictionaries.clone()),
+        (None, None) => Some(options.dictionaries.clone()),
+        (None, Some(_)) => (!options.dictionaries.is_empty()).then(|| options.dictionaries.clone()),
+        (Some(corpus), Some(given)) => {
+            let name = given.dictionary.as_ref().unwrap_or(&options.corpus);
+            let others: Vec<String> = corpus.dictionaries.iter().filter(|other| *other != name).cloned().collect();
+            if others.len() == corpus.dictionaries.len() {
+                let message = format!(
+                    "corpus '{}' has no features of a dictionary '{name}', but of: {}; name one of them (--dictionary), or \
+                     import into another corpus",
+                    corpus.name,
+                    corpus.dictionaries.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            (!others.is_empty()).then_some(others)
+        }
+    })
+}
+
+/// Features that were computed elsewhere, on their way to a dictionary of their own.
+struct GivenImport<'a> {
+    options: &'a ImportOptions,
+    given: &'a GivenFeatures,
+    parts: &'a [Part],
+}
+
+impl GivenImport<'_> {
+    /// The dictionary, made if there is none, and how columns become its features.
+    async fn columns(&self, store: &Store, guard: &WriteGuard, progress: &Arc<dyn Progress>) -> Result<GivenColumns> {
+        let name = self.given.dictionary.clone().unwrap_or_else(|| self.options.corpus.clone());
+        let known = store.catalog().features.dictionaries().iter().find(|known| known.name == name).cloned();
+        let (first_id, width) = match known {
+            Some(known) => {
+                if let Some(width) = self.given.width.filter(|width| *width != known.width) {
+                    let message = format!(
+                        "dictionary '{name}' has {} features already, not {width}: leave the width away, or name another dictionary",
+                        known.width
+                    );
+                    return Err(Error::new(ErrorKind::Query, message));
+                }
+                (known.first_id, known.width)
+            }
+            None => {
+                let (options, given, parts, progress) =
+                    (self.options.clone(), self.given.clone(), self.parts.to_vec(), progress.clone());
+                let (width, latents, provenance) = blocking(move || {
+                    let width = match given.width {
+                        Some(width) => width,
+                        None => found_width(&parts, &options, &given.ids, progress.as_ref())?,
+                    };
+                    let latents = latents(width, given.labels.as_deref())?;
+                    Ok((width, latents, provenance(&parts, &given, given.width.is_some())?.to_string()))
+                })
+                .await?;
+                let level = NewDictionary::level(self.given.level);
+                let reader = String::new();
+                let new = NewDictionary {
+                    name: name.clone(),
+                    reader,
+                    layer: 0,
+                    level,
+                    width,
+                    latents,
+                    sae: None,
+                    provenance,
+                };
+                (store.add_dictionary(guard, &new).await?, width)
+            }
+        };
+        Ok(GivenColumns { options: self.given.clone(), dictionary: name, first_id, width })
+    }
+}
+
+/// What is read.
+struct Source {
+    first: Opened,
+    others: Vec<Part>,
+    roles: Roles,
+    given: Option<GivenColumns>,
+}
+
 async fn run(
     store: &Store,
     guard: &WriteGuard,
     options: ImportOptions,
     progress: Arc<dyn Progress>,
-    encoding: Encoding,
-    (first, others, roles): (Opened, Vec<super::read::Part>, Roles),
+    encoding: Option<Encoding>,
+    Source { first, others, roles, given }: Source,
     begin: Instant,
 ) -> Result<ImportReport> {
     let snapshot = store.snapshot(&options.corpus, AsOf::Latest).await?;
@@ -139,13 +260,18 @@ async fn run(
         if others.is_empty() { first.total.map(|n| options.limit.map_or(n, |limit| n.min(limit))) } else { None };
     progress.stage(&format!("import into '{}'", options.corpus), total, "documents");
     let on_conflict = options.on_conflict;
+    let encodes = encoding.is_some();
+    let (encoder, dictionaries) = encoding.map(|made| (made.encoder, made.dictionaries)).unzip();
+    let dictionaries: Vec<String> = dictionaries.unwrap_or_default();
+    let commit_docs = if encodes { COMMIT_DOCS } else { PLAIN_COMMIT_DOCS };
     let mut writer = Writer {
         store,
         guard,
         corpus: options.corpus.clone(),
-        commit_docs: if options.batch_docs > 0 { options.batch_docs } else { COMMIT_DOCS },
-        first_ids: first_ids(store, &encoding.dictionaries)?,
-        dictionaries: encoding.dictionaries,
+        commit_docs: if options.batch_docs > 0 { options.batch_docs } else { commit_docs },
+        first_ids: first_ids(store, &dictionaries)?,
+        dictionaries,
+        encodes,
         schema: snapshot.schema(),
         snapshot: snapshot.clone(),
         pending: Vec::new(),
@@ -158,8 +284,9 @@ async fn run(
     let stop = Arc::new(AtomicBool::new(false));
     let corpus = snapshot.info.clone();
     let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-    let reading = Reading { options, first, others, roles, corpus, known, seen };
-    let mut messages = start(reading, encoding.encoder, stop.clone())?;
+    let given_dictionary = given.as_ref().map(|given| given.dictionary.clone());
+    let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes };
+    let mut messages = start(reading, encoder, stop.clone())?;
     loop {
         if progress.cancelled() {
             stop.store(true, Ordering::Relaxed);
@@ -210,6 +337,12 @@ async fn run(
     progress.update(report.read, "building indexes");
     store.index(guard, &snapshot.info.name).await?;
     let finished = store.snapshot(&snapshot.info.name, AsOf::Latest).await?;
+    // A dictionary with weights brings statistics of its own.
+    let measured = given_dictionary.filter(|name| store.sae_sha256(name).is_none());
+    if let Some(dictionary) = measured.filter(|_| report.written + report.updated > 0) {
+        progress.update(report.read, "measuring features");
+        super::statistics::measure(store, guard, &finished, &dictionary).await?;
+    }
     // Indexes make a version of their own; the words cover it as well, and searches may use them.
     words.same_documents(&finished).await?;
     words.finish().await?;
@@ -246,8 +379,10 @@ struct Writer<'a> {
     guard: &'a WriteGuard,
     corpus: String,
     commit_docs: usize,
+    /// Dictionaries of the encoder, and their first ids.
     dictionaries: Vec<String>,
     first_ids: Vec<FeatureId>,
+    encodes: bool,
     /// Stored schema of the corpus.
     schema: SchemaRef,
     snapshot: Snapshot,
@@ -273,8 +408,11 @@ impl Writer<'_> {
         }
         report.n_tokens += encoded.iter().flatten().map(|document| u64::from(document.n_tokens)).sum::<u64>();
         self.add_new_columns(&chunk.columns.schema()).await?;
-        let stored =
-            stored_batch(&self.schema, &chunk.columns, &chunk.doc_ids, &encoded, &self.dictionaries, &self.first_ids)?;
+        let mut found = chunk.given;
+        if self.encodes {
+            found.extend(encoded_columns(&self.schema, &encoded, &self.dictionaries, &self.first_ids)?);
+        }
+        let stored = stored_batch(&self.schema, &chunk.columns, &chunk.doc_ids, found)?;
         if self.pending.is_empty() {
             self.pending_since = Instant::now();
         }

@@ -7,12 +7,14 @@
 
 mod columnar;
 mod documents;
+pub(crate) mod given;
 mod import;
 mod infer;
 mod pipeline;
 mod read;
 mod records;
 mod source;
+mod statistics;
 pub(crate) mod sync;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use arrow::datatypes::{DataType, Field};
 
 use super::columnar::Columnar;
+use super::given::check_columns;
 use super::records::{Csv, Json, Records, TextFiles, files_below};
 use super::source::{Format, Input, cannot_open};
 use super::typed::{Inferred, RowSource, Wanted};
@@ -125,6 +126,9 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     if columns.is_empty() {
         return Err(Error::new(ErrorKind::Data, format!("{name}: there are no rows and no columns in it")));
     }
+    if let Some(given) = &options.features {
+        check_columns(name, given, &columns, |column| hint(column, &columns))?;
+    }
     for (from, to) in &options.rename {
         if !named(to) {
             let message = format!("{name}: no column '{from}' to rename{}", hint(from, &columns));
@@ -149,6 +153,10 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     }
     let text_columns = match corpus {
         Some(corpus) => corpus.text_columns.clone(),
+        // Nothing has to be read where features are given; a metadata column is not taken for a text.
+        None if options.text_columns.is_empty() && options.features.is_some() && options.dictionaries.is_empty() => {
+            columns.iter().filter(|(column, _)| column == "text").map(|(column, _)| column.clone()).collect()
+        }
         None if options.text_columns.is_empty() => vec![only_text(name, &columns, options.key.as_deref())?],
         None => options.text_columns.clone(),
     };
@@ -177,7 +185,8 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     if let Some(twice) = text_columns.iter().enumerate().find(|(at, c)| text_columns[..*at].contains(c)) {
         return Err(Error::new(ErrorKind::Query, format!("the text column '{}' is named twice", twice.1)));
     }
-    for (column, _) in &columns {
+    let taken = |column: &str| options.features.as_ref().is_some_and(|given| given.takes(column));
+    for (column, _) in columns.iter().filter(|(column, _)| !taken(column)) {
         check_column(name, column, key.as_deref())?;
     }
     Ok(Roles { text_columns, key })
@@ -240,9 +249,9 @@ fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&st
     }
 }
 
-/// Columns of a new corpus, as far as the first look shows them.
-pub(super) fn first_columns(opened: &Opened, roles: &Roles) -> Vec<Field> {
-    let columns = opened.rows.columns().into_iter().filter(|(name, _)| name != schema::DOC_ID);
+/// Columns of a new corpus, as far as the first look shows them; `taken` are stored otherwise.
+pub(super) fn first_columns(opened: &Opened, roles: &Roles, taken: impl Fn(&str) -> bool) -> Vec<Field> {
+    let columns = opened.rows.columns().into_iter().filter(|(name, _)| name != schema::DOC_ID && !taken(name));
     columns
         .filter_map(|(name, data_type)| {
             let data_type = if roles.text_columns.contains(&name) { Some(DataType::Utf8) } else { data_type };

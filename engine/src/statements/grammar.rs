@@ -15,6 +15,8 @@
 //!
 //! feature:        a number, a name, or a label in quotes
 //! import-options: [FORMAT name] [TEXT (column, ...)] [KEY (column)] [USING SAE (dictionary, ...)]
+//!                 [FEATURES (column [, activations]) [DICTIONARY name] [WIDTH n] [LABELS 'file'] [LEVEL name]
+//!                 [THRESHOLD x]]
 //!                 [RENAME (old AS new, ...)] [ON CONFLICT SKIP|UPDATE|FAIL] [ON BAD ROW FAIL|SET ASIDE] [LIMIT n]
 //! ```
 
@@ -24,8 +26,9 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::rewrite::{plain_name, string};
 use super::{Import, Statement, is_word, syntax};
-use crate::engine::{OnBadRow, OnConflict};
+use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sae::Level;
 
 /// Versions younger than this are kept by `COMPACT`: seven days.
 const KEEP_VERSIONS_SECS: u64 = 7 * 24 * 3600;
@@ -215,6 +218,38 @@ impl Grammar<'_, '_> {
                 import.key = columns.pop();
             } else if self.words(&["using", "sae"]) || self.words(&["using", "dictionary"]) {
                 import.dictionaries = self.list(|grammar| grammar.name_or_text("the name of a dictionary"))?;
+            } else if self.words(&["features"]) {
+                let mut columns = self.list(|grammar| grammar.name_or_text("a column"))?.into_iter();
+                let mut given = GivenFeatures::new(columns.next().unwrap_or_default());
+                given.activations = columns.next();
+                if columns.next().is_some() {
+                    return self.expected("two columns after FEATURES: the features, and their activations");
+                }
+                loop {
+                    if self.words(&["dictionary"]) {
+                        given.dictionary = Some(self.name_or_text("the name of a dictionary")?);
+                    } else if self.words(&["width"]) {
+                        let width = self.whole_number()?;
+                        given.width = Some(u32::try_from(width).or_else(|_| self.expected("a smaller width"))?);
+                    } else if self.words(&["labels"]) {
+                        given.labels = Some(self.text("a file in quotes")?.into());
+                    } else if self.words(&["level"]) {
+                        given.level = if self.words(&["token"]) {
+                            Level::Token
+                        } else if self.words(&["span"]) {
+                            Level::Span
+                        } else if self.words(&["document"]) {
+                            Level::Document
+                        } else {
+                            return self.expected("TOKEN, SPAN or DOCUMENT");
+                        };
+                    } else if self.words(&["threshold"]) {
+                        given.threshold = self.number()?;
+                    } else {
+                        break;
+                    }
+                }
+                import.features = Some(given);
             } else if self.words(&["rename"]) {
                 import.rename = self.list(|grammar| {
                     let old = grammar.name_or_text("a column")?;
@@ -249,7 +284,8 @@ impl Grammar<'_, '_> {
         }
         match self.0.peek_token().token {
             Token::EOF | Token::SemiColon => Ok(import),
-            _ => self.expected("FORMAT, TEXT, KEY, USING SAE, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end"),
+            _ => self
+                .expected("FORMAT, TEXT, KEY, USING SAE, FEATURES, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end"),
         }
     }
 

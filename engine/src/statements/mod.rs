@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
-use crate::engine::{OnBadRow, OnConflict};
+use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
 pub use depth::with_stack;
@@ -67,6 +67,7 @@ pub(crate) struct Import {
     pub(crate) text_columns: Vec<String>,
     pub(crate) key: Option<String>,
     pub(crate) dictionaries: Vec<String>,
+    pub(crate) features: Option<GivenFeatures>,
     pub(crate) rename: Vec<(String, String)>,
     pub(crate) on_conflict: OnConflict,
     pub(crate) on_bad_row: OnBadRow,

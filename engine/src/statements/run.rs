@@ -122,11 +122,16 @@ impl Engine {
             return Err(Error::new(ErrorKind::Exists, message));
         }
         let file = self.import_path(&import.file)?;
+        let mut features = import.features;
+        if let Some(labels) = features.as_mut().and_then(|features| features.labels.as_mut()) {
+            *labels = self.import_path(&labels.to_string_lossy())?;
+        }
         let options = ImportOptions {
             format: import.format,
             text_columns: import.text_columns,
             key: import.key,
             dictionaries: import.dictionaries,
+            features,
             rename: import.rename,
             on_conflict: import.on_conflict,
             on_bad_row: import.on_bad_row,
@@ -302,7 +307,13 @@ impl Engine {
         let dictionary = known.dictionaries().get(feature.dictionary);
         if let Some(dictionary) = dictionary {
             row("dictionary", dictionary.name.clone());
-            row("reader", format!("{}, layer {}", dictionary.reader, dictionary.layer));
+            if !dictionary.reader.is_empty() {
+                row("reader", format!("{}, layer {}", dictionary.reader, dictionary.layer));
+            }
+            let provenance = self.inner.store.provenance(&dictionary.name);
+            if !provenance.is_empty() {
+                row("provenance", provenance);
+            }
         }
         row("level", known.level(id).map_or("", Level::as_str).to_owned());
         row("density", format!("{density:.6}"));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use saequel_engine::{ErrorKind, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+use saequel_engine::{ErrorKind, GivenFeatures, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 
 use crate::args::{Conflict, ImportArgs};
 use crate::context::Context;
@@ -36,11 +36,22 @@ fn options(args: ImportArgs) -> ImportOptions {
         path if path == Path::new("-") => ImportSource::Stdin,
         _ => ImportSource::Path(args.source),
     };
+    let features = args.features.map(|ids| GivenFeatures {
+        ids,
+        activations: args.activations,
+        dictionary: args.dictionary,
+        width: args.width,
+        labels: args.labels,
+        level: args.level,
+        tool: args.made_by,
+        threshold: args.threshold,
+    });
     ImportOptions {
         format: args.file_format,
         text_columns: args.text,
         key: args.key,
         dictionaries: args.sae,
+        features,
         rename: args.rename,
         on_conflict: match args.on_conflict {
             Conflict::Skip => OnConflict::Skip,
@@ -68,6 +79,12 @@ pub(super) fn summary(corpus: &str, report: &ImportReport) -> String {
     let speed = match report.n_tokens {
         0 => format!("{:.1} s", report.seconds),
         n => format!("{n} tokens in {:.1} s, {rate:.0} tokens/s", report.seconds),
+    };
+    let speed = match report.n_tokens {
+        0 if report.written > 0 => {
+            format!("{speed}, {:.0} documents/s", report.written as f64 / report.seconds.max(1e-3))
+        }
+        _ => speed,
     };
     format!("{corpus}: {} documents in all; {} ({speed})", report.total, parts.join(", "))
 }
