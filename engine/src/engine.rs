@@ -137,15 +137,7 @@ impl Engine {
         let reader = self.reader_of(&mut loaded, reader, progress)?;
         let mut saes = Vec::with_capacity(wanted.len());
         for dictionary in wanted {
-            let sae = match loaded.saes.get(&dictionary.name) {
-                Some(sae) => sae.clone(),
-                None => {
-                    let made = Arc::new(self.load_sae(&dictionary.name)?);
-                    loaded.saes.insert(dictionary.name.clone(), made.clone());
-                    made
-                }
-            };
-            saes.push(sae);
+            saes.push(self.sae_of(&mut loaded, &dictionary.name)?);
         }
         drop(loaded);
         Ok(Encoder::new(reader, saes)?)
@@ -175,6 +167,30 @@ impl Engine {
         }
         let made = Arc::new(Reader::load(name, &self.inner.options.reader(), progress)?);
         loaded.readers.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// A dictionary's artifact; loaded on first use.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] with the nearest name, [`crate::ErrorKind::Query`] if it has no weights.
+    pub fn sae(&self, name: &str) -> Result<Arc<Sae>> {
+        let catalog = self.catalog();
+        let known = catalog.features.dictionaries();
+        if !known.iter().any(|dictionary| dictionary.name == name) {
+            let hint = did_you_mean(name, known.iter().map(|dictionary| dictionary.name.as_str()));
+            return Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found{hint}")));
+        }
+        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sae_of(&mut loaded, name)
+    }
+
+    fn sae_of(&self, loaded: &mut Loaded, name: &str) -> Result<Arc<Sae>> {
+        if let Some(sae) = loaded.saes.get(name) {
+            return Ok(sae.clone());
+        }
+        let made = Arc::new(self.load_sae(name)?);
+        loaded.saes.insert(name.to_owned(), made.clone());
         Ok(made)
     }
 
@@ -281,6 +297,15 @@ impl GivenFeatures {
     }
 }
 
+/// A matrix of NumPy or SciPy (`.npz`, `.npy`) whose row i belongs to the i-th document of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GivenMatrix {
+    /// One column a feature: `scipy.sparse.save_npz` of compressed sparse rows, or a dense array.
+    Features(PathBuf),
+    /// Each row is the embedding of a document, for the dense view and for dictionaries of level document.
+    Embeddings(PathBuf),
+}
+
 /// An import.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
@@ -298,6 +323,11 @@ pub struct ImportOptions {
     pub dictionaries: Vec<String>,
     /// Features that were computed elsewhere. A new corpus with them is read by no reader, unless `dictionaries` are named.
     pub features: Option<GivenFeatures>,
+    /// Column with an embedding of each document that was computed elsewhere: a list of numbers, all of one length. It is
+    /// the dense view of a new corpus, and what `dictionaries`, all of level document, are encoded from.
+    pub embedding: Option<String>,
+    /// Features or embeddings in a file of their own, beside the source.
+    pub matrix: Option<GivenMatrix>,
     /// Columns to rename, old and new name.
     pub rename: Vec<(String, String)>,
     /// See [`OnConflict`].
@@ -321,12 +351,26 @@ impl ImportOptions {
             key: None,
             dictionaries: Vec::new(),
             features: None,
+            embedding: None,
+            matrix: None,
             rename: Vec::new(),
             on_conflict: OnConflict::default(),
             on_bad_row: OnBadRow::default(),
             batch_docs: 0,
             limit: None,
         }
+    }
+}
+
+impl ImportOptions {
+    /// Whether a column of the source is not the user's to keep: features or an embedding.
+    pub(crate) fn takes(&self, column: &str) -> bool {
+        self.features.as_ref().is_some_and(|given| given.takes(column)) || self.embedding.as_deref() == Some(column)
+    }
+
+    /// Whether the texts of a new corpus go to no reader: what they mean was computed elsewhere.
+    pub(crate) fn reads_nothing(&self) -> bool {
+        self.embedding.is_some() || (self.features.is_some() && self.dictionaries.is_empty())
     }
 }
 

@@ -38,7 +38,7 @@ mod words;
 
 pub use caller::{Caller, SessionExtension};
 pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
-pub use engine::{Engine, GivenFeatures, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+pub use engine::{Engine, GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
 pub use options::EngineOptions;
 pub use saequel_encoder::{Encoder, Error as EncoderError, Progress, Reader, ReaderOptions, Sae, Silent};

@@ -237,7 +237,7 @@ fn rows_at_once(row_bytes: usize, at_most: usize) -> usize {
 
 /// Few documents make a chunk that the encoder works on for a while, many one that is only stored.
 fn chunk_rows(options: &ImportOptions) -> usize {
-    if options.features.is_some() && options.dictionaries.is_empty() { PLAIN_CHUNK_ROWS } else { CHUNK_ROWS }
+    if options.reads_nothing() { PLAIN_CHUNK_ROWS } else { CHUNK_ROWS }
 }
 
 /// The largest items of columns of lists of whole numbers, by name, as far as every row group has statistics.

@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, SchemaRef};
 use saequel_udfs::FeatureId;
 
-use crate::encoder::EncodedDocument;
+use crate::encoder::{EncodedDocument, SparseFeatures};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema;
 
@@ -107,33 +107,51 @@ pub(crate) fn encoded_columns(
     let errors: StringArray = encoded.iter().map(|document| document.as_ref().err().map(String::as_str)).collect();
     made.push((schema::ERROR.to_owned(), Arc::new(errors)));
     for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
-        let mut ids = ListBuilder::new(UInt32Builder::new());
-        let mut activations = ListBuilder::new(Float16Builder::new());
-        let (mut fvus, mut explained) = (Float32Builder::new(), Float32Builder::new());
-        for document in encoded {
-            let Ok(document) = document else {
-                ids.append_null();
-                activations.append_null();
-                fvus.append_null();
-                explained.append_null();
-                continue;
-            };
-            let features = document.features.get(at).ok_or_else(|| wrong("a dictionary is missing"))?;
-            for latent in &features.latents {
-                ids.values().append_value(first_id + latent);
-            }
-            ids.append(true);
-            activations.values().append_slice(&features.activations);
-            activations.append(true);
-            // Without a token nothing is left unexplained or explained.
-            let number = |x: f32| (!x.is_nan()).then_some(x);
-            fvus.append_option(number(features.fvu));
-            explained.append_option(number(features.explained));
-        }
-        made.push((schema::ids_column(dictionary), Arc::new(ids.finish())));
-        made.push((schema::activations_column(dictionary), Arc::new(activations.finish())));
-        made.push((schema::fvu_column(dictionary), Arc::new(fvus.finish())));
-        made.push((schema::explained_column(dictionary), Arc::new(explained.finish())));
+        let features: Option<Vec<_>> = encoded
+            .iter()
+            .map(|document| match document {
+                Ok(document) => document.features.get(at).map(Some),
+                Err(_) => Some(None),
+            })
+            .collect();
+        let features = features.ok_or_else(|| wrong("a dictionary is missing"))?;
+        made.extend(feature_columns(dictionary, *first_id, features.into_iter()));
     }
     Ok(made)
+}
+
+/// The stored columns of one dictionary; null for documents that could not be encoded.
+pub(crate) fn feature_columns<'a>(
+    dictionary: &str,
+    first_id: FeatureId,
+    features: impl Iterator<Item = Option<&'a SparseFeatures>>,
+) -> [(String, ArrayRef); 4] {
+    let mut ids = ListBuilder::new(UInt32Builder::new());
+    let mut activations = ListBuilder::new(Float16Builder::new());
+    let (mut fvus, mut explained) = (Float32Builder::new(), Float32Builder::new());
+    for features in features {
+        let Some(features) = features else {
+            ids.append_null();
+            activations.append_null();
+            fvus.append_null();
+            explained.append_null();
+            continue;
+        };
+        for latent in &features.latents {
+            ids.values().append_value(first_id + latent);
+        }
+        ids.append(true);
+        activations.values().append_slice(&features.activations);
+        activations.append(true);
+        // Without a token nothing is left unexplained or explained.
+        let number = |x: f32| (!x.is_nan()).then_some(x);
+        fvus.append_option(number(features.fvu));
+        explained.append_option(number(features.explained));
+    }
+    [
+        (schema::ids_column(dictionary), Arc::new(ids.finish())),
+        (schema::activations_column(dictionary), Arc::new(activations.finish())),
+        (schema::fvu_column(dictionary), Arc::new(fvus.finish())),
+        (schema::explained_column(dictionary), Arc::new(explained.finish())),
+    ]
 }

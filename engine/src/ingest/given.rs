@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float16Array, Float32Array, ListArray, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, Float32Array, ListArray, RecordBatch, UInt32Array,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, UInt32Type};
@@ -15,13 +17,14 @@ use saequel_udfs::FeatureId;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::documents::feature_columns;
 use super::read::{Part, open};
 use super::source::cannot_open;
 use super::typed::Wanted;
-use crate::engine::{GivenFeatures, ImportOptions, ImportSource};
+use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::sae::LatentInfo;
+use crate::sae::{LatentInfo, Sae};
 use crate::schema;
 use crate::store::hex;
 
@@ -33,8 +36,8 @@ pub(super) fn holds_ids(data_type: &DataType) -> bool {
     item(data_type).is_some_and(|item| item.is_integer() || item.is_null())
 }
 
-/// Whether a column can hold activations.
-fn holds_activations(data_type: &DataType) -> bool {
+/// Whether a column can hold activations or embeddings.
+fn holds_numbers(data_type: &DataType) -> bool {
     item(data_type).is_some_and(|item| item.is_numeric() || item.is_null())
 }
 
@@ -47,16 +50,18 @@ fn item(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
-/// Refuses columns that are not there or cannot hold features. `columns` are those of the source `name`.
+/// Refuses columns that are not there or cannot hold features or embeddings. `columns` are those of the source `name`.
 pub(super) fn check_columns(
     name: &str,
-    given: &GivenFeatures,
+    options: &ImportOptions,
     columns: &[(String, Option<DataType>)],
     hint: impl Fn(&str) -> String,
 ) -> Result<()> {
-    let checks: [(_, Option<&str>, fn(&DataType) -> bool, &str); 2] = [
-        ("features", Some(&given.ids), holds_ids, "a list of whole numbers"),
-        ("activations", given.activations.as_deref(), holds_activations, "a list of numbers"),
+    let given = options.features.as_ref();
+    let checks: [(_, Option<&str>, fn(&DataType) -> bool, &str); 3] = [
+        ("features", given.map(|given| given.ids.as_str()), holds_ids, "a list of whole numbers"),
+        ("activations", given.and_then(|given| given.activations.as_deref()), holds_numbers, "a list of numbers"),
+        ("embeddings", options.embedding.as_deref(), holds_numbers, "a list of numbers"),
     ];
     for (what, column, fits, expected) in checks {
         let Some(column) = column else { continue };
@@ -77,6 +82,108 @@ pub(super) fn check_columns(
     Ok(())
 }
 
+/// What a source has ready for each document.
+#[derive(Default)]
+pub(super) struct Given {
+    pub(super) features: Option<GivenColumns>,
+    pub(super) embedding: Option<GivenEmbedding>,
+}
+
+impl Given {
+    /// Whether a column of the source is taken for it.
+    pub(super) fn takes(&self, column: &str) -> bool {
+        self.features.as_ref().is_some_and(|given| given.options.takes(column))
+            || self.embedding.as_ref().is_some_and(|given| given.column == column)
+    }
+
+    /// The stored columns for the documents of `batch`, whose numbers in the source are `rows`.
+    pub(super) fn convert(&self, source: &str, batch: &RecordBatch, rows: &[u64]) -> Result<Converted> {
+        let mut all = Converted { columns: Vec::new(), bad: BTreeMap::new() };
+        for part in [
+            self.features.as_ref().map(|given| given.convert(source, batch, rows)),
+            self.embedding.as_ref().map(|given| given.convert(source, batch, rows)),
+        ] {
+            let part = part.transpose()?;
+            for (at, reason) in part.into_iter().flat_map(|part| {
+                all.columns.extend(part.columns);
+                part.bad
+            }) {
+                all.bad.entry(at).or_insert(reason);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Embeddings that were computed elsewhere, and the dictionaries that read them.
+pub(super) struct GivenEmbedding {
+    pub(super) column: String,
+    /// Values of an embedding.
+    pub(super) width: usize,
+    /// Dictionaries of level document with their first feature ids.
+    pub(super) saes: Vec<(Arc<Sae>, FeatureId)>,
+}
+
+impl GivenEmbedding {
+    fn convert(&self, source: &str, batch: &RecordBatch, rows: &[u64]) -> Result<Converted> {
+        let lists = batch.column_by_name(&self.column).and_then(as_lists);
+        let values = lists.as_ref().and_then(|lists| numbers_f32(lists.values()).ok());
+        let (Some(lists), Some(values)) = (lists, values) else {
+            let message = format!("{source}: column '{}' holds no lists of numbers", self.column);
+            return Err(Error::new(ErrorKind::Data, message));
+        };
+        let mut bad = BTreeMap::new();
+        let mut all = Vec::with_capacity(rows.len() * self.width);
+        let mut valid = Vec::with_capacity(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let (from, to) = range(&lists, at);
+            let embedding = &values.values()[from..to];
+            let found = match embedding {
+                _ if lists.is_null(at) => Err(None),
+                _ if embedding.len() != self.width => {
+                    Err(Some(format!("the embedding has {} values, expected {}", embedding.len(), self.width)))
+                }
+                _ if !embedding.iter().all(|value| value.is_finite()) => {
+                    Err(Some("the embedding has values that are no numbers".to_owned()))
+                }
+                _ => Ok(()),
+            };
+            valid.push(found.is_ok());
+            match found {
+                Ok(()) => all.extend_from_slice(embedding),
+                Err(reason) => {
+                    all.resize(all.len() + self.width, 0.0);
+                    if let Some(reason) = reason {
+                        bad.insert(at, format!("{source}, row {row}: {reason}"));
+                    }
+                }
+            }
+        }
+        let mut columns = vec![(schema::EMBEDDING.to_owned(), stored_embeddings(&all, self.width, &valid)?)];
+        for (sae, first_id) in &self.saes {
+            let encoded = sae.encode_embeddings(&all)?;
+            let encoded: Vec<_> =
+                encoded.into_iter().zip(&valid).map(|(found, valid)| valid.then_some(found)).collect();
+            columns.extend(feature_columns(sae.name(), *first_id, encoded.iter().map(Option::as_ref)));
+        }
+        Ok(Converted { columns, bad })
+    }
+}
+
+/// Embeddings of length 1 in half precision, as they are stored; null where not `valid`.
+fn stored_embeddings(values: &[f32], width: usize, valid: &[bool]) -> Result<ArrayRef> {
+    let mut halves = Vec::with_capacity(values.len());
+    for row in values.chunks_exact(width.max(1)) {
+        let length = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        halves.extend(row.iter().map(|value| f16::from_f32(value / length)));
+    }
+    let item = Arc::new(Field::new("item", DataType::Float16, true));
+    let nulls = NullBuffer::from(valid.to_vec());
+    FixedSizeListArray::try_new(item, width as i32, Arc::new(Float16Array::from(halves)), Some(nulls))
+        .map(|lists| Arc::new(lists) as ArrayRef)
+        .map_err(|error| Error::new(ErrorKind::Internal, "storing embeddings").with_source(error))
+}
+
 /// How the columns of a source become stored ones.
 #[derive(Debug, Clone)]
 pub(super) struct GivenColumns {
@@ -95,13 +202,8 @@ pub(super) struct Converted {
 }
 
 impl GivenColumns {
-    /// Whether a column of the source is one of these.
-    pub(super) fn takes(&self, column: &str) -> bool {
-        self.options.takes(column)
-    }
-
     /// The stored columns for the documents of `batch`, whose numbers in the source are `rows`.
-    pub(super) fn convert(&self, source: &str, batch: &RecordBatch, rows: &[u64]) -> Result<Converted> {
+    fn convert(&self, source: &str, batch: &RecordBatch, rows: &[u64]) -> Result<Converted> {
         let lists = |column: &str, what: &str| -> Result<ListArray> {
             let array = batch.column_by_name(column).ok_or_else(|| {
                 Error::new(ErrorKind::Data, format!("{source}: rows without the column '{column}' for the {what}"))
@@ -352,6 +454,24 @@ pub(super) fn found_width(parts: &[Part], options: &ImportOptions, ids: &str, pr
     }
 }
 
+/// The number of values of the embeddings that a source has, by the first of them.
+pub(super) fn found_embedding_width(part: &Part, options: &ImportOptions, column: &str) -> Result<usize> {
+    if matches!(part.source, ImportSource::Stdin) {
+        let message = "standard input can be read once only: name the dictionary that reads the embeddings (--sae)";
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    let mut opened = open(part, options)?;
+    opened.rows.prepare(Wanted::default())?;
+    while let Some(rows) = opened.rows.next()? {
+        let Some(lists) = rows.batch.column_by_name(column).and_then(as_lists) else { continue };
+        if let Some(first) = (0..lists.len()).find(|row| lists.is_valid(*row) && lists.value_length(*row) > 0) {
+            return Ok(lists.value_length(first) as usize);
+        }
+    }
+    let message = format!("{}: column '{column}' has no embedding at all", opened.name);
+    Err(Error::new(ErrorKind::Data, message))
+}
+
 /// What is known of each feature of a dictionary that comes without weights: labels, where a file has some.
 ///
 /// The file is JSON lines (such as the `features.jsonl` of an artifact), CSV or TSV, with `latent` (or `feature`, `index`,
@@ -441,7 +561,7 @@ fn label_rows(path: &Path) -> Result<Vec<(u64, Map<String, Value>)>> {
 /// Where features come from, as JSON: what `saequel.saes` shows as provenance.
 ///
 /// The file is named with its size and SHA-256, so that it can be told years later from another of its name.
-pub(super) fn provenance(parts: &[Part], given: &GivenFeatures, width_given: bool) -> Result<Value> {
+pub(super) fn provenance(parts: &[Part], options: &ImportOptions, given: &GivenFeatures) -> Result<Value> {
     let mut files = Vec::new();
     for part in parts {
         let ImportSource::Path(path) = &part.source else {
@@ -463,7 +583,10 @@ pub(super) fn provenance(parts: &[Part], given: &GivenFeatures, width_given: boo
     if let Some(labels) = &given.labels {
         facts["labels"] = file_facts(labels)?;
     }
-    facts["width"] = json!(if width_given { "given" } else { "found" });
+    if let Some(GivenMatrix::Features(path)) = &options.matrix {
+        facts["matrix"] = file_facts(path)?;
+    }
+    facts["width"] = json!(if given.width.is_some() { "given" } else { "found" });
     Ok(facts)
 }
 

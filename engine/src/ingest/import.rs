@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use saequel_udfs::FeatureId;
 
 use super::documents::{Encoded, encoded_columns, stored_batch};
-use super::given::{GivenColumns, found_width, latents, provenance};
+use super::given::{Given, GivenColumns, GivenEmbedding, found_embedding_width, found_width, latents, provenance};
+use super::matrix;
 use super::pipeline::{Chunk, Encode, Message, Reading, Seen, start};
-use super::read::{Opened, Part, Roles, first_columns, open, parts, roles};
+use super::read::{Opened, Part, Roles, first_columns, is_matrix, open, parts, roles};
 use super::sync::WordsSync;
 use crate::catalog::{CorpusInfo, ReaderInfo};
-use crate::engine::{GivenFeatures, ImportOptions, ImportReport, OnConflict};
+use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
+use crate::sae::Sae;
 use crate::schema;
 use crate::store::{AsOf, NewCorpus, NewDictionary, Snapshot, Store, WriteGuard};
 
@@ -50,14 +52,24 @@ pub(super) struct Encoding {
 /// Gives the encoder for the dictionaries of a corpus (empty: those of a new one); may load it, even from the network.
 pub(super) type Encodings = Box<dyn FnOnce(&[String]) -> Result<Encoding> + Send>;
 
+/// Gives a dictionary's artifact by name.
+pub(super) type Saes<'a> = &'a (dyn Fn(&str) -> Result<Arc<Sae>> + Send + Sync);
+
 /// Runs an import. `encoding` is asked for when the source has been found readable.
 pub(super) async fn import(
     store: &Store,
     options: ImportOptions,
     progress: Arc<dyn Progress>,
     encoding: Encodings,
+    saes: Saes<'_>,
 ) -> Result<ImportReport> {
     let begin = Instant::now();
+    let mut options = options;
+    let a_matrix = matches!(&options.source, ImportSource::Path(path) if is_matrix(path, options.format.as_deref()));
+    if a_matrix && options.features.is_none() {
+        options.features = Some(GivenFeatures::new(""));
+    }
+    let options = with_matrix(options)?;
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
     let existing = store.catalog().corpus(&options.corpus).cloned();
     // What the options and the first rows show to be wrong is said before anything is written or loaded.
@@ -72,7 +84,7 @@ pub(super) async fn import(
         })
         .await?
     };
-    if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none()) {
+    if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none() && options.embedding.is_none()) {
         let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
         if schema.field_with_name(schema::EMBEDDING).is_err() {
             let message = format!(
@@ -87,13 +99,14 @@ pub(super) async fn import(
         Some(wanted) => Some(blocking(move || encoding(&wanted)).await?),
         None => None,
     };
-    let given = match &options.features {
-        Some(given) => {
-            let given = GivenImport { options: &options, given, parts: &parts };
-            Some(given.columns(store, &guard, &progress).await?)
-        }
-        None => None,
-    };
+    let mut given = Given::default();
+    if let Some(features) = &options.features {
+        let made = GivenImport { options: &options, given: features, parts: &parts };
+        given.features = Some(made.columns(store, &guard, &progress).await?);
+    }
+    if let Some(column) = &options.embedding {
+        given.embedding = Some(given_embedding(store, &options, existing.as_deref(), &parts, column, saes).await?);
+    }
     if existing.is_none() {
         let mut added = Vec::new();
         let mut dictionaries = Vec::new();
@@ -102,7 +115,12 @@ pub(super) async fn import(
             added.extend(encoding.dictionaries.iter().flat_map(|name| schema::encoded_fields(name)));
             dictionaries.extend(encoding.dictionaries.iter().cloned());
         }
-        if let Some(given) = &given {
+        if let Some(given) = &given.embedding {
+            added.push(schema::embedding_field(given.width));
+            added.extend(given.saes.iter().flat_map(|(sae, _)| schema::encoded_fields(sae.name())));
+            dictionaries.extend(given.saes.iter().map(|(sae, _)| sae.name().to_owned()));
+        }
+        if let Some(given) = &given.features {
             added.extend(schema::feature_fields(&given.dictionary));
             dictionaries.push(given.dictionary.clone());
         }
@@ -110,7 +128,7 @@ pub(super) async fn import(
             name: options.corpus.clone(),
             text_columns: roles.text_columns.clone(),
             key: roles.key.clone(),
-            columns: first_columns(&first, &roles, |column| given.as_ref().is_some_and(|given| given.takes(column))),
+            columns: first_columns(&first, &roles, &options),
             dictionaries,
             added,
         };
@@ -150,8 +168,43 @@ fn summary(report: &ImportReport) -> String {
     parts.join(", ")
 }
 
+/// The options with the columns that a matrix beside the source has.
+fn with_matrix(mut options: ImportOptions) -> Result<ImportOptions> {
+    let taken = |option: &str| {
+        let message = format!("a matrix has the {option} of all documents; leave the name of their column away");
+        Err(Error::new(ErrorKind::Query, message))
+    };
+    match &options.matrix {
+        Some(_) if matches!(&options.source, ImportSource::Path(path) if path.is_dir()) => {
+            let message = "a matrix belongs to one file of documents, row by row, not to a folder";
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        Some(GivenMatrix::Embeddings(_)) if options.embedding.is_some() => return taken("embeddings"),
+        Some(GivenMatrix::Embeddings(_)) => options.embedding = Some(matrix::EMBEDDING.to_owned()),
+        Some(GivenMatrix::Features(_)) => {
+            let given = options.features.get_or_insert_with(|| GivenFeatures::new(""));
+            if !given.ids.is_empty() || given.activations.is_some() {
+                return taken("features");
+            }
+            given.ids = matrix::FEATURES.to_owned();
+            given.activations = Some(matrix::ACTIVATIONS.to_owned());
+        }
+        None => {
+            // A source that is a matrix itself.
+            if let Some(given) = options.features.as_mut().filter(|given| given.ids.is_empty()) {
+                given.ids = matrix::FEATURES.to_owned();
+                given.activations = Some(matrix::ACTIVATIONS.to_owned());
+            }
+        }
+    }
+    Ok(options)
+}
+
 /// The dictionaries with which the texts are encoded, none named for all of the database; `None` if nothing is read.
 fn texts_are_read_with(options: &ImportOptions, existing: Option<&CorpusInfo>) -> Result<Option<Vec<String>>> {
+    if options.embedding.is_some() {
+        return Ok(None);
+    }
     Ok(match (existing, &options.features) {
         (Some(corpus), None) => Some(corpus.dictionaries.clone()),
         (None, None) => Some(options.dictionaries.clone()),
@@ -171,6 +224,57 @@ fn texts_are_read_with(options: &ImportOptions, existing: Option<&CorpusInfo>) -
             (!others.is_empty()).then_some(others)
         }
     })
+}
+
+/// Embeddings that were computed elsewhere, with the dictionaries of level document that the user or the corpus names.
+async fn given_embedding(
+    store: &Store,
+    options: &ImportOptions,
+    existing: Option<&CorpusInfo>,
+    parts: &[Part],
+    column: &str,
+    saes: Saes<'_>,
+) -> Result<GivenEmbedding> {
+    let features = options.features.as_ref().map(|given| given.dictionary.as_ref().unwrap_or(&options.corpus));
+    let names = existing.map_or(&options.dictionaries, |corpus| &corpus.dictionaries);
+    let names: Vec<String> = names.iter().filter(|name| Some(*name) != features).cloned().collect();
+    let loaded = names.iter().map(|name| saes(name)).collect::<Result<Vec<_>>>()?;
+    let stored = match existing {
+        Some(corpus) => {
+            let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
+            match schema.field_with_name(schema::EMBEDDING).map(|field| field.data_type()) {
+                Ok(DataType::FixedSizeList(_, width)) => Some(*width as usize),
+                _ => None,
+            }
+        }
+        None => None,
+    };
+    let width = match stored.or_else(|| loaded.first().map(|sae| sae.input_width())) {
+        Some(width) => width,
+        None => {
+            let (options, part, column) = (options.clone(), parts[0].clone(), column.to_owned());
+            blocking(move || found_embedding_width(&part, &options, &column)).await?
+        }
+    };
+    if let Some(other) = loaded.iter().find(|sae| sae.input_width() != width) {
+        let message = format!(
+            "dictionary '{}' reads embeddings of {} values, those of the corpus have {width}",
+            other.name(),
+            other.input_width()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    if let Some(other) = loaded.iter().find(|sae| sae.level() != crate::sae::Level::Document) {
+        let message = format!(
+            "dictionary '{}' is of level {}: it reads the hidden states of texts, not their embeddings; name one of level \
+             document (--sae)",
+            other.name(),
+            other.level().as_str()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    let first = first_ids(store, &names)?;
+    Ok(GivenEmbedding { column: column.to_owned(), width, saes: loaded.into_iter().zip(first).collect() })
 }
 
 /// Features that were computed elsewhere, on their way to a dictionary of their own.
@@ -205,7 +309,7 @@ impl GivenImport<'_> {
                         None => found_width(&parts, &options, &given.ids, progress.as_ref())?,
                     };
                     let latents = latents(width, given.labels.as_deref())?;
-                    Ok((width, latents, provenance(&parts, &given, given.width.is_some())?.to_string()))
+                    Ok((width, latents, provenance(&parts, &options, &given)?.to_string()))
                 })
                 .await?;
                 let level = NewDictionary::level(self.given.level);
@@ -232,7 +336,7 @@ struct Source {
     first: Opened,
     others: Vec<Part>,
     roles: Roles,
-    given: Option<GivenColumns>,
+    given: Given,
 }
 
 async fn run(
@@ -284,7 +388,7 @@ async fn run(
     let stop = Arc::new(AtomicBool::new(false));
     let corpus = snapshot.info.clone();
     let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-    let given_dictionary = given.as_ref().map(|given| given.dictionary.clone());
+    let given_dictionary = given.features.as_ref().map(|given| given.dictionary.clone());
     let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes };
     let mut messages = start(reading, encoder, stop.clone())?;
     loop {

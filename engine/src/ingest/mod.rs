@@ -10,6 +10,7 @@ mod documents;
 pub(crate) mod given;
 mod import;
 mod infer;
+pub(crate) mod matrix;
 mod pipeline;
 mod read;
 mod records;
@@ -65,7 +66,8 @@ impl Engine {
                     encoder: Arc::new(encoder),
                 })
             });
-            import::import(&self.inner.store, options, progress, encoding).await
+            let saes = |name: &str| self.sae(name);
+            import::import(&self.inner.store, options, progress, encoding, &saes).await
         })
     }
 

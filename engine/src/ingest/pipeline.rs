@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::documents::{Encoded, texts};
-use super::given::{GivenColumns, hash_lists};
+use super::given::{Given, hash_lists};
 use super::read::{Opened, Part, Roles, check_column, open, roles, wanted};
 use super::typed::Rows;
 use crate::catalog::CorpusInfo;
@@ -98,8 +98,8 @@ pub(super) struct Reading {
     /// Types of the columns that the corpus has or will have from the parts before.
     pub(super) known: HashMap<String, DataType>,
     pub(super) seen: Seen,
-    /// Columns with features that were computed elsewhere.
-    pub(super) given: Option<GivenColumns>,
+    /// Columns with features or embeddings that were computed elsewhere.
+    pub(super) given: Given,
     /// Whether texts go to an encoder.
     pub(super) encodes: bool,
 }
@@ -290,14 +290,14 @@ impl Reading {
     /// Gives documents their identities and leaves out those that are there already.
     fn chunk(&mut self, rows: Option<Rows>, read: u64, set_aside: &mut Vec<String>) -> Result<Chunk> {
         let mut rows = rows.unwrap_or_else(Rows::none);
-        let taken = |column: &str| self.given.as_ref().is_some_and(|given| given.takes(column));
+        let taken = |column: &str| self.given.takes(column);
         let hashes = if rows.keys.is_none() { row_hashes(&self.first.hash, &rows.batch, taken)? } else { Vec::new() };
         let (mut given, mut bad) = (Vec::new(), BTreeMap::new());
-        if let Some(columns) = self.given.as_ref().filter(|_| !rows.rows.is_empty()) {
-            let converted = columns.convert(&self.first.name, &rows.batch, &rows.rows)?;
+        if !rows.rows.is_empty() {
+            let converted = self.given.convert(&self.first.name, &rows.batch, &rows.rows)?;
             (given, bad) = (converted.columns, converted.bad);
-            rows.batch = without(&rows.batch, |column| columns.takes(column))?;
         }
+        rows.batch = without(&rows.batch, taken)?;
         for field in rows.batch.schema().fields() {
             check_column(&self.first.name, field.name(), self.roles.key.as_deref())?;
         }

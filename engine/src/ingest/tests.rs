@@ -79,7 +79,11 @@ async fn run_with(store: &Store, options: ImportOptions, encoder: impl Encode) -
     let encoder = Arc::new(encoder);
     let dictionaries = vec!["lengths".to_owned()];
     let encoding = Encoding { encoder, width: testing::WIDTH, dictionaries, reader: None };
-    import(store, options, Arc::new(Silent), Box::new(|_: &[String]| Ok(encoding))).await
+    import(store, options, Arc::new(Silent), Box::new(|_: &[String]| Ok(encoding)), &no_sae).await
+}
+
+fn no_sae(name: &str) -> Result<Arc<crate::Sae>> {
+    Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found")))
 }
 
 fn setting_aside(options: ImportOptions) -> ImportOptions {
@@ -715,7 +719,7 @@ async fn a_file_of_bad_rows_is_told_of_in_portions() {
         reader: None,
     };
     let encoding = Box::new(|_: &[String]| Ok(encoding));
-    let report = import(&store, setting_aside(keyed(&path)), warnings.clone(), encoding).await.unwrap();
+    let report = import(&store, setting_aside(keyed(&path)), warnings.clone(), encoding, &no_sae).await.unwrap();
     assert_eq!((report.read, report.written, report.n_set_aside), (25_001, 1, 25_000));
     assert_eq!((report.set_aside.len(), warnings.0.load(Ordering::Relaxed)), (1000, 1000));
 }
