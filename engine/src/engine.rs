@@ -185,6 +185,11 @@ impl Engine {
         self.sae_of(&mut loaded, name)
     }
 
+    /// Lets go of a dictionary that was removed.
+    pub(crate) fn forget_sae(&self, name: &str) {
+        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).saes.remove(name);
+    }
+
     fn sae_of(&self, loaded: &mut Loaded, name: &str) -> Result<Arc<Sae>> {
         if let Some(sae) = loaded.saes.get(name) {
             return Ok(sae.clone());

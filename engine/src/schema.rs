@@ -91,15 +91,12 @@ pub fn encoded_fields(dictionary: &str) -> Vec<Field> {
     fields
 }
 
-/// Whether a stored column is one that saequel adds, for a corpus with these dictionaries.
-pub fn is_added(column: &str, dictionaries: &[String]) -> bool {
-    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column)
-        || dictionaries.iter().any(|dictionary| {
-            column == ids_column(dictionary)
-                || column == activations_column(dictionary)
-                || column == fvu_column(dictionary)
-                || column == explained_column(dictionary)
-        })
+/// Begin the names of columns that saequel adds for a dictionary.
+const PREFIXES: [&str; 4] = ["_ids_", "_activations_", "_fvu_", "_explained_"];
+
+/// Whether a stored column is one that saequel adds, also of a dictionary that the corpus does not have yet, or no longer.
+pub fn is_added(column: &str) -> bool {
+    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column) || PREFIXES.iter().any(|prefix| column.starts_with(prefix))
 }
 
 /// Why a column of the user's cannot have this name; `None` if it can.
@@ -120,7 +117,7 @@ pub fn reserved(column: &str) -> Option<&'static str> {
         sql::FVU,
         sql::EXPLAINED,
     ];
-    let prefixes = ["_ids_", "_activations_", "_fvu_", "_explained_", "features_", "fvu_", "explained_", "_row"];
-    (added.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)))
+    let mut prefixes = PREFIXES.iter().chain(&["features_", "fvu_", "explained_", "_row"]);
+    (added.contains(&lower.as_str()) || prefixes.any(|prefix| lower.starts_with(prefix)))
         .then_some("saequel adds a column of that name")
 }

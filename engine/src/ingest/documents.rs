@@ -67,16 +67,39 @@ pub(crate) fn encoded_columns(
     dictionaries: &[String],
     first_ids: &[FeatureId],
 ) -> Result<Vec<(String, ArrayRef)>> {
-    let n = encoded.len();
     let wrong = |what: &str| Error::new(ErrorKind::Internal, format!("encoding documents: {what}"));
     if dictionaries.len() != first_ids.len() {
         return Err(wrong("another number of dictionaries came back"));
     }
-    let mut made: Vec<(String, ArrayRef)> = Vec::new();
     let width = match stored.field_with_name(schema::EMBEDDING).map(|field| field.data_type()) {
         Ok(DataType::FixedSizeList(_, width)) => *width,
         _ => return Err(wrong("the corpus has no embedding column")),
     };
+    let mut made = reader_columns(width as usize, encoded)?;
+    for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
+        let features: Option<Vec<_>> = encoded
+            .iter()
+            .map(|document| match document {
+                Ok(document) => document.features.get(at).map(Some),
+                Err(_) => Some(None),
+            })
+            .collect();
+        let features = features.ok_or_else(|| wrong("a dictionary is missing"))?;
+        made.extend(feature_columns(dictionary, *first_id, features.into_iter()));
+    }
+    Ok(made)
+}
+
+/// What a reader finds whatever the dictionaries, as stored columns: embedding of `width` values, numbers of tokens and
+/// sentences, and why a text could not be read.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] for an embedding of another width.
+pub(crate) fn reader_columns(width: usize, encoded: &[Encoded]) -> Result<Vec<(String, ArrayRef)>> {
+    let n = encoded.len();
+    let wrong = |what: &str| Error::new(ErrorKind::Internal, format!("encoding documents: {what}"));
+    let width = width as i32;
+    let mut made: Vec<(String, ArrayRef)> = Vec::new();
     let mut embeddings = FixedSizeListBuilder::new(Float16Builder::with_capacity(n * width as usize), width);
     let (mut n_tokens, mut n_spans) = (UInt32Builder::new(), UInt32Builder::new());
     for document in encoded {
@@ -106,17 +129,6 @@ pub(crate) fn encoded_columns(
     made.push((schema::N_SPANS.to_owned(), Arc::new(n_spans.finish())));
     let errors: StringArray = encoded.iter().map(|document| document.as_ref().err().map(String::as_str)).collect();
     made.push((schema::ERROR.to_owned(), Arc::new(errors)));
-    for (at, (dictionary, first_id)) in dictionaries.iter().zip(first_ids).enumerate() {
-        let features: Option<Vec<_>> = encoded
-            .iter()
-            .map(|document| match document {
-                Ok(document) => document.features.get(at).map(Some),
-                Err(_) => Some(None),
-            })
-            .collect();
-        let features = features.ok_or_else(|| wrong("a dictionary is missing"))?;
-        made.extend(feature_columns(dictionary, *first_id, features.into_iter()));
-    }
     Ok(made)
 }
 

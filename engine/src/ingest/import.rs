@@ -456,7 +456,7 @@ async fn run(
     Ok(report)
 }
 
-fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
+pub(super) fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
     let catalog = store.catalog();
     let known = catalog.features.dictionaries();
     dictionaries

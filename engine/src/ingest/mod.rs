@@ -5,6 +5,7 @@
 //! the source's name (of the first 64 KiB of standard input) and of what the row holds. What is there already is left out
 //! before it is read; a row whose content was changed is another document.
 
+pub mod backfill;
 mod columnar;
 mod documents;
 pub(crate) mod given;
@@ -52,15 +53,8 @@ impl Engine {
             let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
                 let encoder = engine.encoder(dictionaries, news.as_ref())?;
                 let reader = encoder.reader();
-                let info = ReaderInfo {
-                    name: reader.name().to_owned(),
-                    n_layers: reader.n_layers() as u32,
-                    width: reader.width() as u32,
-                    context: reader.context() as u32,
-                    sha256: reader.sha256().to_owned(),
-                };
                 Ok(Encoding {
-                    reader: Some(info),
+                    reader: Some(ReaderInfo::of(reader)),
                     width: reader.width(),
                     dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                     encoder: Arc::new(encoder),

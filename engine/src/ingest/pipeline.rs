@@ -155,9 +155,13 @@ fn encode_all(
     }
 }
 
-/// Encodes a chunk. If that fails, each text is tried alone: the failure belongs to one of them.
 fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     let texts: Vec<&str> = chunk.texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
+    encode_texts(&texts, &chunk.place, encoder)
+}
+
+/// Encodes the texts of `place`. If that fails, each is tried alone: the failure belongs to one of them.
+pub(super) fn encode_texts(texts: &[&str], place: &str, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     if texts.is_empty() {
         return Ok(Vec::new());
     }
@@ -165,12 +169,12 @@ fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
         let encoded = catch_unwind(AssertUnwindSafe(|| encoder.encode(texts)));
         encoded.unwrap_or_else(|panic| Err(panicked("encoding", panic.as_ref())))
     };
-    let whole = match encode(&texts) {
+    let whole = match encode(texts) {
         Ok(documents) => return Ok(documents.into_iter().map(Ok).collect()),
         Err(error) => error,
     };
     let mut encoded = Vec::with_capacity(texts.len());
-    for text in &texts {
+    for text in texts {
         encoded.push(match encode(&[*text]) {
             Ok(mut documents) if documents.len() == 1 => Ok(documents.remove(0)),
             Ok(_) => Err("the encoder gave no answer".to_owned()),
@@ -179,7 +183,7 @@ fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     }
     // If no text can be encoded, not even this one, it is not the texts.
     if encoded.iter().all(Result::is_err) && encode(&["a"]).is_err() {
-        return Err(whole.context(&chunk.place));
+        return Err(whole.context(place));
     }
     Ok(encoded)
 }

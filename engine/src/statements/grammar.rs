@@ -11,6 +11,9 @@
 //! DESCRIBE FEATURE feature
 //! DESCRIBE name
 //! ALTER FEATURE feature RENAME TO 'label'
+//! ALTER CORPUS name ADD DICTIONARY dictionary [, ...]
+//! ALTER CORPUS name DROP DICTIONARY dictionary [, ...]
+//! DROP DICTIONARY [IF EXISTS] dictionary
 //! COMPACT name [KEEP VERSIONS n DAYS]
 //!
 //! feature:        a number, a name, or a label in quotes
@@ -63,6 +66,11 @@ pub(super) fn own_statement(parser: &mut Parser<'_>) -> Result<Option<Statement>
     } else if grammar.words(&["drop", "concept"]) {
         let if_exists = grammar.words(&["if", "exists"]);
         Statement::DropConcept { name: grammar.name("the name of a concept")?, if_exists }
+    } else if grammar.words(&["drop", "dictionary"]) {
+        let if_exists = grammar.words(&["if", "exists"]);
+        Statement::DropDictionary { name: grammar.name_or_text("the name of a dictionary")?, if_exists }
+    } else if grammar.words(&["alter", "corpus"]) {
+        grammar.alter_corpus()?
     } else if grammar.words(&["describe", "feature"]) || grammar.words(&["desc", "feature"]) {
         Statement::DescribeFeature { feature: grammar.feature()? }
     } else if grammar.words(&["alter", "feature"]) {
@@ -298,6 +306,19 @@ impl Grammar<'_, '_> {
             Ok((feature, weight))
         })?;
         Ok(Statement::CreateConcept { name, replace, members })
+    }
+
+    fn alter_corpus(&mut self) -> Result<Statement> {
+        let corpus = self.name("the name of a corpus")?;
+        let add = self.words(&["add", "dictionary"]);
+        if !add && !self.words(&["drop", "dictionary"]) {
+            return self.expected("ADD DICTIONARY or DROP DICTIONARY");
+        }
+        let mut dictionaries = vec![self.name_or_text("the name of a dictionary")?];
+        while self.0.consume_token(&Token::Comma) {
+            dictionaries.push(self.name_or_text("the name of a dictionary")?);
+        }
+        Ok(Statement::AlterCorpus { corpus, add, dictionaries })
     }
 
     fn compact(&mut self) -> Result<Statement> {
