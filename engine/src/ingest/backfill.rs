@@ -137,7 +137,7 @@ impl Engine {
 
 /// What features are made of.
 #[derive(Clone)]
-enum Work {
+pub(super) enum Work {
     /// Texts, by a reader with the dictionaries.
     Texts { encoder: Arc<dyn Encode>, width: usize },
     /// Stored embeddings.
@@ -174,17 +174,18 @@ fn work(
     Ok((Work::Texts { encoder: Arc::new(encoder), width }, Some(info)))
 }
 
-struct Backfill<'a> {
-    store: &'a Store,
-    guard: &'a WriteGuard,
-    corpus: &'a str,
-    dictionaries: &'a [String],
-    work: Work,
-    progress: Arc<dyn Progress>,
+/// A backfill of one corpus.
+pub(super) struct Backfill<'a> {
+    pub(super) store: &'a Store,
+    pub(super) guard: &'a WriteGuard,
+    pub(super) corpus: &'a str,
+    pub(super) dictionaries: &'a [String],
+    pub(super) work: Work,
+    pub(super) progress: Arc<dyn Progress>,
 }
 
 impl Backfill<'_> {
-    async fn run(&self) -> Result<BackfillReport> {
+    pub(super) async fn run(&self) -> Result<BackfillReport> {
         let begin = Instant::now();
         let Self { store, guard, corpus, dictionaries, .. } = self;
         self.add_columns().await?;

@@ -8,6 +8,8 @@
 pub mod backfill;
 mod columnar;
 mod documents;
+#[cfg(test)]
+mod elsewhere_tests;
 pub(crate) mod given;
 mod import;
 mod infer;
