@@ -2,13 +2,21 @@
 
 use saequel_tests::{Scratch, fail, query_column, saequel, succeed};
 
+/// The one column of a query's answer.
+fn answers(db: &std::path::Path, query: &str) -> Vec<String> {
+    let named = format!("SELECT x FROM ({query}) AS answer(x)");
+    query_column(db, &named, "x").unwrap_or_else(|said| panic!("{query}: {said}"))
+}
+
 const WITH: &str = "minilm-l4-token-4096";
 
 /// Sixty documents in two groups: feature 3 in every one of group a, feature 1 in all.
 fn documents(scratch: &Scratch) -> std::path::PathBuf {
     let line = |i: usize| {
         let (group, ids, acts) = if i % 2 == 0 { ("a", "[3,1]", "[2.5,1]") } else { ("b", "[1]", "[0.5]") };
-        format!("{{\"id\":{i},\"grp\":\"{group}\",\"text\":\"I am sorry, number {i}\",\"ids\":{ids},\"acts\":{acts}}}\n")
+        format!(
+            "{{\"id\":{i},\"grp\":\"{group}\",\"text\":\"I am sorry, number {i}\",\"ids\":{ids},\"acts\":{acts}}}\n"
+        )
     };
     let lines: String = (0..60).map(line).collect();
     scratch.write("given.jsonl", lines.as_bytes())
@@ -18,7 +26,8 @@ fn documents(scratch: &Scratch) -> std::path::PathBuf {
 fn features_computed_elsewhere_are_analysed_without_a_reader() {
     let scratch = Scratch::new();
     let (db, file) = (scratch.path("db"), documents(&scratch));
-    let labels = scratch.write("labels.jsonl", b"{\"latent\":3,\"label\":\"says sorry\"}\n{\"latent\":1,\"label\":\"speaks\"}\n");
+    let labels = scratch
+        .write("labels.jsonl", b"{\"latent\":3,\"label\":\"says sorry\"}\n{\"latent\":1,\"label\":\"speaks\"}\n");
     let import = || {
         let mut command = saequel(&db);
         command.arg("import").arg(&file).args(["--corpus", "c", "--key", "id", "--text", "text"]);
@@ -33,7 +42,7 @@ fn features_computed_elsewhere_are_analysed_without_a_reader() {
     let said = succeed(&mut import());
     assert!(said.contains("60 there already"), "{said}");
 
-    let column = |query: &str| query_column(&db, query);
+    let column = |query: &str| answers(&db, query);
     let diff = "SELECT label FROM diff('c WHERE grp = ''a''', 'c WHERE grp = ''b''') WHERE q_value < 0.05";
     assert_eq!(column(diff), ["says sorry"]);
     assert_eq!(column("SELECT count(*) FROM c WHERE has_feature(features, 'says sorry')"), ["30"]);
@@ -66,8 +75,13 @@ fn a_dictionary_is_added_to_a_corpus_later_and_taken_away() {
     succeed(&mut import);
     let said = succeed(saequel(&db).args(["sae", "add", "c", WITH]));
     assert!(said.contains("c: 60 documents encoded"), "{said}");
-    let column = |query: &str| query_column(&db, query);
-    assert_eq!(column("SELECT count(*) FROM c WHERE has_feature(features, 'sorry') AND n_tokens > 3 AND fvu_minilm_l4_token_4096 < 1"), ["60"]);
+    let column = |query: &str| answers(&db, query);
+    assert_eq!(
+        column(
+            "SELECT count(*) FROM c WHERE has_feature(features, 'sorry') AND n_tokens > 3 AND fvu_minilm_l4_token_4096 < 1"
+        ),
+        ["60"]
+    );
     assert_eq!(column("SELECT count(DISTINCT level) FROM c_activations"), ["2"], "both dictionaries");
     let said = succeed(saequel(&db).args(["sql", &format!("ALTER CORPUS c DROP DICTIONARY '{WITH}'")]));
     assert!(said.contains("dropped"), "{said}");
