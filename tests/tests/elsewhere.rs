@@ -56,8 +56,9 @@ fn features_computed_elsewhere_are_analysed_without_a_reader() {
     // What needs a reader says why it cannot be had.
     let (_, said) = fail(saequel(&db).arg("import").arg(&file).args(["--corpus", "c", "--key", "id"]));
     assert!(said.contains("computed elsewhere") && said.contains("--features"), "{said}");
-    let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM retrieve(c, 'sorry', view => 'dense')"]));
-    assert!(said.contains("embedding") || said.contains("view"), "{said}");
+    let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM retrieve(c, 'sorry')"]));
+    assert!(said.contains("have no embedding") && said.contains("signals => 'labels,words'"), "{said}");
+    assert_eq!(column("SELECT doc_id FROM retrieve(c, 'number 7', signals => 'words', k => 1)"), ["7"]);
     let (_, said) = fail(saequel(&db).arg("import").arg(&file).args(["--corpus", "x", "--width", "8"]));
     assert!(said.contains("--feature"), "{said}");
     let (_, said) = fail(saequel(&db).args(["sae", "add", "c", "c"]));

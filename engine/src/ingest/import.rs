@@ -86,7 +86,7 @@ pub(super) async fn import(
     };
     if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none() && options.embedding.is_none()) {
         let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
-        if schema.field_with_name(schema::EMBEDDING).is_err() {
+        if schema.field_with_name(schema::N_TOKENS).is_err() {
             let message = format!(
                 "the features of corpus '{}' were computed elsewhere, and so must be those of new documents: name the \
                  column that has them (--features)",
