@@ -28,6 +28,11 @@ pub(crate) const EMBEDDING: &str = "matrix.embedding";
 /// Bytes that a header may take: those of real files take 64 to 200.
 const LONGEST_HEADER: usize = 64 << 10;
 
+/// Columns that a matrix may have: no dictionary has more features, and a row must fit into memory.
+const MOST_COLUMNS: u32 = 1 << 24;
+/// Values of a chunk, at most: some rows are much longer than others.
+const MOST_VALUES: usize = 1 << 26;
+
 /// What a number is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Dtype {
@@ -129,7 +134,7 @@ impl Array {
     }
 
     fn len(&self) -> u64 {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |all, n| all.saturating_mul(*n))
     }
 
     /// The bytes of the next `n` values.
@@ -186,13 +191,16 @@ struct Checked<R> {
     inner: R,
     crc: flate2::Crc,
     expected: u32,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 impl<R: Read> Read for Checked<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.crc.update(&buffer[..n]);
-        if n == 0 && !buffer.is_empty() && self.crc.sum() != self.expected {
+        self.left = self.left.saturating_sub(n as u64);
+        if self.left == 0 && self.crc.sum() != self.expected {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is another"));
         }
         Ok(n)
@@ -237,6 +245,7 @@ impl<'a> Archive<'a> {
         let entry = self.zip.by_index_raw(index).map_err(|error| wrong(error.to_string()))?;
         let start = entry.data_start().ok_or_else(|| wrong("it cannot be found in the archive".to_owned()))?;
         let (method, size, expected) = (entry.compression(), entry.compressed_size(), entry.crc32());
+        let left = entry.size();
         drop(entry);
         let mut file = File::open(self.path).map_err(|error| cannot_open(self.path, error))?;
         file.seek(SeekFrom::Start(start)).map_err(|error| cannot_open(self.path, error))?;
@@ -246,7 +255,7 @@ impl<'a> Archive<'a> {
             CompressionMethod::Deflated => Box::new(flate2::read::DeflateDecoder::new(raw)),
             other => return Err(wrong(format!("it is compressed by {other}; expected none or deflate"))),
         };
-        let inner = Checked { inner, crc: flate2::Crc::new(), expected };
+        let inner = Checked { inner, crc: flate2::Crc::new(), expected, left };
         Array::open(shown, Box::new(BufReader::with_capacity(256 << 10, inner)))
     }
 }
@@ -307,8 +316,8 @@ impl Matrix {
         let pointers = archive.array("indptr")?;
         let (indices, data) = (archive.array("indices")?, archive.array("data")?);
         let numbers = pointers.dtype.is_number() && indices.dtype.is_number() && data.dtype.is_number();
-        let fits = numbers && pointers.len() == shape[0] + 1 && indices.len() == data.len();
-        let n_columns = u32::try_from(shape[1]).ok().filter(|_| fits).ok_or_else(|| {
+        let fits = numbers && pointers.len() == shape[0].saturating_add(1) && indices.len() == data.len();
+        let n_columns = u32::try_from(shape[1]).ok().filter(|n| fits && *n <= MOST_COLUMNS).ok_or_else(|| {
             let message = format!(
                 "{name}: the parts of the matrix of {} rows and {} columns do not fit together; save it again",
                 shape[0], shape[1]
@@ -334,7 +343,9 @@ impl Matrix {
         if array.fortran && n_rows > 1 && n_columns > 1 {
             return wrong("it is stored column by column; save it with numpy.ascontiguousarray(matrix)".to_owned());
         }
-        let Ok(n_columns) = u32::try_from(n_columns) else { return wrong(format!("{n_columns} columns are too many")) };
+        let Some(n_columns) = u32::try_from(n_columns).ok().filter(|n| *n <= MOST_COLUMNS) else {
+            return wrong(format!("{n_columns} columns are too many"));
+        };
         Ok(Self { name, n_rows, n_columns, read: 0, values: Values::Dense(array) })
     }
 
@@ -372,14 +383,21 @@ impl Matrix {
             Values::Sparse { pointers, indices, data, last } => {
                 for pointer in pointers.whole(n)? {
                     let length = pointer.checked_sub(*last).filter(|_| pointer <= data.len());
-                    let Some(length) = length else {
-                        let message = format!("{}: the rows of the matrix overlap; save it again", self.name);
+                    let Some(length) = length.filter(|length| *length <= u64::from(self.n_columns)) else {
+                        let message = format!(
+                            "{}: the rows of the matrix do not fit together; save it again, after matrix.sum_duplicates()",
+                            self.name
+                        );
                         return Err(Error::new(ErrorKind::Data, message));
                     };
                     lengths.push(length as usize);
                     *last = pointer;
                 }
                 let total = lengths.iter().sum();
+                if total > MOST_VALUES {
+                    let message = format!("{}: {n} rows have {total} values, too many for a sparse matrix", self.name);
+                    return Err(Error::new(ErrorKind::Data, message));
+                }
                 data.floats(total, &mut activations)?;
                 ids.extend(indices.whole(total)?.into_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
             }
