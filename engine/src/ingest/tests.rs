@@ -29,7 +29,7 @@ use crate::words::Words;
 pub(super) struct WordLengths {
     /// Fails for ever after so many texts; 0: never.
     pub(super) fail_after: usize,
-    seen: AtomicUsize,
+    pub(super) seen: AtomicUsize,
 }
 
 impl Encode for WordLengths {
