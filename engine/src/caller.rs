@@ -80,9 +80,14 @@ impl Caller {
         let corpus = match statement {
             Statement::Query(_) | Statement::DescribeFeature { .. } | Statement::Describe { .. } => return Ok(()),
             Statement::Import(import) => Some(&import.corpus),
-            Statement::Delete { corpus, .. } | Statement::Compact { corpus, .. } => Some(corpus),
+            Statement::Delete { corpus, .. }
+            | Statement::Compact { corpus, .. }
+            | Statement::AlterCorpus { corpus, .. } => Some(corpus),
             Statement::DropCorpus { name, .. } => Some(name),
-            Statement::CreateConcept { .. } | Statement::DropConcept { .. } | Statement::RenameFeature { .. } => None,
+            Statement::CreateConcept { .. }
+            | Statement::DropConcept { .. }
+            | Statement::DropDictionary { .. }
+            | Statement::RenameFeature { .. } => None,
         };
         if matches!(statement, Statement::Import(_)) && !self.files {
             return Err(Error::new(ErrorKind::Denied, format!("{name}: this token may read no file of the server")));

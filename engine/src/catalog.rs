@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::store::{FeatureRow, NewDictionary};
 
 /// A corpus as the catalog knows it.
@@ -44,6 +44,19 @@ pub struct ReaderInfo {
     pub context: u32,
     /// SHA-256 of the weights.
     pub sha256: String,
+}
+
+impl ReaderInfo {
+    /// What the catalog keeps of a reader.
+    pub(crate) fn of(reader: &crate::reader::Reader) -> Self {
+        Self {
+            name: reader.name().to_owned(),
+            n_layers: reader.n_layers() as u32,
+            width: reader.width() as u32,
+            context: reader.context() as u32,
+            sha256: reader.sha256().to_owned(),
+        }
+    }
 }
 
 /// A job (import, label, compact, ...) and how it went.
@@ -252,6 +265,60 @@ impl Engine {
             let store = &self.inner.store;
             let guard = store.write("adding a dictionary").await?;
             store.add_dictionary(&guard, &NewDictionary::of(sae)).await
+        })
+    }
+}
+
+impl Engine {
+    /// Removes a dictionary that no corpus has, with its weights, features and labels.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`]; [`crate::ErrorKind::Query`] if a corpus or a concept needs it.
+    pub fn drop_dictionary<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let store = &self.inner.store;
+            let guard = store.write("dropping a dictionary").await?;
+            let catalog = store.catalog();
+            let known = catalog.features.dictionaries();
+            let Some(dictionary) = known.iter().find(|dictionary| dictionary.name == name) else {
+                let hint = did_you_mean(name, known.iter().map(|dictionary| dictionary.name.as_str()));
+                return Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found{hint}")));
+            };
+            let users: Vec<&str> = catalog
+                .corpora
+                .iter()
+                .filter(|corpus| corpus.dictionaries.iter().any(|other| other == name))
+                .map(|corpus| corpus.name.as_str())
+                .collect();
+            if let Some(first) = users.first() {
+                let message = format!(
+                    "dictionary '{name}' is in use by: {}; take it away first (ALTER CORPUS {first} DROP DICTIONARY                      '{name}'), or drop the corpus",
+                    users.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            let ids = dictionary.first_id..dictionary.first_id + dictionary.width;
+            let mut concepts = catalog.features.concepts().iter();
+            if let Some(concept) = concepts.find(|concept| concept.members.iter().any(|(id, _)| ids.contains(id))) {
+                let message = format!(
+                    "concept '{}' has features of dictionary '{name}'; drop it first (DROP CONCEPT)",
+                    concept.name
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            store
+                .change(&guard, &["saes", "features"], |state| {
+                    state.saes.retain(|sae| sae.dictionary.name != name);
+                    state.features.retain(|row| !ids.contains(&row.feature.id));
+                    Ok(())
+                })
+                .await?;
+            let folder = store.sae_dir(name);
+            if folder.exists() {
+                std::fs::remove_dir_all(&folder).map_err(|error| io_error("cannot remove", &folder, error))?;
+            }
+            self.forget_sae(name);
+            Ok(())
         })
     }
 }

@@ -12,6 +12,7 @@ use saequel_udfs::{Dictionary, Feature, FeatureCatalog};
 use crate::catalog::Check;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::ingest::given::UNNAMED;
 use crate::schema;
 use crate::store::{AsOf, Snapshot, folder_sha256};
 use crate::words::Words;
@@ -107,7 +108,10 @@ impl Engine {
                         for fit in fits.iter().filter_map(Fit::shown) {
                             checks.note(format!("fit of {name}"), Ok(fit));
                         }
-                        let words = words(&store.words_dir(name), n_documents, snapshot.version());
+                        let words = match snapshot.info.text_columns.is_empty() {
+                            true => Ok("no text, no words".to_owned()),
+                            false => words(&store.words_dir(name), n_documents, snapshot.version()),
+                        };
                         checks.note(format!("words of {name}"), words);
                     }
                     Err(error) => {
@@ -151,6 +155,7 @@ fn names(features: &FeatureCatalog, dictionary: &Dictionary) -> String {
         .map(|(source, n)| match source {
             "read" => format!("{n} by reading what they fire on"),
             "words" => format!("{n} from words, by a formula"),
+            UNNAMED => format!("{n} by their number alone"),
             other => format!("{n} by '{other}'"),
         })
         .collect();

@@ -95,7 +95,8 @@ impl Engine {
         Box::pin(async move { self.inner.store.refresh().await })
     }
 
-    /// The reader with the named dictionaries (all of the catalog's if empty); loads weights on first use.
+    /// The reader with the named dictionaries; loads weights on first use. None named means all of the catalog's that have
+    /// weights: texts cannot be encoded with those whose features were computed elsewhere.
     ///
     /// # Errors
     /// As [`Reader::load`]; [`crate::ErrorKind::NotFound`] for an unknown dictionary, with the nearest name.
@@ -103,7 +104,12 @@ impl Engine {
         let catalog = self.catalog();
         let known = catalog.features.dictionaries();
         let wanted: Vec<&Dictionary> = if dictionaries.is_empty() {
-            known.iter().collect()
+            let store = &self.inner.store;
+            let with_weights: Vec<_> = known.iter().filter(|found| store.sae_sha256(&found.name).is_some()).collect();
+            if let (Some(first), true) = (known.first(), with_weights.is_empty()) {
+                return Err(no_weights(&first.name));
+            }
+            with_weights
         } else {
             let find = |name: &String| {
                 known.iter().find(|dictionary| dictionary.name == *name).ok_or_else(|| {
@@ -124,28 +130,73 @@ impl Engine {
         }
         // Held while loading, so that two callers do not load the same weights twice.
         let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = match loaded.readers.get(reader) {
-            Some(reader) => reader.clone(),
-            None => {
-                let made = Arc::new(Reader::load(reader, &self.inner.options.reader(), progress)?);
-                loaded.readers.insert(reader.to_owned(), made.clone());
-                made
-            }
-        };
+        // What is known to have no weights says so before a reader is loaded for nothing.
+        if let Some(without) = wanted.iter().find(|found| self.inner.store.sae_sha256(&found.name).is_none()) {
+            return Err(no_weights(&without.name));
+        }
+        let reader = self.reader_of(&mut loaded, reader, progress)?;
         let mut saes = Vec::with_capacity(wanted.len());
         for dictionary in wanted {
-            let sae = match loaded.saes.get(&dictionary.name) {
-                Some(sae) => sae.clone(),
-                None => {
-                    let made = Arc::new(self.load_sae(&dictionary.name)?);
-                    loaded.saes.insert(dictionary.name.clone(), made.clone());
-                    made
-                }
-            };
-            saes.push(sae);
+            saes.push(self.sae_of(&mut loaded, &dictionary.name)?);
         }
         drop(loaded);
         Ok(Encoder::new(reader, saes)?)
+    }
+
+    /// The reader that reads labels and questions: that of the first dictionary with weights, else the default one.
+    ///
+    /// # Errors
+    /// As [`Reader::load`].
+    pub fn first_reader(&self, progress: &dyn Progress) -> Result<Arc<Reader>> {
+        let name = self.first_reader_name();
+        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reader_of(&mut loaded, &name, progress)
+    }
+
+    /// Name of [`Self::first_reader`].
+    pub(crate) fn first_reader_name(&self) -> String {
+        let catalog = self.catalog();
+        let mut known = catalog.features.dictionaries().iter();
+        let first = known.find(|dictionary| self.inner.store.sae_sha256(&dictionary.name).is_some());
+        first.map_or(DEFAULT_READER, |dictionary| dictionary.reader.as_str()).to_owned()
+    }
+
+    fn reader_of(&self, loaded: &mut Loaded, name: &str, progress: &dyn Progress) -> Result<Arc<Reader>> {
+        if let Some(reader) = loaded.readers.get(name) {
+            return Ok(reader.clone());
+        }
+        let made = Arc::new(Reader::load(name, &self.inner.options.reader(), progress)?);
+        loaded.readers.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// A dictionary's artifact; loaded on first use.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] with the nearest name, [`crate::ErrorKind::Query`] if it has no weights.
+    pub fn sae(&self, name: &str) -> Result<Arc<Sae>> {
+        let catalog = self.catalog();
+        let known = catalog.features.dictionaries();
+        if !known.iter().any(|dictionary| dictionary.name == name) {
+            let hint = did_you_mean(name, known.iter().map(|dictionary| dictionary.name.as_str()));
+            return Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found{hint}")));
+        }
+        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sae_of(&mut loaded, name)
+    }
+
+    /// Lets go of a dictionary that was removed.
+    pub(crate) fn forget_sae(&self, name: &str) {
+        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).saes.remove(name);
+    }
+
+    fn sae_of(&self, loaded: &mut Loaded, name: &str) -> Result<Arc<Sae>> {
+        if let Some(sae) = loaded.saes.get(name) {
+            return Ok(sae.clone());
+        }
+        let made = Arc::new(self.load_sae(name)?);
+        loaded.saes.insert(name.to_owned(), made.clone());
+        Ok(made)
     }
 
     /// Loads the folder's copy of a dictionary and checks it against the catalog's checksum.
@@ -153,8 +204,7 @@ impl Engine {
         let store = &self.inner.store;
         let folder = store.sae_dir(dictionary);
         let Some(expected) = store.sae_sha256(dictionary) else {
-            let message = format!("dictionary '{dictionary}' has no weights: its features were computed elsewhere");
-            return Err(Error::new(ErrorKind::Query, message));
+            return Err(no_weights(dictionary));
         };
         let found = folder_sha256(&folder)?;
         if found != expected {
@@ -167,6 +217,15 @@ impl Engine {
         }
         Ok(Sae::load(&folder)?)
     }
+}
+
+/// The error for a text that would have to be encoded with features that were computed elsewhere.
+fn no_weights(dictionary: &str) -> Error {
+    let message = format!(
+        "dictionary '{dictionary}' has no weights: its features were computed elsewhere, so no text can be encoded with it \
+         here; import documents with their features (--features), or add its weights with `saequel sae import`"
+    );
+    Error::new(ErrorKind::Query, message)
 }
 
 /// Where documents come from.
@@ -200,6 +259,58 @@ pub enum OnBadRow {
     SetAside,
 }
 
+/// Features that were computed elsewhere, as columns of the documents that an import reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GivenFeatures {
+    /// Column with the features of each document: a list of whole numbers, 0 to width - 1, in any order.
+    pub ids: String,
+    /// Column with their activations: a list of numbers beside them. `None`: only presence is known, and every one is 1.
+    pub activations: Option<String>,
+    /// Name of the dictionary that the features belong to; it is made if there is none. Default: the corpus's name.
+    /// Corpora that share a dictionary share its ids, and can be compared.
+    pub dictionary: Option<String>,
+    /// Number of features of a new dictionary; default: one more than the largest that the source names.
+    pub width: Option<u32>,
+    /// Names of a new dictionary's features: JSON lines, CSV or TSV with `latent`, `label` and perhaps `description`.
+    pub labels: Option<PathBuf>,
+    /// What the features are activations of; default: documents.
+    pub level: crate::sae::Level,
+    /// What computed them, in the user's words; kept as provenance.
+    pub tool: Option<String>,
+    /// Features whose activation is not stronger than this (in absolute value) are not present; default 0.
+    pub threshold: f32,
+}
+
+impl GivenFeatures {
+    /// Features in the column `ids`, with every default.
+    pub fn new(ids: impl Into<String>) -> Self {
+        Self {
+            ids: ids.into(),
+            activations: None,
+            dictionary: None,
+            width: None,
+            labels: None,
+            level: crate::sae::Level::Document,
+            tool: None,
+            threshold: 0.0,
+        }
+    }
+
+    /// Whether a column of the source is one of these.
+    pub(crate) fn takes(&self, column: &str) -> bool {
+        column == self.ids || self.activations.as_deref() == Some(column)
+    }
+}
+
+/// A matrix of NumPy or SciPy (`.npz`, `.npy`) whose row i belongs to the i-th document of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GivenMatrix {
+    /// One column a feature: `scipy.sparse.save_npz` of compressed sparse rows, or a dense array.
+    Features(PathBuf),
+    /// Each row is the embedding of a document, for the dense view and for dictionaries of level document.
+    Embeddings(PathBuf),
+}
+
 /// An import.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
@@ -215,6 +326,13 @@ pub struct ImportOptions {
     pub key: Option<String>,
     /// Dictionaries for a new corpus; default: all in the catalog.
     pub dictionaries: Vec<String>,
+    /// Features that were computed elsewhere. A new corpus with them is read by no reader, unless `dictionaries` are named.
+    pub features: Option<GivenFeatures>,
+    /// Column with an embedding of each document that was computed elsewhere: a list of numbers, all of one length. It is
+    /// the dense view of a new corpus, and what `dictionaries`, all of level document, are encoded from.
+    pub embedding: Option<String>,
+    /// Features or embeddings in a file of their own, beside the source.
+    pub matrix: Option<GivenMatrix>,
     /// Columns to rename, old and new name.
     pub rename: Vec<(String, String)>,
     /// See [`OnConflict`].
@@ -237,12 +355,27 @@ impl ImportOptions {
             text_columns: Vec::new(),
             key: None,
             dictionaries: Vec::new(),
+            features: None,
+            embedding: None,
+            matrix: None,
             rename: Vec::new(),
             on_conflict: OnConflict::default(),
             on_bad_row: OnBadRow::default(),
             batch_docs: 0,
             limit: None,
         }
+    }
+}
+
+impl ImportOptions {
+    /// Whether a column of the source is not the user's to keep: features or an embedding.
+    pub(crate) fn takes(&self, column: &str) -> bool {
+        self.features.as_ref().is_some_and(|given| given.takes(column)) || self.embedding.as_deref() == Some(column)
+    }
+
+    /// Whether the texts of a new corpus go to no reader: what they mean was computed elsewhere.
+    pub(crate) fn reads_nothing(&self) -> bool {
+        self.embedding.is_some() || (self.features.is_some() && self.dictionaries.is_empty())
     }
 }
 

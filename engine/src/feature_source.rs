@@ -156,7 +156,13 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
             .alias("features")
         }
         DocumentColumn::Embedding => {
-            needed(&[EMBEDDING, "embedding"], "is the dense view of each document")?.0.alias("embedding")
+            let Some((embedding, _)) = find(EMBEDDING).or_else(|| find("embedding")) else {
+                let message = "these documents have no embedding, the dense view of what they mean: select _embedding of a \
+                               corpus; if their features were computed elsewhere, only what rests on features and words \
+                               works (of retrieve signals => 'labels,words')";
+                return Err(Error::new(ErrorKind::Query, message));
+            };
+            embedding.alias("embedding")
         }
         DocumentColumn::TokenCount => {
             typed(needed(&[sql::N_TOKENS], "is the length of each document")?, DataType::UInt32).alias("n_tokens")

@@ -18,6 +18,7 @@ use saequel_udfs::{Feature, FeatureCatalog, LabelEmbeddings};
 
 use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::given::UNNAMED;
 use crate::picture::Picture;
 use crate::progress::Silent;
 
@@ -41,21 +42,21 @@ pub(crate) fn of(picture: &Picture) -> Result<Arc<LabelEmbeddings>> {
     {
         return Ok(Arc::clone(embeddings));
     }
-    let reader = features.dictionaries().first().map_or("reader", |dictionary| dictionary.reader.as_str());
+    let reader = engine.first_reader_name();
     let weights = picture.catalog.readers.iter().find(|known| known.name == reader);
     let file =
-        cache_file(&engine.options().cache_dir, reader, weights.map_or("unknown", |reader| reader.sha256.as_str()));
+        cache_file(&engine.options().cache_dir, &reader, weights.map_or("unknown", |reader| reader.sha256.as_str()));
     let mut known = read(&file).unwrap_or_default();
 
-    let visible = features.features().iter().filter(|feature| !feature.hidden && !feature.label.is_empty());
+    let named = |feature: &&Feature| !feature.label.is_empty() && feature.label_source != UNNAMED;
+    let visible = features.features().iter().filter(|feature| !feature.hidden).filter(named);
     let visible: Vec<(u32, String)> = visible.map(|feature| (feature.id, spoken(feature))).collect();
     let mut missing: Vec<&str> =
         visible.iter().map(|(_, label)| label.as_str()).filter(|label| !known.contains_key(*label)).collect();
     missing.sort_unstable();
     missing.dedup();
     if !missing.is_empty() {
-        let encoder = engine.encoder(&[], &Silent)?;
-        let encoder = Encoder::new(Arc::clone(encoder.reader()), Vec::new())?;
+        let encoder = Encoder::new(engine.first_reader(&Silent)?, Vec::new())?;
         for batch in missing.chunks(BATCH) {
             for (label, document) in batch.iter().zip(encoder.encode(batch)?) {
                 known.insert((*label).to_owned(), document.embedding);

@@ -38,8 +38,9 @@ mod words;
 
 pub use caller::{Caller, SessionExtension};
 pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
-pub use engine::{Engine, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+pub use engine::{Engine, GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
+pub use ingest::backfill::BackfillReport;
 pub use options::EngineOptions;
 pub use saequel_encoder::{Encoder, Error as EncoderError, Precision, Progress, Reader, ReaderOptions, Sae, Silent};
 pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progress, reader, sae};

@@ -59,33 +59,44 @@ pub mod sql {
     pub const EXPLAINED: &str = "explained";
 }
 
-/// Stored fields that saequel adds for the given reader width and dictionaries.
-pub fn added_fields(width: usize, dictionaries: &[String]) -> Vec<Field> {
+/// Stored fields of an embedding of the given width.
+pub fn embedding_field(width: usize) -> Field {
     let item = Arc::new(Field::new("item", DataType::Float16, true));
-    let mut fields = vec![
-        Field::new(EMBEDDING, DataType::FixedSizeList(item, width as i32), true),
+    Field::new(EMBEDDING, DataType::FixedSizeList(item, width as i32), true)
+}
+
+/// Stored fields of what a reader of the given width finds, whatever the dictionaries.
+pub fn reader_fields(width: usize) -> Vec<Field> {
+    vec![
+        embedding_field(width),
         Field::new(N_TOKENS, DataType::UInt32, true),
         Field::new(N_SPANS, DataType::UInt32, true),
         Field::new(ERROR, DataType::Utf8, true),
-    ];
-    for dictionary in dictionaries {
-        fields.push(Field::new(ids_column(dictionary), IDS_TYPE.clone(), true));
-        fields.push(Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true));
-        fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
-        fields.push(Field::new(explained_column(dictionary), DataType::Float32, true));
-    }
+    ]
+}
+
+/// Stored fields of a dictionary's features.
+pub fn feature_fields(dictionary: &str) -> Vec<Field> {
+    vec![
+        Field::new(ids_column(dictionary), IDS_TYPE.clone(), true),
+        Field::new(activations_column(dictionary), ACTIVATIONS_TYPE.clone(), true),
+    ]
+}
+
+/// Stored fields of a dictionary that texts are encoded with: its features, and how well it fits.
+pub fn encoded_fields(dictionary: &str) -> Vec<Field> {
+    let mut fields = feature_fields(dictionary);
+    fields.push(Field::new(fvu_column(dictionary), DataType::Float32, true));
+    fields.push(Field::new(explained_column(dictionary), DataType::Float32, true));
     fields
 }
 
-/// Whether a stored column is one that saequel adds, for a corpus with these dictionaries.
-pub fn is_added(column: &str, dictionaries: &[String]) -> bool {
-    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column)
-        || dictionaries.iter().any(|dictionary| {
-            column == ids_column(dictionary)
-                || column == activations_column(dictionary)
-                || column == fvu_column(dictionary)
-                || column == explained_column(dictionary)
-        })
+/// Begin the names of columns that saequel adds for a dictionary.
+const PREFIXES: [&str; 4] = ["_ids_", "_activations_", "_fvu_", "_explained_"];
+
+/// Whether a stored column is one that saequel adds, also of a dictionary that the corpus does not have yet, or no longer.
+pub fn is_added(column: &str) -> bool {
+    [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column) || PREFIXES.iter().any(|prefix| column.starts_with(prefix))
 }
 
 /// Why a column of the user's cannot have this name; `None` if it can.
@@ -106,7 +117,7 @@ pub fn reserved(column: &str) -> Option<&'static str> {
         sql::FVU,
         sql::EXPLAINED,
     ];
-    let prefixes = ["_ids_", "_activations_", "_fvu_", "_explained_", "features_", "fvu_", "explained_", "_row"];
-    (added.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)))
+    let mut prefixes = PREFIXES.iter().chain(&["features_", "fvu_", "explained_", "_row"]);
+    (added.contains(&lower.as_str()) || prefixes.any(|prefix| lower.starts_with(prefix)))
         .then_some("saequel adds a column of that name")
 }

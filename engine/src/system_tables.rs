@@ -73,17 +73,25 @@ fn saes(picture: &Picture) -> Columns {
     let known = &picture.catalog.features;
     let dictionaries = known.dictionaries();
     let layers = dictionaries.iter().map(|dictionary| u32::try_from(dictionary.layer).unwrap_or(u32::MAX));
+    let store = &picture.engine.inner.store;
+    let provenance: Vec<String> = dictionaries.iter().map(|dictionary| store.provenance(&dictionary.name)).collect();
     let hidden = (0..dictionaries.len())
         .map(|i| known.features().iter().filter(|feature| feature.dictionary == i && feature.hidden).count());
     vec![
         ("name", strings(dictionaries.iter().map(|dictionary| Some(dictionary.name.as_str())))),
-        ("reader", strings(dictionaries.iter().map(|dictionary| Some(dictionary.reader.as_str())))),
+        ("reader", strings(dictionaries.iter().map(|dictionary| known_text(&dictionary.reader)))),
         ("layer", numbers(layers)),
         ("level", strings(dictionaries.iter().map(|dictionary| Some(dictionary.level.as_str())))),
         ("first_feature_id", numbers(dictionaries.iter().map(|dictionary| dictionary.first_id))),
         ("n_features", numbers(dictionaries.iter().map(|dictionary| dictionary.width))),
         ("n_hidden", numbers(hidden.map(|hidden| u32::try_from(hidden).unwrap_or(u32::MAX)))),
+        ("provenance", strings(provenance.iter().map(|text| known_text(text)))),
     ]
+}
+
+/// A text that is known: an empty one is not.
+fn known_text(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 fn features(picture: &Picture) -> Columns {

@@ -216,7 +216,7 @@ impl CorpusView {
         let stored = |name: &str| schema.field_with_name(name).is_ok().then(|| col(name));
         let mut exprs = Vec::new();
         for field in schema.fields() {
-            if !is_added(field.name(), &info.dictionaries) {
+            if !is_added(field.name()) {
                 exprs.push(col(field.name()));
             }
         }

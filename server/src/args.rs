@@ -6,6 +6,7 @@ mod library;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use saequel_engine::sae::Level;
 
 pub(crate) use label::LabelFeaturesArgs;
 pub(crate) use library::{
@@ -184,7 +185,8 @@ Examples:
   saequel import answers.jsonl --corpus answers --text output --key doc_id
   saequel import reviews.csv.gz --corpus reviews --text title --text body --limit 1000
   saequel import notes/ --corpus notes
-  zcat big.jsonl.gz | saequel import - --corpus big --text text --key id --file-format jsonl";
+  zcat big.jsonl.gz | saequel import - --corpus big --text text --key id --file-format jsonl
+  saequel import c.parquet --corpus c --features ids --activations acts    features that were computed elsewhere";
 
 const SQL_EXAMPLES: &str = "\
 Examples:
@@ -303,9 +305,54 @@ pub(crate) struct ImportArgs {
     /// Dictionary for a new corpus; several times for several [default: all of the database]
     #[arg(long, value_name = "NAME")]
     pub(crate) sae: Vec<String>,
+    /// Column with features that were computed elsewhere: for each document a list of their numbers, from 0. No model reads
+    /// the documents then, unless --sae is given too
+    #[arg(long, value_name = "COLUMN", conflicts_with = "feature_matrix")]
+    pub(crate) features: Option<String>,
+    /// The same as a matrix of NumPy or SciPy (.npz of scipy.sparse.save_npz, .npy), row for row beside FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) feature_matrix: Option<PathBuf>,
+    /// Column with an embedding of each document that was computed elsewhere; --sae names the dictionary of level document
+    /// that reads it
+    #[arg(long, value_name = "COLUMN", conflicts_with = "embedding_matrix")]
+    pub(crate) embedding: Option<String>,
+    /// The same as a matrix, row for row beside FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embedding_matrix: Option<PathBuf>,
+    /// Column with the activations beside the features [default: every one is 1]
+    #[arg(long, value_name = "COLUMN", requires = "features")]
+    pub(crate) activations: Option<String>,
+    /// Dictionary that the features belong to; made if there is none, and shared by corpora that are to be compared
+    /// [default: the corpus's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dictionary: Option<String>,
+    /// Number of features of the dictionary [default: one more than the largest in the file]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) width: Option<u32>,
+    /// Names of the features: JSON lines, CSV or TSV with latent, label and perhaps description
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What the features are activations of
+    #[arg(long, value_name = "LEVEL", default_value = "document", value_parser = any_level)]
+    pub(crate) level: Level,
+    /// What computed the features, kept as their provenance
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) made_by: Option<String>,
+    /// Features with a weaker activation than this, or as weak a one, are not present
+    #[arg(long, value_name = "X", default_value_t = 0.0, hide_default_value = true)]
+    pub(crate) threshold: f32,
     /// Documents in a commit [default: chosen by their size]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) batch_docs: usize,
+}
+
+fn any_level(text: &str) -> Result<Level, String> {
+    match text {
+        "token" => Ok(Level::Token),
+        "span" => Ok(Level::Span),
+        "document" => Ok(Level::Document),
+        other => Err(format!("level '{other}' not known; expected token, span or document")),
+    }
 }
 
 /// What happens to a document whose key is in the corpus already.

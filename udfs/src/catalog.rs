@@ -234,13 +234,18 @@ impl FeatureCatalog {
         }
         let preferred = selection.preferred.filter(|_| selection.dictionary.is_none());
         let preferred = preferred.filter(|level| self.dictionaries.iter().any(|known| known.level == *level));
-        let level = selection.level.or(preferred);
+        // What of a document was read as a whole is no token's business: it is looked at beside the preferred level.
+        let fits = |level: Level| match (selection.level, preferred) {
+            (Some(wanted), _) => level == wanted,
+            (None, Some(preferred)) => level == preferred || level == Level::Document,
+            (None, None) => true,
+        };
         let mut selected = vec![false; self.id_bound()];
         for feature in &self.features {
             let dictionary = &self.dictionaries[feature.dictionary];
             let keep = (selection.include_hidden || !feature.hidden)
                 && selection.dictionary.as_ref().is_none_or(|name| dictionary.name == *name)
-                && level.is_none_or(|level| dictionary.level == level);
+                && fits(dictionary.level);
             if let Some(slot) = selected.get_mut(feature.id as usize) {
                 *slot = keep;
             }
@@ -258,7 +263,8 @@ pub struct FeatureSelection {
     pub dictionary: Option<String>,
     /// Only those of dictionaries of this level.
     pub level: Option<Level>,
-    /// The level that is taken where neither dictionary nor level is given and there is a dictionary of it.
+    /// The level that is taken, beside that of documents, where neither dictionary nor level is given and there is a
+    /// dictionary of it.
     pub preferred: Option<Level>,
 }
 

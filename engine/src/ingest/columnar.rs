@@ -1,6 +1,6 @@
 //! Sources with types: Parquet, and Arrow's file and stream formats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::BufReader;
 use std::sync::Arc;
 
@@ -13,9 +13,11 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::statistics::Statistics;
 
 use super::source::Input;
-use super::typed::{CHUNK_BYTES, CHUNK_ROWS, RowSource, Rows, Wanted, storable_name};
+use super::typed::{CHUNK_BYTES, CHUNK_ROWS, PLAIN_CHUNK_ROWS, RowSource, Rows, Wanted, storable_name};
 use crate::engine::{ImportOptions, OnBadRow};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 
@@ -35,6 +37,10 @@ pub(super) struct Columnar {
     read: u64,
     /// Rows of the file, if it says so.
     pub(super) total: Option<u64>,
+    /// Rows of a chunk, at most.
+    chunk_rows: usize,
+    /// Largest items of columns of lists of whole numbers, by name, where the file says so.
+    largest: HashMap<String, i64>,
 }
 
 impl Columnar {
@@ -51,10 +57,17 @@ impl Columnar {
         let schema = builder.schema().clone();
         let groups = builder.metadata().row_groups().iter();
         let row_bytes = groups.map(|group| group.total_byte_size() / group.num_rows().max(1)).max().unwrap_or(0);
-        let batch_rows = rows_at_once(usize::try_from(row_bytes).unwrap_or(0));
+        let batch_rows = rows_at_once(usize::try_from(row_bytes).unwrap_or(0), chunk_rows(options));
+        let largest = largest_items(builder.metadata());
         let reader = builder.with_batch_size(batch_rows).build();
         let reader = reader.map_err(|error| damaged(&name, 0, &error.to_string()))?;
-        Self::new(name, &schema, Box::new(reader), options, total)
+        let mut opened = Self::new(name, &schema, Box::new(reader), options, total)?;
+        for (field, stored) in schema.fields().iter().zip(opened.schema.fields()) {
+            if let Some(most) = largest.get(field.name()) {
+                opened.largest.insert(stored.name().clone(), *most);
+            }
+        }
+        Ok(opened)
     }
 
     /// Opens Arrow data, in the file or the stream format.
@@ -95,7 +108,20 @@ impl Columnar {
         }
         let schema = Arc::new(Schema::new(fields));
         let (wanted, on_bad_row, set_aside) = (Wanted::default(), options.on_bad_row, Vec::new());
-        Ok(Self { name, schema, batches, current: None, wanted, on_bad_row, set_aside, read: 0, total })
+        let (chunk_rows, largest) = (chunk_rows(options), HashMap::new());
+        Ok(Self {
+            name,
+            schema,
+            batches,
+            current: None,
+            wanted,
+            on_bad_row,
+            set_aside,
+            read: 0,
+            total,
+            chunk_rows,
+            largest,
+        })
     }
 
     fn convert(&mut self, batch: &RecordBatch) -> Result<Rows> {
@@ -205,8 +231,33 @@ impl Columnar {
 }
 
 /// Rows of which a chunk is made, each of about `row_bytes`.
-fn rows_at_once(row_bytes: usize) -> usize {
-    (CHUNK_BYTES / row_bytes.max(1)).clamp(1, CHUNK_ROWS)
+fn rows_at_once(row_bytes: usize, at_most: usize) -> usize {
+    (CHUNK_BYTES / row_bytes.max(1)).clamp(1, at_most)
+}
+
+/// Few documents make a chunk that the encoder works on for a while, many one that is only stored.
+fn chunk_rows(options: &ImportOptions) -> usize {
+    if options.reads_nothing() { PLAIN_CHUNK_ROWS } else { CHUNK_ROWS }
+}
+
+/// The largest items of columns of lists of whole numbers, by name, as far as every row group has statistics.
+fn largest_items(metadata: &ParquetMetaData) -> HashMap<String, i64> {
+    let mut largest: HashMap<String, Option<i64>> = HashMap::new();
+    for group in metadata.row_groups() {
+        for column in group.columns() {
+            let [root, _, _] = column.column_path().parts() else { continue };
+            // A number that is negative as it is stored may be a large one without sign.
+            let most = match column.statistics() {
+                Some(Statistics::Int32(found)) => found.max_opt().map(|most| i64::from(*most)),
+                Some(Statistics::Int64(found)) => found.max_opt().copied(),
+                _ => None,
+            };
+            let most = most.filter(|most| *most >= 0);
+            let so_far = largest.entry(root.clone()).or_insert(Some(0));
+            *so_far = so_far.zip(most).map(|(a, b)| a.max(b));
+        }
+    }
+    largest.into_iter().filter_map(|(name, most)| Some((name, most?))).collect()
 }
 
 fn damaged(name: &str, row: u64, what: &str) -> Error {
@@ -267,7 +318,10 @@ impl RowSource for Columnar {
                 let n = at_once.min(batch.num_rows() - from);
                 // Copied, since a slice keeps the whole batch in memory and counts as large.
                 let numbers = UInt64Array::from_iter_values(from as u64..(from + n) as u64);
-                let some = take_record_batch(&batch, &numbers).unwrap_or_else(|_| batch.slice(from, n));
+                let some = match n == batch.num_rows() {
+                    true => batch.clone(),
+                    false => take_record_batch(&batch, &numbers).unwrap_or_else(|_| batch.slice(from, n)),
+                };
                 let rows = self.convert(&some)?;
                 self.read += n as u64;
                 if from + n < batch.num_rows() {
@@ -282,7 +336,7 @@ impl RowSource for Columnar {
                 Some(Ok(batch)) => {
                     let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
                     let bytes: usize = sizes.map(|size| size.unwrap_or(0)).sum();
-                    let at_once = rows_at_once(bytes / batch.num_rows());
+                    let at_once = rows_at_once(bytes / batch.num_rows(), self.chunk_rows);
                     self.current = Some((batch, 0, at_once));
                 }
             }
@@ -295,6 +349,10 @@ impl RowSource for Columnar {
 
     fn read(&self) -> u64 {
         self.read
+    }
+
+    fn largest_item(&self, column: &str) -> Option<i64> {
+        self.largest.get(column).copied()
     }
 }
 

@@ -7,23 +7,28 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use saequel_encoder::Precision;
 use saequel_udfs::FeatureId;
 
-use super::documents::{Encoded, stored_batch};
+use super::documents::{Encoded, encoded_columns, stored_batch};
+use super::given::{Given, GivenColumns, GivenEmbedding, found_embedding_width, found_width, latents, provenance};
+use super::matrix;
 use super::pipeline::{Chunk, Encode, Message, Reading, Seen, start};
-use super::read::{Opened, Roles, first_columns, open, parts, roles};
+use super::read::{Opened, Part, Roles, first_columns, is_matrix, open, parts, roles};
 use super::sync::WordsSync;
-use crate::catalog::ReaderInfo;
-use crate::engine::{ImportOptions, ImportReport, OnConflict};
+use crate::catalog::{CorpusInfo, ReaderInfo};
+use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
+use crate::sae::Sae;
 use crate::schema;
-use crate::store::{AsOf, NewCorpus, Snapshot, Store, WriteGuard};
+use crate::store::{AsOf, NewCorpus, NewDictionary, Snapshot, Store, WriteGuard};
 
 /// Documents after which a commit is made.
 const COMMIT_DOCS: usize = 4096;
+/// The same where nothing is computed for them: a whole fragment.
+const PLAIN_COMMIT_DOCS: usize = 128 << 10;
 /// Time after which a commit is made: what a kill costs at most.
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
 /// Bytes after which a commit is made.
@@ -48,49 +53,98 @@ pub(super) struct Encoding {
 /// Gives the encoder for the dictionaries of a corpus (empty: those of a new one); may load it, even from the network.
 pub(super) type Encodings = Box<dyn FnOnce(&[String]) -> Result<Encoding> + Send>;
 
+/// Gives a dictionary's artifact by name.
+pub(super) type Saes<'a> = &'a (dyn Fn(&str) -> Result<Arc<Sae>> + Send + Sync);
+
 /// Runs an import. `encoding` is asked for when the source has been found readable.
 pub(super) async fn import(
     store: &Store,
     options: ImportOptions,
     progress: Arc<dyn Progress>,
     encoding: Encodings,
+    saes: Saes<'_>,
 ) -> Result<ImportReport> {
     let begin = Instant::now();
+    let mut options = options;
+    let a_matrix = matches!(&options.source, ImportSource::Path(path) if is_matrix(path, options.format.as_deref()));
+    if a_matrix && options.features.is_none() {
+        options.features = Some(GivenFeatures::new(""));
+    }
+    let options = with_matrix(options)?;
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
     let existing = store.catalog().corpus(&options.corpus).cloned();
     // What the options and the first rows show to be wrong is said before anything is written or loaded.
-    let (first, others, roles) = {
+    let (first, parts, roles) = {
         let (options, existing) = (options.clone(), existing.clone());
         blocking(move || {
-            let mut parts = parts(&options)?.into_iter();
-            let first = parts.next().ok_or_else(|| Error::new(ErrorKind::Data, "there is nothing to import"))?;
-            let opened = open(&first, &options)?;
+            let parts = parts(&options)?;
+            let first = parts.first().ok_or_else(|| Error::new(ErrorKind::Data, "there is nothing to import"))?;
+            let opened = open(first, &options)?;
             let roles = roles(&opened, &options, existing.as_deref())?;
-            Ok((opened, parts.collect::<Vec<_>>(), roles))
+            Ok((opened, parts, roles))
         })
         .await?
     };
-    let wanted = existing.as_ref().map_or(options.dictionaries.clone(), |corpus| corpus.dictionaries.clone());
-    let encoding = blocking(move || encoding(&wanted)).await?;
+    if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none() && options.embedding.is_none()) {
+        let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
+        if schema.field_with_name(schema::N_TOKENS).is_err() {
+            let message = format!(
+                "the features of corpus '{}' were computed elsewhere, and so must be those of new documents: name the \
+                 column that has them (--features)",
+                corpus.name
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+    }
+    let encoding = match texts_are_read_with(&options, existing.as_deref())? {
+        Some(wanted) => Some(blocking(move || encoding(&wanted)).await?),
+        None => None,
+    };
+    let mut given = Given::default();
+    if let Some(features) = &options.features {
+        let made = GivenImport { options: &options, given: features, parts: &parts };
+        given.features = Some(made.columns(store, &guard, &progress).await?);
+    }
+    if let Some(column) = &options.embedding {
+        given.embedding = Some(given_embedding(store, &options, existing.as_deref(), &parts, column, saes).await?);
+    }
     if existing.is_none() {
+        let mut added = Vec::new();
+        let mut dictionaries = Vec::new();
+        if let Some(encoding) = &encoding {
+            added.extend(schema::reader_fields(encoding.width));
+            added.extend(encoding.dictionaries.iter().flat_map(|name| schema::encoded_fields(name)));
+            dictionaries.extend(encoding.dictionaries.iter().cloned());
+        }
+        if let Some(given) = &given.embedding {
+            added.push(schema::embedding_field(given.width));
+            added.extend(given.saes.iter().flat_map(|(sae, _)| schema::encoded_fields(sae.name())));
+            dictionaries.extend(given.saes.iter().map(|(sae, _)| sae.name().to_owned()));
+        }
+        if let Some(given) = &given.features {
+            added.extend(schema::feature_fields(&given.dictionary));
+            dictionaries.push(given.dictionary.clone());
+        }
         let new = NewCorpus {
             name: options.corpus.clone(),
             text_columns: roles.text_columns.clone(),
             key: roles.key.clone(),
-            columns: first_columns(&first, &roles),
-            dictionaries: encoding.dictionaries.clone(),
-            width: encoding.width,
+            columns: first_columns(&first, &roles, &options),
+            dictionaries,
+            added,
         };
         store.create_corpus(&guard, new).await?;
     }
-    if let Some(reader) = encoding.reader.clone() {
+    if let Some(reader) = encoding.as_ref().and_then(|encoding| encoding.reader.clone()) {
         store.put_reader(&guard, reader).await?;
     }
+    let others = parts.into_iter().skip(1).collect();
     let job = store.start_job(&guard, "import", &options.corpus).await?;
     let corpus = options.corpus.clone();
-    let precision = encoding.encoder.precision();
+    let precision = encoding.as_ref().map_or(Precision::F32, |encoding| encoding.encoder.precision());
     // Boxed: the future is large, and so is the type that the compiler has to look through.
-    let result = Box::pin(run(store, &guard, options, progress, encoding, (first, others, roles), begin)).await;
+    let source = Source { first, others, roles, given };
+    let result = Box::pin(run(store, &guard, options, progress, encoding, source, begin)).await;
     let (state, detail) = match &result {
         Ok(report) if precision == Precision::F32 => ("done", summary(report)),
         // Said with the job, so that a corpus of which parts were encoded in other numbers can be told.
@@ -118,13 +172,184 @@ fn summary(report: &ImportReport) -> String {
     parts.join(", ")
 }
 
+/// The options with the columns that a matrix beside the source has.
+fn with_matrix(mut options: ImportOptions) -> Result<ImportOptions> {
+    let taken = |option: &str| {
+        let message = format!("a matrix has the {option} of all documents; leave the name of their column away");
+        Err(Error::new(ErrorKind::Query, message))
+    };
+    match &options.matrix {
+        Some(_) if matches!(&options.source, ImportSource::Path(path) if path.is_dir()) => {
+            let message = "a matrix belongs to one file of documents, row by row, not to a folder";
+            return Err(Error::new(ErrorKind::Query, message));
+        }
+        Some(GivenMatrix::Embeddings(_)) if options.embedding.is_some() => return taken("embeddings"),
+        Some(GivenMatrix::Embeddings(_)) => options.embedding = Some(matrix::EMBEDDING.to_owned()),
+        Some(GivenMatrix::Features(_)) => {
+            let given = options.features.get_or_insert_with(|| GivenFeatures::new(""));
+            if !given.ids.is_empty() || given.activations.is_some() {
+                return taken("features");
+            }
+            given.ids = matrix::FEATURES.to_owned();
+            given.activations = Some(matrix::ACTIVATIONS.to_owned());
+        }
+        None => {
+            // A source that is a matrix itself.
+            if let Some(given) = options.features.as_mut().filter(|given| given.ids.is_empty()) {
+                given.ids = matrix::FEATURES.to_owned();
+                given.activations = Some(matrix::ACTIVATIONS.to_owned());
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// The dictionaries with which the texts are encoded, none named for all of the database; `None` if nothing is read.
+fn texts_are_read_with(options: &ImportOptions, existing: Option<&CorpusInfo>) -> Result<Option<Vec<String>>> {
+    if options.embedding.is_some() {
+        return Ok(None);
+    }
+    Ok(match (existing, &options.features) {
+        (Some(corpus), None) => Some(corpus.dictionaries.clone()),
+        (None, None) => Some(options.dictionaries.clone()),
+        (None, Some(_)) => (!options.dictionaries.is_empty()).then(|| options.dictionaries.clone()),
+        (Some(corpus), Some(given)) => {
+            let name = given.dictionary.as_ref().unwrap_or(&options.corpus);
+            let others: Vec<String> = corpus.dictionaries.iter().filter(|other| *other != name).cloned().collect();
+            if others.len() == corpus.dictionaries.len() {
+                let message = format!(
+                    "corpus '{}' has no features of a dictionary '{name}', but of: {}; name one of them (--dictionary), or \
+                     import into another corpus",
+                    corpus.name,
+                    corpus.dictionaries.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            (!others.is_empty()).then_some(others)
+        }
+    })
+}
+
+/// Embeddings that were computed elsewhere, with the dictionaries of level document that the user or the corpus names.
+async fn given_embedding(
+    store: &Store,
+    options: &ImportOptions,
+    existing: Option<&CorpusInfo>,
+    parts: &[Part],
+    column: &str,
+    saes: Saes<'_>,
+) -> Result<GivenEmbedding> {
+    let features = options.features.as_ref().map(|given| given.dictionary.as_ref().unwrap_or(&options.corpus));
+    let names = existing.map_or(&options.dictionaries, |corpus| &corpus.dictionaries);
+    let names: Vec<String> = names.iter().filter(|name| Some(*name) != features).cloned().collect();
+    let loaded = names.iter().map(|name| saes(name)).collect::<Result<Vec<_>>>()?;
+    let stored = match existing {
+        Some(corpus) => {
+            let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
+            match schema.field_with_name(schema::EMBEDDING).map(|field| field.data_type()) {
+                Ok(DataType::FixedSizeList(_, width)) => Some(*width as usize),
+                _ => None,
+            }
+        }
+        None => None,
+    };
+    let width = match stored.or_else(|| loaded.first().map(|sae| sae.input_width())) {
+        Some(width) => width,
+        None => {
+            let (options, part, column) = (options.clone(), parts[0].clone(), column.to_owned());
+            blocking(move || found_embedding_width(&part, &options, &column)).await?
+        }
+    };
+    if let Some(other) = loaded.iter().find(|sae| sae.input_width() != width) {
+        let message = format!(
+            "dictionary '{}' reads embeddings of {} values, those of the corpus have {width}",
+            other.name(),
+            other.input_width()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    if let Some(other) = loaded.iter().find(|sae| sae.level() != crate::sae::Level::Document) {
+        let message = format!(
+            "dictionary '{}' is of level {}: it reads the hidden states of texts, not their embeddings; name one of level \
+             document (--sae)",
+            other.name(),
+            other.level().as_str()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    let first = first_ids(store, &names)?;
+    Ok(GivenEmbedding { column: column.to_owned(), width, saes: loaded.into_iter().zip(first).collect() })
+}
+
+/// Features that were computed elsewhere, on their way to a dictionary of their own.
+struct GivenImport<'a> {
+    options: &'a ImportOptions,
+    given: &'a GivenFeatures,
+    parts: &'a [Part],
+}
+
+impl GivenImport<'_> {
+    /// The dictionary, made if there is none, and how columns become its features.
+    async fn columns(&self, store: &Store, guard: &WriteGuard, progress: &Arc<dyn Progress>) -> Result<GivenColumns> {
+        let name = self.given.dictionary.clone().unwrap_or_else(|| self.options.corpus.clone());
+        let known = store.catalog().features.dictionaries().iter().find(|known| known.name == name).cloned();
+        let (first_id, width) = match known {
+            Some(known) => {
+                if let Some(width) = self.given.width.filter(|width| *width != known.width) {
+                    let message = format!(
+                        "dictionary '{name}' has {} features already, not {width}: leave the width away, or name another dictionary",
+                        known.width
+                    );
+                    return Err(Error::new(ErrorKind::Query, message));
+                }
+                (known.first_id, known.width)
+            }
+            None => {
+                let (options, given, parts, progress) =
+                    (self.options.clone(), self.given.clone(), self.parts.to_vec(), progress.clone());
+                let (width, latents, provenance) = blocking(move || {
+                    let width = match given.width {
+                        Some(width) => width,
+                        None => found_width(&parts, &options, &given.ids, progress.as_ref())?,
+                    };
+                    let latents = latents(width, given.labels.as_deref())?;
+                    Ok((width, latents, provenance(&parts, &options, &given)?.to_string()))
+                })
+                .await?;
+                let level = NewDictionary::level(self.given.level);
+                let reader = String::new();
+                let new = NewDictionary {
+                    name: name.clone(),
+                    reader,
+                    layer: 0,
+                    level,
+                    width,
+                    latents,
+                    sae: None,
+                    provenance,
+                };
+                (store.add_dictionary(guard, &new).await?, width)
+            }
+        };
+        Ok(GivenColumns { options: self.given.clone(), dictionary: name, first_id, width })
+    }
+}
+
+/// What is read.
+struct Source {
+    first: Opened,
+    others: Vec<Part>,
+    roles: Roles,
+    given: Given,
+}
+
 async fn run(
     store: &Store,
     guard: &WriteGuard,
     options: ImportOptions,
     progress: Arc<dyn Progress>,
-    encoding: Encoding,
-    (first, others, roles): (Opened, Vec<super::read::Part>, Roles),
+    encoding: Option<Encoding>,
+    Source { first, others, roles, given }: Source,
     begin: Instant,
 ) -> Result<ImportReport> {
     let snapshot = store.snapshot(&options.corpus, AsOf::Latest).await?;
@@ -143,13 +368,18 @@ async fn run(
         if others.is_empty() { first.total.map(|n| options.limit.map_or(n, |limit| n.min(limit))) } else { None };
     progress.stage(&format!("import into '{}'", options.corpus), total, "documents");
     let on_conflict = options.on_conflict;
+    let encodes = encoding.is_some();
+    let (encoder, dictionaries) = encoding.map(|made| (made.encoder, made.dictionaries)).unzip();
+    let dictionaries: Vec<String> = dictionaries.unwrap_or_default();
+    let commit_docs = if encodes { COMMIT_DOCS } else { PLAIN_COMMIT_DOCS };
     let mut writer = Writer {
         store,
         guard,
         corpus: options.corpus.clone(),
-        commit_docs: if options.batch_docs > 0 { options.batch_docs } else { COMMIT_DOCS },
-        first_ids: first_ids(store, &encoding.dictionaries)?,
-        dictionaries: encoding.dictionaries,
+        commit_docs: if options.batch_docs > 0 { options.batch_docs } else { commit_docs },
+        first_ids: first_ids(store, &dictionaries)?,
+        dictionaries,
+        encodes,
         schema: snapshot.schema(),
         snapshot: snapshot.clone(),
         pending: Vec::new(),
@@ -162,8 +392,9 @@ async fn run(
     let stop = Arc::new(AtomicBool::new(false));
     let corpus = snapshot.info.clone();
     let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-    let reading = Reading { options, first, others, roles, corpus, known, seen };
-    let mut messages = start(reading, encoding.encoder, stop.clone())?;
+    let given_dictionary = given.features.as_ref().map(|given| given.dictionary.clone());
+    let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes };
+    let mut messages = start(reading, encoder, stop.clone())?;
     loop {
         if progress.cancelled() {
             stop.store(true, Ordering::Relaxed);
@@ -214,6 +445,12 @@ async fn run(
     progress.update(report.read, "building indexes");
     store.index(guard, &snapshot.info.name).await?;
     let finished = store.snapshot(&snapshot.info.name, AsOf::Latest).await?;
+    // A dictionary with weights brings statistics of its own.
+    let measured = given_dictionary.filter(|name| store.sae_sha256(name).is_none());
+    if let Some(dictionary) = measured.filter(|_| report.written + report.updated > 0) {
+        progress.update(report.read, "measuring features");
+        super::statistics::measure(store, guard, &finished, &dictionary).await?;
+    }
     // Indexes make a version of their own; the words cover it as well, and searches may use them.
     words.same_documents(&finished).await?;
     words.finish().await?;
@@ -223,7 +460,7 @@ async fn run(
     Ok(report)
 }
 
-fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
+pub(super) fn first_ids(store: &Store, dictionaries: &[String]) -> Result<Vec<FeatureId>> {
     let catalog = store.catalog();
     let known = catalog.features.dictionaries();
     dictionaries
@@ -250,8 +487,10 @@ struct Writer<'a> {
     guard: &'a WriteGuard,
     corpus: String,
     commit_docs: usize,
+    /// Dictionaries of the encoder, and their first ids.
     dictionaries: Vec<String>,
     first_ids: Vec<FeatureId>,
+    encodes: bool,
     /// Stored schema of the corpus.
     schema: SchemaRef,
     snapshot: Snapshot,
@@ -277,8 +516,11 @@ impl Writer<'_> {
         }
         report.n_tokens += encoded.iter().flatten().map(|document| u64::from(document.n_tokens)).sum::<u64>();
         self.add_new_columns(&chunk.columns.schema()).await?;
-        let stored =
-            stored_batch(&self.schema, &chunk.columns, &chunk.doc_ids, &encoded, &self.dictionaries, &self.first_ids)?;
+        let mut found = chunk.given;
+        if self.encodes {
+            found.extend(encoded_columns(&self.schema, &encoded, &self.dictionaries, &self.first_ids)?);
+        }
+        let stored = stored_batch(&self.schema, &chunk.columns, &chunk.doc_ids, found)?;
         if self.pending.is_empty() {
             self.pending_since = Instant::now();
         }

@@ -5,14 +5,20 @@
 //! the source's name (of the first 64 KiB of standard input) and of what the row holds. What is there already is left out
 //! before it is read; a row whose content was changed is another document.
 
+pub mod backfill;
 mod columnar;
 mod documents;
+#[cfg(test)]
+mod elsewhere_tests;
+pub(crate) mod given;
 mod import;
 mod infer;
+pub(crate) mod matrix;
 mod pipeline;
 mod read;
 mod records;
 mod source;
+mod statistics;
 pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
@@ -49,21 +55,15 @@ impl Engine {
             let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
                 let encoder = engine.encoder(dictionaries, news.as_ref())?;
                 let reader = encoder.reader();
-                let info = ReaderInfo {
-                    name: reader.name().to_owned(),
-                    n_layers: reader.n_layers() as u32,
-                    width: reader.width() as u32,
-                    context: reader.context() as u32,
-                    sha256: reader.sha256().to_owned(),
-                };
                 Ok(Encoding {
-                    reader: Some(info),
+                    reader: Some(ReaderInfo::of(reader)),
                     width: reader.width(),
                     dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                     encoder: Arc::new(encoder),
                 })
             });
-            import::import(&self.inner.store, options, progress, encoding).await
+            let saes = |name: &str| self.sae(name);
+            import::import(&self.inner.store, options, progress, encoding, &saes).await
         })
     }
 

@@ -2,13 +2,13 @@
 //! caller's task writes. Between them are short queues, so that memory is bounded by a few chunks and one commit.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::documents::{Encoded, texts};
+use super::given::{Given, hash_lists};
 use super::read::{Opened, Part, Roles, check_column, open, roles, wanted};
 use super::typed::Rows;
 use crate::catalog::CorpusInfo;
@@ -73,8 +74,10 @@ pub(super) struct Chunk {
     place: String,
     /// The user's columns.
     pub(super) columns: RecordBatch,
+    /// Stored columns that the source has ready.
+    pub(super) given: Vec<(String, ArrayRef)>,
     pub(super) doc_ids: Vec<String>,
-    /// Texts to be read; `None` where all text columns are null.
+    /// Texts to be read, none if there is no encoder; `None` where all text columns are null.
     pub(super) texts: Vec<Option<String>>,
     /// Whether one of them replaces a document of the corpus or of this source.
     pub(super) replaces: bool,
@@ -105,12 +108,16 @@ pub(super) struct Reading {
     /// Types of the columns that the corpus has or will have from the parts before.
     pub(super) known: HashMap<String, DataType>,
     pub(super) seen: Seen,
+    /// Columns with features or embeddings that were computed elsewhere.
+    pub(super) given: Given,
+    /// Whether texts go to an encoder.
+    pub(super) encodes: bool,
 }
 
 /// Starts reading and encoding. The threads end when the receiver is dropped, when `stop` is set, or at the end.
 pub(super) fn start(
     reading: Reading,
-    encoder: Arc<dyn Encode>,
+    encoder: Option<Arc<dyn Encode>>,
     stop: Arc<AtomicBool>,
 ) -> Result<mpsc::Receiver<Message>> {
     let (to_encoder, chunks) = mpsc::channel::<Result<Option<Chunk>>>(QUEUE);
@@ -131,14 +138,18 @@ pub(super) fn start(
             let _ = to_encoder.blocking_send(end.map(|()| None));
         }),
     )?;
-    spawn("saequel-encode", Box::new(move || encode_all(chunks, encoder.as_ref(), &to_writer)))?;
+    spawn("saequel-encode", Box::new(move || encode_all(chunks, encoder.as_deref(), &to_writer)))?;
     Ok(messages)
 }
 
-fn encode_all(mut chunks: mpsc::Receiver<Result<Option<Chunk>>>, encoder: &dyn Encode, out: &mpsc::Sender<Message>) {
+fn encode_all(
+    mut chunks: mpsc::Receiver<Result<Option<Chunk>>>,
+    encoder: Option<&dyn Encode>,
+    out: &mpsc::Sender<Message>,
+) {
     while let Some(chunk) = chunks.blocking_recv() {
         let message = match chunk {
-            Ok(Some(mut chunk)) => match encode_chunk(&chunk, encoder) {
+            Ok(Some(mut chunk)) => match encoder.map_or(Ok(Vec::new()), |encoder| encode_chunk(&chunk, encoder)) {
                 Ok(encoded) => {
                     chunk.texts.shrink_to_fit();
                     Message::Chunk(chunk, encoded)
@@ -154,9 +165,13 @@ fn encode_all(mut chunks: mpsc::Receiver<Result<Option<Chunk>>>, encoder: &dyn E
     }
 }
 
-/// Encodes a chunk. If that fails, each text is tried alone: the failure belongs to one of them.
 fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     let texts: Vec<&str> = chunk.texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
+    encode_texts(&texts, &chunk.place, encoder)
+}
+
+/// Encodes the texts of `place`. If that fails, each is tried alone: the failure belongs to one of them.
+pub(super) fn encode_texts(texts: &[&str], place: &str, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     if texts.is_empty() {
         return Ok(Vec::new());
     }
@@ -164,12 +179,12 @@ fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
         let encoded = catch_unwind(AssertUnwindSafe(|| encoder.encode(texts)));
         encoded.unwrap_or_else(|panic| Err(panicked("encoding", panic.as_ref())))
     };
-    let whole = match encode(&texts) {
+    let whole = match encode(texts) {
         Ok(documents) => return Ok(documents.into_iter().map(Ok).collect()),
         Err(error) => error,
     };
     let mut encoded = Vec::with_capacity(texts.len());
-    for text in &texts {
+    for text in texts {
         encoded.push(match encode(&[*text]) {
             Ok(mut documents) if documents.len() == 1 => Ok(documents.remove(0)),
             Ok(_) => Err("the encoder gave no answer".to_owned()),
@@ -178,7 +193,7 @@ fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
     }
     // If no text can be encoded, not even this one, it is not the texts.
     if encoded.iter().all(Result::is_err) && encode(&["a"]).is_err() {
-        return Err(whole.context(&chunk.place));
+        return Err(whole.context(place));
     }
     Ok(encoded)
 }
@@ -189,8 +204,9 @@ fn panicked(place: &str, panic: &(dyn Any + Send)) -> Error {
     Error::new(ErrorKind::Internal, format!("{place}: {}", said.unwrap_or("panicked")))
 }
 
-/// Stands for each row in its `doc_id`: 12 hexadecimal digits of the source and of what the row holds.
-fn row_hashes(source: &str, batch: &RecordBatch) -> Result<Vec<String>> {
+/// Stands for each row in its `doc_id`: 12 hexadecimal digits of the source and of what the row holds. Of the columns that
+/// `raw` names the bytes are taken: there is too much in them to print it.
+fn row_hashes(source: &str, batch: &RecordBatch, raw: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let (schema, options) = (batch.schema(), FormatOptions::default());
     let values: Result<Vec<_>, ArrowError> =
         batch.columns().iter().map(|array| ArrayFormatter::try_new(array, &options)).collect();
@@ -200,13 +216,22 @@ fn row_hashes(source: &str, batch: &RecordBatch) -> Result<Vec<String>> {
         hash.update(source);
         for ((field, array), values) in schema.fields().iter().zip(batch.columns()).zip(&values) {
             // Without nulls: a column that a later row brings is null in those before.
-            if array.is_valid(row) {
+            if raw(field.name()) {
+                hash_lists(&mut hash, array, row);
+            } else if array.is_valid(row) {
                 hash.update(format!("\0{}\0{}", field.name(), values.value(row)));
             }
         }
         hex(&hash.finalize()[..6])
     };
     Ok((0..batch.num_rows()).map(hash).collect())
+}
+
+/// A batch without some of its columns.
+fn without(batch: &RecordBatch, leave_out: impl Fn(&str) -> bool) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let kept: Vec<usize> = (0..schema.fields().len()).filter(|at| !leave_out(schema.field(*at).name())).collect();
+    batch.project(&kept).map_err(|error| Error::new(ErrorKind::Internal, "leaving columns out").with_source(error))
 }
 
 impl Reading {
@@ -278,15 +303,30 @@ impl Reading {
 
     /// Gives documents their identities and leaves out those that are there already.
     fn chunk(&mut self, rows: Option<Rows>, read: u64, set_aside: &mut Vec<String>) -> Result<Chunk> {
-        let rows = rows.unwrap_or_else(Rows::none);
+        let mut rows = rows.unwrap_or_else(Rows::none);
+        let taken = |column: &str| self.given.takes(column);
+        let hashes = if rows.keys.is_none() { row_hashes(&self.first.hash, &rows.batch, taken)? } else { Vec::new() };
+        let (mut given, mut bad) = (Vec::new(), BTreeMap::new());
+        if !rows.rows.is_empty() {
+            let converted = self.given.convert(&self.first.name, &rows.batch, &rows.rows)?;
+            (given, bad) = (converted.columns, converted.bad);
+        }
+        rows.batch = without(&rows.batch, taken)?;
         for field in rows.batch.schema().fields() {
             check_column(&self.first.name, field.name(), self.roles.key.as_deref())?;
         }
-        let hashes = if rows.keys.is_none() { row_hashes(&self.first.hash, &rows.batch)? } else { Vec::new() };
         let mut kept = Vec::with_capacity(rows.rows.len());
         let mut doc_ids = Vec::with_capacity(rows.rows.len());
         let (mut replaces, mut skipped) = (false, 0);
         for (at, row) in rows.rows.iter().enumerate() {
+            if let Some(reason) = bad.remove(&at) {
+                if self.options.on_bad_row == OnBadRow::Fail {
+                    return Err(Error::new(ErrorKind::Data, reason));
+                }
+                set_aside.push(reason);
+                kept.push(false);
+                continue;
+            }
             let doc_id = match &rows.keys {
                 None => format!("{}-{row}", hashes[at]),
                 Some(keys) => match self.key(keys[at].as_deref(), *row) {
@@ -323,18 +363,23 @@ impl Reading {
         let columns = if doc_ids.len() == kept.len() {
             rows.batch
         } else {
-            let kept = filter_record_batch(&rows.batch, &BooleanArray::from(kept));
-            kept.map_err(|error| Error::new(ErrorKind::Internal, "leaving rows out").with_source(error))?
+            let failed = |error| Error::new(ErrorKind::Internal, "leaving rows out").with_source(error);
+            let kept = BooleanArray::from(kept);
+            for (_, column) in &mut given {
+                *column = filter(column, &kept).map_err(failed)?;
+            }
+            filter_record_batch(&rows.batch, &kept).map_err(failed)?
         };
         if !doc_ids.is_empty() {
             for field in columns.schema().fields() {
                 self.known.entry(field.name().clone()).or_insert_with(|| field.data_type().clone());
             }
         }
-        let texts = texts(&columns, &self.roles.text_columns);
+        let texts = if self.encodes { texts(&columns, &self.roles.text_columns) } else { Vec::new() };
         let (first, last) = (rows.rows.first().unwrap_or(&0), rows.rows.last().unwrap_or(&0));
         let place = format!("{}, rows {first} to {last}", self.first.name);
-        Ok(Chunk { place, columns, doc_ids, texts, replaces, read, skipped, set_aside: std::mem::take(set_aside) })
+        let set_aside = std::mem::take(set_aside);
+        Ok(Chunk { place, columns, given, doc_ids, texts, replaces, read, skipped, set_aside })
     }
 
     fn key(&self, key: Option<&str>, row: u64) -> Result<String> {

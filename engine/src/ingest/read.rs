@@ -1,16 +1,18 @@
 //! What an import reads: the files of a source, opened one after the other, and the columns that the user means.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{DataType, Field};
 
 use super::columnar::Columnar;
+use super::given::check_columns;
+use super::matrix::{Matrix, MatrixRows};
 use super::records::{Csv, Json, Records, TextFiles, files_below};
 use super::source::{Format, Input, cannot_open};
 use super::typed::{Inferred, RowSource, Wanted};
 use crate::catalog::CorpusInfo;
-use crate::engine::{ImportOptions, ImportSource};
+use crate::engine::{GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result, nearest};
 use crate::schema;
 
@@ -65,8 +67,28 @@ pub(super) struct Opened {
     pub(super) total: Option<u64>,
 }
 
+/// Whether a source is a matrix, by the format that was asked for, else by its name.
+pub(super) fn is_matrix(path: &Path, format: Option<&str>) -> bool {
+    let format = format.map_or_else(|| Format::by_name(path), |asked| Format::parse(asked).ok());
+    format == Some(Format::Matrix)
+}
+
 /// Opens a part and looks at its first rows.
 pub(super) fn open(part: &Part, options: &ImportOptions) -> Result<Opened> {
+    let Some(beside) = &options.matrix else { return open_alone(part, options) };
+    let (path, embeds) = match beside {
+        GivenMatrix::Features(path) => (path, false),
+        GivenMatrix::Embeddings(path) => (path, true),
+    };
+    let matrix = Matrix::open(path)?;
+    let documents = open_alone(part, options)?;
+    let rows = MatrixRows::new(matrix, embeds, Some(documents.rows), &documents.name);
+    let total = Some(rows.total());
+    Ok(Opened { rows: Box::new(rows), total, ..documents })
+}
+
+/// Opens a part without what stands beside it.
+fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
     if let (Some(Format::Text), ImportSource::Path(path)) = (part.format, &part.source) {
         return open_texts(part, path.display().to_string(), options);
     }
@@ -88,6 +110,15 @@ pub(super) fn open(part: &Part, options: &ImportOptions) -> Result<Opened> {
         Format::Json => Box::new(Json::open(input, true)?),
         Format::JsonLines => Box::new(Json::open(input, false)?),
         Format::Text => return open_texts(part, name, options),
+        Format::Matrix => {
+            let Some(path) = &input.plain_file else {
+                let message =
+                    format!("{name}: a matrix is read from a file that is not compressed; decompress it first");
+                return Err(Error::new(ErrorKind::Query, message));
+            };
+            let rows = MatrixRows::new(Matrix::open(path)?, false, None, &name);
+            return Ok(Opened { name, hash, is_text: false, total: Some(rows.total()), rows: Box::new(rows) });
+        }
         Format::Parquet | Format::Arrow => {
             let rows = if format == Format::Parquet {
                 Columnar::parquet(input, options)?
@@ -125,6 +156,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     if columns.is_empty() {
         return Err(Error::new(ErrorKind::Data, format!("{name}: there are no rows and no columns in it")));
     }
+    check_columns(name, options, &columns, |column| hint(column, &columns))?;
     for (from, to) in &options.rename {
         if !named(to) {
             let message = format!("{name}: no column '{from}' to rename{}", hint(from, &columns));
@@ -149,6 +181,10 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     }
     let text_columns = match corpus {
         Some(corpus) => corpus.text_columns.clone(),
+        // Nothing has to be read where features are given; a metadata column is not taken for a text.
+        None if options.text_columns.is_empty() && options.reads_nothing() => {
+            columns.iter().filter(|(column, _)| column == "text").map(|(column, _)| column.clone()).collect()
+        }
         None if options.text_columns.is_empty() => vec![only_text(name, &columns, options.key.as_deref())?],
         None => options.text_columns.clone(),
     };
@@ -177,7 +213,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     if let Some(twice) = text_columns.iter().enumerate().find(|(at, c)| text_columns[..*at].contains(c)) {
         return Err(Error::new(ErrorKind::Query, format!("the text column '{}' is named twice", twice.1)));
     }
-    for (column, _) in &columns {
+    for (column, _) in columns.iter().filter(|(column, _)| !options.takes(column)) {
         check_column(name, column, key.as_deref())?;
     }
     Ok(Roles { text_columns, key })
@@ -240,9 +276,10 @@ fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&st
     }
 }
 
-/// Columns of a new corpus, as far as the first look shows them.
-pub(super) fn first_columns(opened: &Opened, roles: &Roles) -> Vec<Field> {
-    let columns = opened.rows.columns().into_iter().filter(|(name, _)| name != schema::DOC_ID);
+/// Columns of a new corpus, as far as the first look shows them; features and embeddings are stored otherwise.
+pub(super) fn first_columns(opened: &Opened, roles: &Roles, options: &ImportOptions) -> Vec<Field> {
+    let columns = opened.rows.columns().into_iter();
+    let columns = columns.filter(|(name, _)| name != schema::DOC_ID && !options.takes(name));
     columns
         .filter_map(|(name, data_type)| {
             let data_type = if roles.text_columns.contains(&name) { Some(DataType::Utf8) } else { data_type };

@@ -26,6 +26,8 @@ pub(super) enum Format {
     JsonLines,
     Parquet,
     Arrow,
+    /// A matrix of NumPy or SciPy.
+    Matrix,
     /// One document a file.
     Text,
 }
@@ -40,9 +42,11 @@ impl Format {
             "parquet" => Self::Parquet,
             "arrow" | "ipc" | "feather" => Self::Arrow,
             "text" | "txt" => Self::Text,
+            "npz" | "npy" => Self::Matrix,
             other => {
-                let message =
-                    format!("unknown format '{other}'; there are: csv, tsv, json, jsonl, parquet, arrow, text");
+                let message = format!(
+                    "unknown format '{other}'; there are: csv, tsv, json, jsonl, parquet, arrow, npz, npy, text"
+                );
                 return Err(Error::new(ErrorKind::Query, message));
             }
         })
@@ -60,6 +64,7 @@ impl Format {
             "jsonl" | "ndjson" => Some(Self::JsonLines),
             "parquet" | "pq" => Some(Self::Parquet),
             "arrow" | "arrows" | "ipc" | "feather" => Some(Self::Arrow),
+            "npz" | "npy" => Some(Self::Matrix),
             "txt" | "text" | "md" | "markdown" | "rst" | "html" | "htm" | "log" => Some(Self::Text),
             _ => None,
         }
@@ -69,6 +74,9 @@ impl Format {
     pub(super) fn by_content(first: &[u8]) -> Option<Self> {
         if first.starts_with(b"PAR1") {
             return Some(Self::Parquet);
+        }
+        if first.starts_with(b"\x93NUMPY") {
+            return Some(Self::Matrix);
         }
         // An Arrow stream begins with the continuation marker and the length of the schema message.
         if first.starts_with(b"ARROW1") || first.starts_with(&[0xff, 0xff, 0xff, 0xff]) {

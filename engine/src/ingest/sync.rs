@@ -41,6 +41,9 @@ impl WordsSync {
     /// # Errors
     /// [`crate::ErrorKind::Io`].
     pub(crate) async fn open(store: &Store, snapshot: &Snapshot) -> Result<Self> {
+        if snapshot.info.text_columns.is_empty() {
+            return Ok(Self { writer: None, text_columns: Vec::new(), filled: false });
+        }
         let (dir, count, version) = (store.words_dir(&snapshot.info.name), snapshot.count().await?, snapshot.version());
         let (words, covered, found, writer) = blocking(move || {
             let words = Words::open_or_create(&dir)?;
@@ -159,6 +162,9 @@ impl WordsSync {
 
     /// Works with the writer off the async threads: adding waits for the indexing thread, a commit for the disk.
     async fn work(&mut self, work: Work) -> Result<()> {
+        if self.text_columns.is_empty() {
+            return Ok(()); // A corpus without texts has no words.
+        }
         let lost = || Error::new(ErrorKind::Internal, "the word index was given up when a thread of it ended");
         let mut writer = self.writer.take().ok_or_else(lost)?;
         let (writer, result) = blocking(move || {

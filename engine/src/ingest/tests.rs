@@ -26,10 +26,10 @@ use crate::words::Words;
 
 /// Stands in for the encoder.
 #[derive(Default)]
-struct WordLengths {
+pub(super) struct WordLengths {
     /// Fails for ever after so many texts; 0: never.
-    fail_after: usize,
-    seen: AtomicUsize,
+    pub(super) fail_after: usize,
+    pub(super) seen: AtomicUsize,
 }
 
 impl Encode for WordLengths {
@@ -62,7 +62,7 @@ impl Encode for WordLengths {
 
 const LABELS: [&str; 8] = ["none", "one", "two", "three", "four", "five", "six", "many"];
 
-async fn database(dir: &Path) -> Store {
+pub(super) async fn database(dir: &Path) -> Store {
     let store = testing::open(&dir.join("db")).await;
     if store.catalog().features.dictionaries().is_empty() {
         let guard = store.write("test").await.unwrap();
@@ -71,7 +71,7 @@ async fn database(dir: &Path) -> Store {
     store
 }
 
-async fn run(store: &Store, options: ImportOptions) -> Result<ImportReport> {
+pub(super) async fn run(store: &Store, options: ImportOptions) -> Result<ImportReport> {
     run_with(store, options, WordLengths::default()).await
 }
 
@@ -79,7 +79,11 @@ async fn run_with(store: &Store, options: ImportOptions, encoder: impl Encode) -
     let encoder = Arc::new(encoder);
     let dictionaries = vec!["lengths".to_owned()];
     let encoding = Encoding { encoder, width: testing::WIDTH, dictionaries, reader: None };
-    import(store, options, Arc::new(Silent), Box::new(|_: &[String]| Ok(encoding))).await
+    import(store, options, Arc::new(Silent), Box::new(|_: &[String]| Ok(encoding)), &no_sae).await
+}
+
+pub(super) fn no_sae(name: &str) -> Result<Arc<crate::Sae>> {
+    Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found")))
 }
 
 fn setting_aside(options: ImportOptions) -> ImportOptions {
@@ -93,11 +97,11 @@ fn from(path: &Path) -> ImportOptions {
     }
 }
 
-fn keyed(path: &Path) -> ImportOptions {
+pub(super) fn keyed(path: &Path) -> ImportOptions {
     ImportOptions { key: Some("id".to_owned()), ..from(path) }
 }
 
-async fn stored(store: &Store, columns: &[&str]) -> RecordBatch {
+pub(super) async fn stored(store: &Store, columns: &[&str]) -> RecordBatch {
     let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
     let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
     let mut batches = Vec::new();
@@ -113,7 +117,7 @@ async fn stored(store: &Store, columns: &[&str]) -> RecordBatch {
     arrow::compute::concat_batches(&schema, &batches).unwrap()
 }
 
-async fn ids(store: &Store) -> Vec<String> {
+pub(super) async fn ids(store: &Store) -> Vec<String> {
     let batch = stored(store, &["doc_id"]).await;
     if batch.num_columns() == 0 {
         return Vec::new();
@@ -123,7 +127,7 @@ async fn ids(store: &Store) -> Vec<String> {
     ids
 }
 
-fn word_hits(store: &Store, query: &str) -> Vec<String> {
+pub(super) fn word_hits(store: &Store, query: &str) -> Vec<String> {
     let words = Words::open(&store.words_dir("c")).unwrap().unwrap();
     words.search(query, 100, None).unwrap().into_iter().map(|hit| hit.doc_id).collect()
 }
@@ -198,7 +202,7 @@ fn compressed(bytes: &[u8], ending: &str) -> Vec<u8> {
     }
 }
 
-fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub(super) fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, bytes).unwrap();
@@ -715,7 +719,7 @@ async fn a_file_of_bad_rows_is_told_of_in_portions() {
         reader: None,
     };
     let encoding = Box::new(|_: &[String]| Ok(encoding));
-    let report = import(&store, setting_aside(keyed(&path)), warnings.clone(), encoding).await.unwrap();
+    let report = import(&store, setting_aside(keyed(&path)), warnings.clone(), encoding, &no_sae).await.unwrap();
     assert_eq!((report.read, report.written, report.n_set_aside), (25_001, 1, 25_000));
     assert_eq!((report.set_aside.len(), warnings.0.load(Ordering::Relaxed)), (1000, 1000));
 }

@@ -18,6 +18,8 @@ const SAMPLE_ROWS: u64 = 20_000;
 const SAMPLE_BYTES: usize = 32 << 20;
 /// Rows of a chunk: enough for the encoder to sort by length, few enough to stop and resume at.
 pub(super) const CHUNK_ROWS: usize = 128;
+/// Rows of a chunk that nothing has to be computed for.
+pub(super) const PLAIN_CHUNK_ROWS: usize = 8192;
 /// Bytes of text and metadata of a chunk, after which it ends.
 pub(super) const CHUNK_BYTES: usize = 4 << 20;
 /// Rows set aside after which a chunk ends, so that a file in another format is heard of before it is read to its end.
@@ -67,6 +69,11 @@ pub(super) trait RowSource: Send {
 
     /// Rows read so far, those set aside included.
     fn read(&self) -> u64;
+
+    /// The largest item of a column of lists of whole numbers, if the source says so without being read.
+    fn largest_item(&self, _column: &str) -> Option<i64> {
+        None
+    }
 }
 
 /// A source whose types are inferred.

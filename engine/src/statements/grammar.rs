@@ -11,10 +11,15 @@
 //! DESCRIBE FEATURE feature
 //! DESCRIBE name
 //! ALTER FEATURE feature RENAME TO 'label'
+//! ALTER CORPUS name ADD DICTIONARY dictionary [, ...]
+//! ALTER CORPUS name DROP DICTIONARY dictionary [, ...]
+//! DROP DICTIONARY [IF EXISTS] dictionary
 //! COMPACT name [KEEP VERSIONS n DAYS]
 //!
 //! feature:        a number, a name, or a label in quotes
 //! import-options: [FORMAT name] [TEXT (column, ...)] [KEY (column)] [USING SAE (dictionary, ...)]
+//!                 [FEATURES (column [, activations]) [DICTIONARY name] [WIDTH n] [LABELS 'file'] [LEVEL name]
+//!                 [THRESHOLD x]]
 //!                 [RENAME (old AS new, ...)] [ON CONFLICT SKIP|UPDATE|FAIL] [ON BAD ROW FAIL|SET ASIDE] [LIMIT n]
 //! ```
 
@@ -24,8 +29,9 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::rewrite::{plain_name, string};
 use super::{Import, Statement, is_word, syntax};
-use crate::engine::{OnBadRow, OnConflict};
+use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sae::Level;
 
 /// Versions younger than this are kept by `COMPACT`: seven days.
 const KEEP_VERSIONS_SECS: u64 = 7 * 24 * 3600;
@@ -60,6 +66,11 @@ pub(super) fn own_statement(parser: &mut Parser<'_>) -> Result<Option<Statement>
     } else if grammar.words(&["drop", "concept"]) {
         let if_exists = grammar.words(&["if", "exists"]);
         Statement::DropConcept { name: grammar.name("the name of a concept")?, if_exists }
+    } else if grammar.words(&["drop", "dictionary"]) {
+        let if_exists = grammar.words(&["if", "exists"]);
+        Statement::DropDictionary { name: grammar.name_or_text("the name of a dictionary")?, if_exists }
+    } else if grammar.words(&["alter", "corpus"]) {
+        grammar.alter_corpus()?
     } else if grammar.words(&["describe", "feature"]) || grammar.words(&["desc", "feature"]) {
         Statement::DescribeFeature { feature: grammar.feature()? }
     } else if grammar.words(&["alter", "feature"]) {
@@ -215,6 +226,38 @@ impl Grammar<'_, '_> {
                 import.key = columns.pop();
             } else if self.words(&["using", "sae"]) || self.words(&["using", "dictionary"]) {
                 import.dictionaries = self.list(|grammar| grammar.name_or_text("the name of a dictionary"))?;
+            } else if self.words(&["features"]) {
+                let mut columns = self.list(|grammar| grammar.name_or_text("a column"))?.into_iter();
+                let mut given = GivenFeatures::new(columns.next().unwrap_or_default());
+                given.activations = columns.next();
+                if columns.next().is_some() {
+                    return self.expected("two columns after FEATURES: the features, and their activations");
+                }
+                loop {
+                    if self.words(&["dictionary"]) {
+                        given.dictionary = Some(self.name_or_text("the name of a dictionary")?);
+                    } else if self.words(&["width"]) {
+                        let width = self.whole_number()?;
+                        given.width = Some(u32::try_from(width).or_else(|_| self.expected("a smaller width"))?);
+                    } else if self.words(&["labels"]) {
+                        given.labels = Some(self.text("a file in quotes")?.into());
+                    } else if self.words(&["level"]) {
+                        given.level = if self.words(&["token"]) {
+                            Level::Token
+                        } else if self.words(&["span"]) {
+                            Level::Span
+                        } else if self.words(&["document"]) {
+                            Level::Document
+                        } else {
+                            return self.expected("TOKEN, SPAN or DOCUMENT");
+                        };
+                    } else if self.words(&["threshold"]) {
+                        given.threshold = self.number()?;
+                    } else {
+                        break;
+                    }
+                }
+                import.features = Some(given);
             } else if self.words(&["rename"]) {
                 import.rename = self.list(|grammar| {
                     let old = grammar.name_or_text("a column")?;
@@ -249,7 +292,8 @@ impl Grammar<'_, '_> {
         }
         match self.0.peek_token().token {
             Token::EOF | Token::SemiColon => Ok(import),
-            _ => self.expected("FORMAT, TEXT, KEY, USING SAE, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end"),
+            _ => self
+                .expected("FORMAT, TEXT, KEY, USING SAE, FEATURES, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end"),
         }
     }
 
@@ -262,6 +306,19 @@ impl Grammar<'_, '_> {
             Ok((feature, weight))
         })?;
         Ok(Statement::CreateConcept { name, replace, members })
+    }
+
+    fn alter_corpus(&mut self) -> Result<Statement> {
+        let corpus = self.name("the name of a corpus")?;
+        let add = self.words(&["add", "dictionary"]);
+        if !add && !self.words(&["drop", "dictionary"]) {
+            return self.expected("ADD DICTIONARY or DROP DICTIONARY");
+        }
+        let mut dictionaries = vec![self.name_or_text("the name of a dictionary")?];
+        while self.0.consume_token(&Token::Comma) {
+            dictionaries.push(self.name_or_text("the name of a dictionary")?);
+        }
+        Ok(Statement::AlterCorpus { corpus, add, dictionaries })
     }
 
     fn compact(&mut self) -> Result<Statement> {

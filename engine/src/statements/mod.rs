@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
-use crate::engine::{OnBadRow, OnConflict};
+use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
 pub use depth::with_stack;
@@ -48,6 +48,10 @@ pub(crate) enum Statement {
     DescribeFeature { feature: String },
     /// `DESCRIBE name`: of a corpus, or of any table.
     Describe { name: String, statement: Box<ast::Statement> },
+    /// `ALTER CORPUS corpus ADD DICTIONARY name [, ...]` (`add`) or `DROP DICTIONARY`.
+    AlterCorpus { corpus: String, add: bool, dictionaries: Vec<String> },
+    /// `DROP DICTIONARY [IF EXISTS] name`.
+    DropDictionary { name: String, if_exists: bool },
     /// `ALTER FEATURE feature RENAME TO 'label'`.
     RenameFeature { feature: String, label: String },
     /// `COMPACT name [KEEP VERSIONS n DAYS]`.
@@ -67,6 +71,7 @@ pub(crate) struct Import {
     pub(crate) text_columns: Vec<String>,
     pub(crate) key: Option<String>,
     pub(crate) dictionaries: Vec<String>,
+    pub(crate) features: Option<GivenFeatures>,
     pub(crate) rename: Vec<(String, String)>,
     pub(crate) on_conflict: OnConflict,
     pub(crate) on_bad_row: OnBadRow,
@@ -119,6 +124,8 @@ impl Statement {
             Statement::DropConcept { .. } => "DROP CONCEPT",
             Statement::DescribeFeature { .. } => "DESCRIBE FEATURE",
             Statement::Describe { .. } => "DESCRIBE",
+            Statement::AlterCorpus { .. } => "ALTER CORPUS",
+            Statement::DropDictionary { .. } => "DROP DICTIONARY",
             Statement::RenameFeature { .. } => "ALTER FEATURE",
             Statement::Compact { .. } => "COMPACT",
         }
@@ -227,7 +234,7 @@ fn classify(mut statement: ast::Statement) -> Result<Statement> {
         ast::Statement::Copy { .. } | ast::Statement::CopyIntoSnowflake { .. } | ast::Statement::Unload { .. } => {
             refuse("a statement writes no file; use the export command, or save the result of a query")
         }
-        ast::Statement::Drop { .. } => refuse("use DROP CORPUS name or DROP CONCEPT name"),
+        ast::Statement::Drop { .. } => refuse("use DROP CORPUS name, DROP CONCEPT name or DROP DICTIONARY name"),
         other => refuse(&format!("not supported: {}", first_words(other))),
     }
 }

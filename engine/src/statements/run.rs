@@ -83,6 +83,20 @@ impl Engine {
                     }
                     dropped => dropped.and_then(|()| said(format!("concept {name} dropped"))),
                 },
+                Statement::AlterCorpus { corpus, add: true, dictionaries } => {
+                    let report = self.add_to_corpus(&corpus, &dictionaries, Arc::new(Silent)).await?;
+                    said(format!("{}: {} documents encoded with {}", corpus, report.documents, dictionaries.join(", ")))
+                }
+                Statement::AlterCorpus { corpus, add: false, dictionaries } => {
+                    self.drop_from_corpus(&corpus, &dictionaries).await?;
+                    said(format!("{corpus}: {} dropped", dictionaries.join(", ")))
+                }
+                Statement::DropDictionary { name, if_exists } => match self.drop_dictionary(&name).await {
+                    Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {
+                        said(format!("there is no dictionary {name}"))
+                    }
+                    dropped => dropped.and_then(|()| said(format!("dictionary {name} dropped"))),
+                },
                 Statement::RenameFeature { feature, label } => self.run_rename(&feature, &label).await,
                 Statement::Compact { corpus, keep_versions_secs } => {
                     said(self.compact(&corpus, keep_versions_secs).await?)
@@ -96,7 +110,9 @@ impl Engine {
     /// Refuses to change a corpus that does not exist for the caller, in words that name no other.
     fn known_to(&self, caller: &Caller, statement: &Statement) -> Result<()> {
         let (corpus, may_miss) = match statement {
-            Statement::Delete { corpus, .. } | Statement::Compact { corpus, .. } => (corpus, false),
+            Statement::Delete { corpus, .. }
+            | Statement::Compact { corpus, .. }
+            | Statement::AlterCorpus { corpus, .. } => (corpus, false),
             Statement::DropCorpus { name, if_exists } => (name, *if_exists),
             _ => return Ok(()),
         };
@@ -122,11 +138,16 @@ impl Engine {
             return Err(Error::new(ErrorKind::Exists, message));
         }
         let file = self.import_path(&import.file)?;
+        let mut features = import.features;
+        if let Some(labels) = features.as_mut().and_then(|features| features.labels.as_mut()) {
+            *labels = self.import_path(&labels.to_string_lossy())?;
+        }
         let options = ImportOptions {
             format: import.format,
             text_columns: import.text_columns,
             key: import.key,
             dictionaries: import.dictionaries,
+            features,
             rename: import.rename,
             on_conflict: import.on_conflict,
             on_bad_row: import.on_bad_row,
@@ -302,7 +323,13 @@ impl Engine {
         let dictionary = known.dictionaries().get(feature.dictionary);
         if let Some(dictionary) = dictionary {
             row("dictionary", dictionary.name.clone());
-            row("reader", format!("{}, layer {}", dictionary.reader, dictionary.layer));
+            if !dictionary.reader.is_empty() {
+                row("reader", format!("{}, layer {}", dictionary.reader, dictionary.layer));
+            }
+            let provenance = self.inner.store.provenance(&dictionary.name);
+            if !provenance.is_empty() {
+                row("provenance", provenance);
+            }
         }
         row("level", known.level(id).map_or("", Level::as_str).to_owned());
         row("density", format!("{density:.6}"));

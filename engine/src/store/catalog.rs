@@ -25,6 +25,8 @@ pub(crate) struct NewDictionary<'a> {
     pub(crate) latents: Vec<LatentInfo>,
     /// The artifact of which the folder keeps a copy; `None` if the features were computed elsewhere.
     pub(crate) sae: Option<&'a Sae>,
+    /// Where it comes from, as JSON; empty if nothing is known beyond the artifact.
+    pub(crate) provenance: String,
 }
 
 impl<'a> NewDictionary<'a> {
@@ -33,14 +35,20 @@ impl<'a> NewDictionary<'a> {
             name: sae.name().to_owned(),
             reader: sae.reader().to_owned(),
             layer: sae.layer(),
-            level: match sae.level() {
-                saequel_encoder::Level::Token => Level::Token,
-                saequel_encoder::Level::Span => Level::Span,
-                saequel_encoder::Level::Document => Level::Document,
-            },
+            level: Self::level(sae.level()),
             width: sae.width() as u32,
             latents: sae.latents().to_vec(),
             sae: Some(sae),
+            provenance: String::new(),
+        }
+    }
+
+    /// A level as the functions of SQL know it.
+    pub(crate) fn level(level: saequel_encoder::Level) -> Level {
+        match level {
+            saequel_encoder::Level::Token => Level::Token,
+            saequel_encoder::Level::Span => Level::Span,
+            saequel_encoder::Level::Document => Level::Document,
         }
     }
 }
@@ -94,7 +102,8 @@ pub(super) fn add_dictionary(dir: &Path, state: &mut State, new: &NewDictionary<
         first_id,
         width: new.width,
     };
-    state.saes.push(SaeRow { dictionary, sha256, added_micros: now_micros() });
+    let provenance = new.provenance.clone();
+    state.saes.push(SaeRow { dictionary, sha256, added_micros: now_micros(), provenance });
     state.features.extend(new.latents.iter().map(|latent| feature_row(first_id, latent)));
     Ok(first_id)
 }
@@ -231,6 +240,13 @@ impl Store {
         let picture = self.picture();
         let sae = picture.state.saes.iter().find(|sae| sae.dictionary.name == dictionary)?;
         (!sae.sha256.is_empty()).then(|| sae.sha256.clone())
+    }
+
+    /// Where the catalog says that a dictionary comes from, as JSON; empty if it says nothing.
+    pub(crate) fn provenance(&self, dictionary: &str) -> String {
+        let picture = self.picture();
+        let sae = picture.state.saes.iter().find(|sae| sae.dictionary.name == dictionary);
+        sae.map(|sae| sae.provenance.clone()).unwrap_or_default()
     }
 
     /// Version of the layout on disk.

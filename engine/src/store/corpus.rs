@@ -57,8 +57,8 @@ pub(crate) struct NewCorpus {
     /// The user's columns.
     pub(crate) columns: Vec<Field>,
     pub(crate) dictionaries: Vec<String>,
-    /// Width of the reader's embedding.
-    pub(crate) width: usize,
+    /// What saequel adds, see [`crate::schema`].
+    pub(crate) added: Vec<Field>,
 }
 
 /// A commit of a corpus.
@@ -117,7 +117,7 @@ impl Store {
         }
         let mut fields = vec![Field::new(schema::DOC_ID, DataType::Utf8, false)];
         fields.extend(new.columns.iter().cloned());
-        fields.extend(schema::added_fields(new.width, &new.dictionaries));
+        fields.extend(new.added);
         let arrow = Arc::new(Schema::new(fields));
         let empty = RecordBatchIterator::new([Ok(RecordBatch::new_empty(arrow.clone()))], arrow);
         let params = WriteParams { mode: WriteMode::Create, ..self.write_params() };

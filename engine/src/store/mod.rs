@@ -13,6 +13,7 @@
 //! Any number of processes may read while one writes. Readers see whole commits: the catalog's through `meta`, a
 //! corpus's through the version of its dataset.
 
+mod backfill;
 mod catalog;
 mod corpus;
 mod errors;
@@ -35,6 +36,7 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 
+pub(crate) use backfill::Gap;
 pub(crate) use catalog::{NewDictionary, folder_sha256, hex};
 pub(crate) use corpus::NewCorpus;
 pub(crate) use errors::from_lance;
@@ -229,7 +231,7 @@ impl Store {
         let mut corpora = Vec::with_capacity(picture.state.corpora.len());
         for row in &picture.state.corpora {
             let columns = match self.latest(row).await {
-                Ok(dataset) => snapshot::user_columns(&dataset, row),
+                Ok(dataset) => snapshot::user_columns(&dataset),
                 Err(error) => {
                     // The others stay usable; `doctor` and every use of this one say what is wrong.
                     tracing::warn!("corpus '{}' cannot be opened: {error}", row.name);

@@ -48,9 +48,9 @@ impl std::fmt::Debug for Snapshot {
 }
 
 /// The user's own columns of a corpus.
-pub(super) fn user_columns(dataset: &Dataset, row: &CorpusRow) -> SchemaRef {
+pub(super) fn user_columns(dataset: &Dataset) -> SchemaRef {
     let stored = Schema::from(dataset.schema());
-    let ours = |name: &str| name == schema::DOC_ID || schema::is_added(name, &row.dictionaries);
+    let ours = |name: &str| name == schema::DOC_ID || schema::is_added(name);
     Arc::new(Schema::new(stored.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>()))
 }
 
@@ -83,7 +83,7 @@ impl Snapshot {
         // A dictionary may have been added after this version was written.
         let has = |name: &String| stored.column_with_name(&schema::ids_column(name)).is_some();
         let info = CorpusInfo {
-            columns: user_columns(&dataset, &row),
+            columns: user_columns(&dataset),
             name: row.name,
             text_columns: row.text_columns,
             key: row.key,

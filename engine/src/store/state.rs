@@ -5,7 +5,7 @@
 //! | `meta` | one per key | `key`, `value`: `schema_version`, `generation`, `written_by`, and `table:<name>`, the version of each other table |
 //! | `corpora` | one per corpus | `name`, `text_columns`, `key`, `dictionaries`, `created_micros` |
 //! | `readers` | one per reader | `name`, `n_layers`, `width`, `context`, `sha256` |
-//! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros` |
+//! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros`, `provenance` (JSON; missing in older folders) |
 //! | `features` | one per feature | `id`, `label`, `label_source`, `label_score`, `description`, `detection`, `evidence_version`, `density`, `max_activation`, `presence_threshold`, `q50`, `q90`, `hidden`, `top_tokens`, `top_words`, `examples` |
 //! | `concepts` | one per member | `name`, `feature_id`, `weight` |
 //! | `jobs` | one per job | `id`, `kind`, `subject`, `state`, `detail`, `started_micros`, `finished_micros` |
@@ -41,6 +41,8 @@ pub(crate) struct SaeRow {
     /// SHA-256 over the files of the artifact, hexadecimal; empty if there is no copy of it in the folder.
     pub(crate) sha256: String,
     pub(crate) added_micros: i64,
+    /// Where it comes from, as JSON; empty if nothing is known beyond the artifact.
+    pub(crate) provenance: String,
 }
 
 /// A feature with what only a detailed view shows.
@@ -95,6 +97,7 @@ impl State {
                 ("width", uint32s(self.saes.iter().map(|s| s.dictionary.width))),
                 ("sha256", strings(self.saes.iter().map(|s| s.sha256.as_str()))),
                 ("added_micros", int64s(self.saes.iter().map(|s| Some(s.added_micros)))),
+                ("provenance", strings(self.saes.iter().map(|s| s.provenance.as_str()))),
             ]),
             "features" => self.features_batch(),
             "concepts" => {
@@ -215,6 +218,7 @@ fn saes(table: &Table) -> Result<Vec<SaeRow>> {
     let first_id = table.numbers::<UInt32Type>("first_id")?;
     let width = table.numbers::<UInt32Type>("width")?;
     let added = table.numbers::<Int64Type>("added_micros")?;
+    let provenance = if table.has("provenance") { Some(table.strings("provenance")?) } else { None };
     let row = |row: usize| {
         let level = match level.value(row) {
             "token" => Level::Token,
@@ -234,7 +238,8 @@ fn saes(table: &Table) -> Result<Vec<SaeRow>> {
             first_id: first_id.value(row),
             width: width.value(row),
         };
-        Ok(SaeRow { dictionary, sha256: sha256.value(row).to_owned(), added_micros: added.value(row) })
+        let provenance = provenance.map(|texts| texts.value(row).to_owned()).unwrap_or_default();
+        Ok(SaeRow { dictionary, sha256: sha256.value(row).to_owned(), added_micros: added.value(row), provenance })
     };
     (0..table.len()).map(row).collect()
 }

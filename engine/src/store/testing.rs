@@ -69,6 +69,7 @@ pub(crate) fn dictionary(name: &str, labels: &[&str]) -> NewDictionary<'static> 
         width: labels.len() as u32,
         latents: labels.iter().enumerate().map(latent).collect(),
         sae: None,
+        provenance: String::new(),
     }
 }
 
@@ -81,7 +82,7 @@ pub(crate) async fn corpus(store: &Store, name: &str, dictionary: &str, docs: &[
         key: None,
         columns: vec![Field::new("text", DataType::Utf8, true), Field::new("model", DataType::Utf8, true)],
         dictionaries: vec![dictionary.to_owned()],
-        width: WIDTH,
+        added: [schema::reader_fields(WIDTH), schema::encoded_fields(dictionary)].concat(),
     };
     store.create_corpus(&guard, new).await.expect("a new corpus");
     let schema = store.snapshot(name, AsOf::Latest).await.expect("it is there").schema();

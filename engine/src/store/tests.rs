@@ -262,7 +262,7 @@ async fn names_that_would_hide_a_column_or_view_are_refused() {
         key: None,
         columns: Vec::new(),
         dictionaries: Vec::new(),
-        width: 4,
+        added: Vec::new(),
     };
     let error = store.create_corpus(&guard, new).await.unwrap_err();
     assert!(error.message().contains("the view of the features of a corpus 'pets'"), "{error}");

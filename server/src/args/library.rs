@@ -111,6 +111,15 @@ Examples:
   saequel sae compare seed-1 seed-2
   saequel sae compare my-sae minilm-l4-token-4096 --input texts.parquet --summary --format json";
 
+const ADD_HELP: &str = "\
+The stored texts are read again, and only the new columns are written. Queries go on meanwhile and do not see the dictionary
+until the last document has it; other writers wait. After an interruption the same command goes on where it was.
+
+Examples:
+  saequel sae add answers minilm-l4-span-4096
+  saequel sae add answers ./my-sae
+  saequel sae remove my-sae --corpus answers";
+
 const DETECT_HELP: &str = "\
 Label and description are compared with test contexts by the reader's embedding. The score (AUROC) is the probability that
 a context in which the feature is present is nearer to the label than a random other one: 0.5 is chance, 1 is perfect.
@@ -259,6 +268,27 @@ pub(crate) enum SaeCommand {
         dir: PathBuf,
         #[command(flatten)]
         answer: Answer,
+    },
+    /// Encode the documents of a corpus with a further dictionary; a run that was stopped goes on where it was
+    #[command(after_help = ADD_HELP)]
+    Add {
+        /// Corpus
+        corpus: String,
+        /// Dictionaries of the database, or folders of trained ones, which are added to it first; several of one model are
+        /// computed in one pass
+        #[arg(required = true, value_name = "NAME|DIR")]
+        dictionaries: Vec<String>,
+    },
+    /// Take a dictionary away from a corpus, or with --everywhere out of the database
+    Remove {
+        /// Dictionary
+        name: String,
+        /// The corpus that shall no longer have it
+        #[arg(long, value_name = "NAME", required_unless_present = "everywhere", conflicts_with = "everywhere")]
+        corpus: Option<String>,
+        /// Remove it from the database; no corpus may have it any more
+        #[arg(long)]
+        everywhere: bool,
     },
     /// Make new labels for a dictionary from texts
     Label(LabelArgs),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use saequel_engine::{ErrorKind, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
+use saequel_engine::{
+    ErrorKind, GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict,
+};
 
 use crate::args::{Conflict, ImportArgs};
 use crate::context::Context;
@@ -13,6 +15,17 @@ pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
     let from_stdin = args.source == Path::new("-");
     if !from_stdin && !args.source.exists() {
         return Err(Failure::new(ErrorKind::NotFound, format!("file '{}' not found", args.source.display())));
+    }
+    let a_matrix = is_matrix(&args.source);
+    let given = args.features.is_some() || args.feature_matrix.is_some() || a_matrix;
+    if !given && (args.dictionary.is_some() || args.width.is_some() || args.labels.is_some()) {
+        let message = "--dictionary, --width and --labels are about features that were computed elsewhere: name their column \
+                       (--features), or the file with them (--feature-matrix)";
+        return Err(Failure::new(ErrorKind::Query, message));
+    }
+    if args.feature_matrix.is_some() && args.embedding_matrix.is_some() {
+        let message = "one matrix at a time can stand beside the documents: features or embeddings";
+        return Err(Failure::new(ErrorKind::Query, message));
     }
     let engine = context.open_or_create(&context.db_dir()).await?;
     let resumable = args.key.is_some() || !from_stdin;
@@ -30,17 +43,38 @@ pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
     say!("{}", summary(&corpus, &report))
 }
 
+/// Whether a source is a matrix, by its name.
+fn is_matrix(source: &Path) -> bool {
+    source.extension().is_some_and(|ending| ending == "npz" || ending == "npy")
+}
+
 /// The import that the arguments ask for.
 fn options(args: ImportArgs) -> ImportOptions {
     let source = match args.source.as_path() {
         path if path == Path::new("-") => ImportSource::Stdin,
         _ => ImportSource::Path(args.source),
     };
+    let given = args.features.is_some() || args.feature_matrix.is_some() || is_matrix(&args.source);
+    let features = given.then(|| GivenFeatures {
+        ids: args.features.unwrap_or_default(),
+        activations: args.activations,
+        dictionary: args.dictionary,
+        width: args.width,
+        labels: args.labels,
+        level: args.level,
+        tool: args.made_by,
+        threshold: args.threshold,
+    });
+    let matrix = args.feature_matrix.map(GivenMatrix::Features);
+    let matrix = matrix.or(args.embedding_matrix.map(GivenMatrix::Embeddings));
     ImportOptions {
         format: args.file_format,
         text_columns: args.text,
         key: args.key,
         dictionaries: args.sae,
+        features,
+        embedding: args.embedding,
+        matrix,
         rename: args.rename,
         on_conflict: match args.on_conflict {
             Conflict::Skip => OnConflict::Skip,
@@ -68,6 +102,12 @@ pub(super) fn summary(corpus: &str, report: &ImportReport) -> String {
     let speed = match report.n_tokens {
         0 => format!("{:.1} s", report.seconds),
         n => format!("{n} tokens in {:.1} s, {rate:.0} tokens/s", report.seconds),
+    };
+    let speed = match report.n_tokens {
+        0 if report.written > 0 => {
+            format!("{speed}, {:.0} documents/s", report.written as f64 / report.seconds.max(1e-3))
+        }
+        _ => speed,
     };
     format!("{corpus}: {} documents in all; {} ({speed})", report.total, parts.join(", "))
 }

@@ -10,7 +10,7 @@ use saequel_engine::{ErrorKind, Sae};
 
 use crate::args::{LabelArgs, SaeCommand, SaeImportArgs, TrainArgs};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::say::say;
 
 pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
@@ -40,6 +40,17 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
                 ("value", Arc::new(StringArray::from(values)) as ArrayRef),
             ];
             context.answer_batch(RecordBatch::try_from_iter(columns)?, &answer).await
+        }
+        SaeCommand::Add { corpus, dictionaries } => add(&corpus, &dictionaries, context).await,
+        SaeCommand::Remove { name, corpus: Some(corpus), .. } => {
+            let engine = context.open().await?;
+            engine.drop_from_corpus(&corpus, std::slice::from_ref(&name)).await?;
+            say!("{corpus}: dictionary {name} dropped; compact the corpus to free its space")
+        }
+        SaeCommand::Remove { name, .. } => {
+            let engine = context.open().await?;
+            engine.drop_dictionary(&name).await?;
+            say!("{name}: removed from the database")
         }
         SaeCommand::Label(args) => relabel(args, context).await,
         SaeCommand::Detect(args) => super::evidence::detect(args, context).await,
@@ -100,6 +111,39 @@ fn imported(report: &ImportReport) -> Result<()> {
         say!("  note: {note}")?;
     }
     Ok(())
+}
+
+/// Adds dictionaries, of the database or of folders, to a corpus.
+async fn add(corpus: &str, dictionaries: &[String], context: &Context) -> Result<()> {
+    let engine = context.open().await?;
+    let mut names = Vec::with_capacity(dictionaries.len());
+    for dictionary in dictionaries {
+        let folder = Path::new(dictionary);
+        let known = |name: &str| engine.catalog().features.dictionaries().iter().any(|known| known.name == name);
+        if known(dictionary) || !folder.is_dir() {
+            names.push(dictionary.clone());
+            continue;
+        }
+        let sae = Sae::load(folder)?;
+        // Added by an earlier run that was stopped: the name stands for it.
+        if !known(sae.name()) {
+            engine.add_dictionary(&sae).await?;
+        }
+        names.push(sae.name().to_owned());
+    }
+    let report =
+        engine.add_to_corpus(corpus, &names, context.progress()).await.map_err(|error| match error.kind() {
+            ErrorKind::Cancelled => Failure::from(error).hint("run the same command again to go on from here"),
+            _ => error.into(),
+        })?;
+    let mut said = format!("{corpus}: {} documents encoded with {}", report.documents, names.join(", "));
+    if report.resumed > 0 {
+        said.push_str(&format!(", {} of them before", report.resumed));
+    }
+    if report.failed > 0 {
+        said.push_str(&format!(", {} could not be", report.failed));
+    }
+    say!("{said} ({:.1} s)", report.seconds)
 }
 
 async fn relabel(args: LabelArgs, context: &Context) -> Result<()> {

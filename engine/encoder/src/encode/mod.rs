@@ -1,5 +1,7 @@
 //! Texts in, dense embedding and sparse features of every dictionary out, in one pass of the reader.
 
+mod document;
+
 use std::sync::Arc;
 
 use half::f16;
@@ -79,7 +81,8 @@ struct EncodedPiece {
     dictionaries: Vec<EncodedPieceFeatures>,
 }
 
-/// What one piece of a text gives for one dictionary.
+/// What one piece of a text gives for one dictionary; nothing for one that reads the embedding.
+#[derive(Default)]
 struct EncodedPieceFeatures {
     /// Latents and their largest activations, those that reach the presence threshold.
     maxima: Vec<(u32, f32)>,
@@ -124,8 +127,12 @@ impl Encoder {
                     reader.name()
                 ));
             }
-            if sae.level() == Level::Document {
-                return wrong("is of level document, which cannot be encoded yet; use token or span".to_owned());
+            if sae.level() == Level::Document && sae.layer() != reader.n_layers() {
+                return wrong(format!(
+                    "is of level document and reads layer {}; the reader's embedding of a document is of layer {}",
+                    sae.layer(),
+                    reader.n_layers()
+                ));
             }
         }
         let mut hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).collect();
@@ -176,6 +183,10 @@ impl Encoder {
             })
             .collect();
         for (sae, packed) in self.saes.iter().zip(&self.packed) {
+            if sae.level() == Level::Document {
+                encoded.iter_mut().for_each(|piece| piece.dictionaries.push(EncodedPieceFeatures::default()));
+                continue;
+            }
             let ranges = self.encode_rows(sae, packed.as_deref(), texts, batch, scratch);
             for (encoded, range) in encoded.iter_mut().zip(ranges) {
                 let (maxima, strongest) = pool(sae, range.clone(), scratch);
@@ -226,8 +237,12 @@ impl Encoder {
         }
         let n = pieces.iter().map(|piece| piece.n_states).sum::<usize>().max(1) as f32;
         let length = embedding.iter().map(|value| (value / n).powi(2)).sum::<f32>().sqrt().max(1e-12);
-        let embedding = embedding.iter().map(|value| f16::from_f32(value / n / length)).collect();
+        embedding.iter_mut().for_each(|value| *value /= n * length);
         let features = self.saes.iter().enumerate().map(|(i, sae)| {
+            if sae.level() == Level::Document {
+                let encoded = sae.encode_embeddings(&embedding).ok();
+                return encoded.and_then(|mut rows| rows.pop()).unwrap_or_default();
+            }
             let (mut residual, mut total) = (0.0, 0.0);
             let mut maxima: Vec<(u32, f32)> = Vec::new();
             for piece in &pieces {
@@ -244,9 +259,10 @@ impl Encoder {
             features.fvu = if total > 0.0 { (residual / total) as f32 } else { f32::NAN };
             features
         });
+        let features = features.collect();
         EncodedDocument {
-            embedding,
-            features: features.collect(),
+            embedding: embedding.into_iter().map(f16::from_f32).collect(),
+            features,
             n_tokens: text.tokens.len() as u32,
             n_spans: text.n_spans() as u32,
         }
@@ -261,6 +277,13 @@ impl Encoder {
         let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
             for (sae, packed) in self.saes.iter().zip(&self.packed) {
+                if sae.level() == Level::Document {
+                    // No token has a part in it of its own.
+                    pieces.iter_mut().zip(&batch.pieces).for_each(|(out, piece)| {
+                        out.push(vec![Vec::new(); piece.rows.len()]);
+                    });
+                    continue;
+                }
                 let ranges = self.encode_rows(sae, packed.as_deref(), &tokenized, batch, scratch);
                 for ((piece, range), out) in batch.pieces.iter().zip(ranges).zip(&mut pieces) {
                     let row = |i: usize| {

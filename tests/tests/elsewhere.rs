@@ -1,0 +1,91 @@
+//! `saequel import --features`: a corpus whose features were computed elsewhere, as a user meets it; and `saequel sae add`.
+
+use saequel_tests::{Scratch, fail, query_column, saequel, succeed};
+
+/// The one column of a query's answer.
+fn answers(db: &std::path::Path, query: &str) -> Vec<String> {
+    let named = format!("SELECT x FROM ({query}) AS answer(x)");
+    query_column(db, &named, "x").unwrap_or_else(|said| panic!("{query}: {said}"))
+}
+
+const WITH: &str = "minilm-l4-token-4096";
+
+/// Sixty documents in two groups: feature 3 in every one of group a, feature 1 in all.
+fn documents(scratch: &Scratch) -> std::path::PathBuf {
+    let line = |i: usize| {
+        let (group, ids, acts) = if i % 2 == 0 { ("a", "[3,1]", "[2.5,1]") } else { ("b", "[1]", "[0.5]") };
+        format!(
+            "{{\"id\":{i},\"grp\":\"{group}\",\"text\":\"I am sorry, number {i}\",\"ids\":{ids},\"acts\":{acts}}}\n"
+        )
+    };
+    let lines: String = (0..60).map(line).collect();
+    scratch.write("given.jsonl", lines.as_bytes())
+}
+
+#[test]
+fn features_computed_elsewhere_are_analysed_without_a_reader() {
+    let scratch = Scratch::new();
+    let (db, file) = (scratch.path("db"), documents(&scratch));
+    let labels = scratch
+        .write("labels.jsonl", b"{\"latent\":3,\"label\":\"says sorry\"}\n{\"latent\":1,\"label\":\"speaks\"}\n");
+    let import = || {
+        let mut command = saequel(&db);
+        command.arg("import").arg(&file).args(["--corpus", "c", "--key", "id", "--text", "text"]);
+        command.args(["--features", "ids", "--activations", "acts", "--width", "8", "--made-by", "our GPU"]);
+        command.arg("--labels").arg(&labels);
+        // No reader can be fetched or found: none is needed.
+        command.env("SAEQUEL_CACHE", scratch.path("no-cache"));
+        command
+    };
+    let said = succeed(&mut import());
+    assert!(said.contains("c: 60 documents in all; 60 added") && said.contains("documents/s"), "{said}");
+    let said = succeed(&mut import());
+    assert!(said.contains("60 there already"), "{said}");
+
+    let column = |query: &str| answers(&db, query);
+    let diff = "SELECT label FROM diff('c WHERE grp = ''a''', 'c WHERE grp = ''b''') WHERE q_value < 0.05";
+    assert_eq!(column(diff), ["says sorry"]);
+    assert_eq!(column("SELECT count(*) FROM c WHERE has_feature(features, 'says sorry')"), ["30"]);
+    assert_eq!(column("SELECT max(activation) FROM c_activations"), ["2.5"]);
+    let pair = "SELECT label_a || ' + ' || label_b FROM correlate(c, min_docs => 1, echoes => true)";
+    assert!(column(pair).len() <= 1, "one pair of features at most");
+    let provenance = column("SELECT provenance FROM saequel.saes WHERE name = 'c'");
+    assert!(provenance[0].contains("our GPU") && provenance[0].contains("given.jsonl"), "{provenance:?}");
+    assert_eq!(column("SELECT DISTINCT cluster_id FROM cluster(c, k => 2)").len(), 2);
+
+    // What needs a reader says why it cannot be had.
+    let (_, said) = fail(saequel(&db).arg("import").arg(&file).args(["--corpus", "c", "--key", "id"]));
+    assert!(said.contains("computed elsewhere") && said.contains("--features"), "{said}");
+    let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM retrieve(c, 'sorry')"]));
+    assert!(said.contains("have no embedding") && said.contains("signals => 'labels,words'"), "{said}");
+    assert_eq!(column("SELECT doc_id FROM retrieve(c, 'number 7', signals => 'words', k => 1)"), ["7"]);
+    let (_, said) = fail(saequel(&db).arg("import").arg(&file).args(["--corpus", "x", "--width", "8"]));
+    assert!(said.contains("--feature"), "{said}");
+    let (_, said) = fail(saequel(&db).args(["sae", "add", "c", "c"]));
+    assert!(said.contains("no weights") && said.contains("computed elsewhere"), "{said}");
+    let said = succeed(saequel(&db).arg("doctor"));
+    assert!(said.contains("computed elsewhere"), "{said}");
+}
+
+#[test]
+fn a_dictionary_is_added_to_a_corpus_later_and_taken_away() {
+    let scratch = Scratch::new();
+    let (db, file) = (scratch.path("db"), documents(&scratch));
+    let mut import = saequel(&db);
+    import.arg("import").arg(&file).args(["--corpus", "c", "--key", "id", "--text", "text", "--features", "ids"]);
+    succeed(&mut import);
+    let said = succeed(saequel(&db).args(["sae", "add", "c", WITH]));
+    assert!(said.contains("c: 60 documents encoded"), "{said}");
+    let column = |query: &str| answers(&db, query);
+    assert_eq!(column("SELECT count(*) FROM c WHERE n_tokens > 3 AND fvu_minilm_l4_token_4096 IS NOT NULL"), ["60"]);
+    assert_eq!(column("SELECT count(DISTINCT level) FROM c_activations"), ["2"], "both dictionaries");
+    let said = succeed(saequel(&db).args(["sql", &format!("ALTER CORPUS c DROP DICTIONARY '{WITH}'")]));
+    assert!(said.contains("dropped"), "{said}");
+    assert_eq!(column("SELECT DISTINCT level FROM c_activations"), ["document"]);
+    let said = succeed(saequel(&db).args(["sql", &format!("ALTER CORPUS c ADD DICTIONARY '{WITH}'")]));
+    assert!(said.contains("60 documents encoded"), "{said}");
+    let (_, said) = fail(saequel(&db).args(["sae", "remove", WITH, "--everywhere"]));
+    assert!(said.contains("in use by: c"), "{said}");
+    succeed(saequel(&db).args(["sae", "remove", WITH, "--corpus", "c"]));
+    assert_eq!(column("SELECT count(*) FROM c"), ["60"]);
+}
