@@ -253,6 +253,7 @@ async fn blocks_of_rows_give_the_same() {
         fold: false,
         examples: 0,
         selection: FeatureSelection::default(),
+        rank_by: RankBy::Llr,
         limit: 100,
         block_bytes,
     };
