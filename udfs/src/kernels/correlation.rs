@@ -18,11 +18,11 @@ use crate::kernels::statistics::{
 /// bounds. With more tests than that the q values of the pairs beyond are upper bounds.
 const KEPT_P: (usize, usize) = (1 << 17, 1 << 20);
 
+/// Counts of pairs for which it is known in advance when they can be passed over.
+const SMALL_COUNTS: usize = 16;
+
 /// Factorials whose logarithms are looked up; those of larger numbers are computed.
 const LN_FACTORIALS: usize = 1 << 22;
-
-/// A p by G² may be smaller than the probability of the table, but not by more than this factor where it bears on a q.
-const P_SLACK: f64 = 4.0;
 
 /// G² whose p is below about 0.0001.
 const FAR_TAIL_LLR: f64 = 14.0;
@@ -157,8 +157,9 @@ struct Found {
     n_tests: u64,
     /// Larger p values are not among the smallest.
     p_bound: f64,
-    /// Logarithm of what a table's probability is at most if its p can be among the smallest.
+    /// Its logarithm, and the G² that has this p.
     ln_p_bound: f64,
+    llr_bound: f64,
     /// Smaller keys are not among the best.
     key_bound: f64,
 }
@@ -171,6 +172,7 @@ impl Default for Found {
             n_tests: 0,
             p_bound: f64::INFINITY,
             ln_p_bound: f64::INFINITY,
+            llr_bound: f64::NEG_INFINITY,
             key_bound: f64::NEG_INFINITY,
         }
     }
@@ -179,8 +181,8 @@ impl Default for Found {
 impl Found {
     /// Nothing yet, of what can still be among the best.
     fn after(&self) -> Self {
-        let Self { p_bound, ln_p_bound, key_bound, .. } = *self;
-        Self { p_bound, ln_p_bound, key_bound, ..Self::default() }
+        let Self { p_bound, ln_p_bound, llr_bound, key_bound, .. } = *self;
+        Self { p_bound, ln_p_bound, llr_bound, key_bound, ..Self::default() }
     }
 
     fn offer(&mut self, best: Best, limit: usize) {
@@ -213,7 +215,14 @@ impl Found {
 
     fn bound_p(&mut self, largest: f64) {
         if largest < self.p_bound {
-            (self.p_bound, self.ln_p_bound) = (largest, (largest * P_SLACK).ln());
+            (self.p_bound, self.ln_p_bound) = (largest, largest.ln());
+            // Of a two-sided p it is larger: this errs on the safe side.
+            let (mut low, mut high) = (0.0, 2000.0);
+            for _ in 0..60 {
+                let middle = (low + high) / 2.0;
+                if chi_squared_1_p(middle) / 2.0 > largest { low = middle } else { high = middle }
+            }
+            self.llr_bound = low;
         }
     }
 
@@ -278,6 +287,51 @@ impl Screen {
     }
 }
 
+impl Screen {
+    /// Sum of the probabilities of a table and of those more extreme in the same direction, over its own; up to `terms` of
+    /// them, or as far as they matter.
+    fn tail(&self, both: u64, docs: (u64, u64), terms: usize) -> f64 {
+        let (a, b, n) = (docs.0 as f64, docs.1 as f64, self.n as f64);
+        let up = |x: f64| (a - x) * (b - x) / ((x + 1.0) * (n + x + 1.0 - a - b));
+        let (mut x, mut term, mut sum) = (both as f64, 1.0, 1.0);
+        let more = x * n > a * b;
+        let (low, high) = ((a + b - n).max(0.0), a.min(b));
+        for _ in 1..terms {
+            if term < sum * 1e-10 || x == if more { high } else { low } {
+                break;
+            }
+            term *= if more { up(x) } else { 1.0 / up(x - 1.0) };
+            x += if more { 1.0 } else { -1.0 };
+            sum += term;
+        }
+        sum
+    }
+
+    /// Whether p is by Fisher's test, whatever G² is.
+    fn is_exact(&self, docs: (u64, u64)) -> bool {
+        smallest_expected(docs.0, docs.1, self.n) < least_expected(0.0)
+    }
+
+    /// Logarithm of what p by Fisher's test is at least, from that of the table's probability: the table and the three next
+    /// ones more extreme.
+    fn ln_p_at_least(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
+        ln_probability + self.tail(both, docs, 4).ln()
+    }
+
+    /// What G² is at most, from the logarithm of the table's probability: Stirling's formula for each of its factorials,
+    /// whose error is below `1 / 12k`. Infinite if a cell is empty.
+    fn llr_at_most(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
+        let (a, b, n, both) = (docs.0 as f64, docs.1 as f64, self.n as f64, both as f64);
+        let cells = [both, a - both, b - both, n + both - a - b];
+        if cells.contains(&0.0) {
+            return f64::INFINITY;
+        }
+        let spread = a * (n - a) / cells[0] * (b / cells[1]) * ((n - b) / cells[2]) / cells[3] / n;
+        let error: f64 = cells.iter().map(|cell| 1.0 / (6.0 * cell)).sum();
+        (spread / std::f64::consts::TAU).ln() - 2.0 * ln_probability + error + 1.0 / (6.0 * a.min(b))
+    }
+}
+
 impl Ranking {
     /// For the `limit` best pairs of those that are together in at least `min_both` documents.
     pub fn new(direction: Direction, by: RankBy, limit: usize, min_both: u64) -> Self {
@@ -325,20 +379,21 @@ impl Ranking {
                     let row = &row[first - a - 1..];
                     found.n_tests += row.len() as u64;
                     let docs_a = u64::from(docs[a]);
+                    let limits =
+                        screen.map(|screen| self.limits(&found, screen, docs_a)).unwrap_or([u32::MAX; SMALL_COUNTS]);
                     for (b, both) in (first..).zip(row) {
-                        let both = u64::from(*both);
                         if let Some(screen) = screen {
-                            let docs = (docs_a, u64::from(docs[b]));
-                            let (product, seen) = (docs.0 * docs.1, both * n);
-                            let wanted = match self.direction {
-                                Direction::Positive => seen > product,
-                                Direction::Negative => seen < product,
-                                Direction::Both => true,
-                            };
-                            if !wanted || !self.matters(&found, screen, both, docs, margins[a] + margins[b]) {
+                            if limits.get(*both as usize).is_some_and(|limit| docs[b] >= *limit) {
+                                continue;
+                            }
+                            let (both, docs) = (u64::from(*both), (docs_a, u64::from(docs[b])));
+                            if !self.is_wanted(screen.n, both, docs)
+                                || self.passes_over(&mut found, screen, both, docs, margins[a] + margins[b])
+                            {
                                 continue;
                             }
                         }
+                        let both = u64::from(*both);
                         self.test(&mut found, block, (a, b), both, &keep);
                     }
                 }
@@ -348,22 +403,77 @@ impl Ranking {
         self.found = std::mem::take(&mut self.found).merge(found, self.limit, self.kept_p);
     }
 
-    /// Whether a pair can be among the best, or its p among the smallest.
-    fn matters(&self, found: &Found, screen: &Screen, both: u64, docs: (u64, u64), margins: f64) -> bool {
-        if found.ln_p_bound == f64::INFINITY {
-            return true;
+    /// Whether a pair is associated in the direction that is looked for.
+    fn is_wanted(&self, n: u64, both: u64, docs: (u64, u64)) -> bool {
+        let (seen, expected) = (both * n, docs.0 * docs.1);
+        match self.direction {
+            Direction::Positive => seen > expected,
+            Direction::Negative => seen < expected,
+            Direction::Both => true,
         }
-        let ln_p = screen.ln_probability(both, docs, margins);
-        if ln_p <= found.ln_p_bound {
-            return true;
+    }
+
+    /// Whether a pair can be among the best; `ln_p` is the logarithm of its table's probability.
+    fn can_be_best(&self, found: &Found, screen: &Screen, ln_p: f64, both: u64, docs: (u64, u64)) -> bool {
+        self.limit > 0
+            && both >= self.min_both
+            && match self.by {
+                RankBy::Llr => screen.ln_8n - 2.0 * ln_p >= found.key_bound,
+                RankBy::Npmi => npmi(both, docs.0, docs.1, screen.n) >= found.key_bound,
+            }
+    }
+
+    /// Whether a pair's p can be among the smallest.
+    fn can_be_kept(&self, found: &Found, screen: &Screen, ln_p: f64, both: u64, docs: (u64, u64)) -> bool {
+        (ln_p <= found.ln_p_bound && screen.ln_p_at_least(ln_p, both, docs) <= found.ln_p_bound)
+            || (!screen.is_exact(docs) && screen.llr_at_most(ln_p, both, docs) >= found.llr_bound)
+    }
+
+    /// For a feature in `docs_a` documents and each small count, how many documents another must have for their pair to be
+    /// passed over: with as many in common it is the less remarkable the more there are.
+    fn limits(&self, found: &Found, screen: &Screen, docs_a: u64) -> [u32; SMALL_COUNTS] {
+        if self.direction != Direction::Positive {
+            return [u32::MAX; SMALL_COUNTS];
         }
-        if self.limit == 0 || both < self.min_both {
+        let own = screen.margin(docs_a);
+        std::array::from_fn(|both| {
+            let both = both as u64;
+            let (mut low, mut high) = (both, (both * screen.n).div_ceil(docs_a.max(1)).min(screen.n));
+            while low < high && found.p_bound < f64::INFINITY {
+                let middle = low + (high - low) / 2;
+                let docs = (docs_a, middle);
+                // More features than documents leave room for: there is no such pair.
+                let matters = docs_a + middle - both > screen.n || both > docs_a || {
+                    let ln_p = screen.ln_probability(both, docs, own + screen.margin(middle));
+                    self.can_be_best(found, screen, ln_p, both, docs)
+                        || self.can_be_kept(found, screen, ln_p, both, docs)
+                };
+                if matters { low = middle + 1 } else { high = middle }
+            }
+            high as u32
+        })
+    }
+
+    /// Keeps the p of a pair that cannot be among the best; false if more must be known of the pair.
+    fn passes_over(&self, found: &mut Found, screen: &Screen, both: u64, docs: (u64, u64), margins: f64) -> bool {
+        if found.p_bound == f64::INFINITY {
             return false;
         }
-        match self.by {
-            RankBy::Llr => screen.ln_8n - 2.0 * ln_p >= found.key_bound,
-            RankBy::Npmi => npmi(both, docs.0, docs.1, screen.n) >= found.key_bound,
+        let ln_p = screen.ln_probability(both, docs, margins);
+        if self.can_be_best(found, screen, ln_p, both, docs) {
+            return false;
         }
+        if !self.can_be_kept(found, screen, ln_p, both, docs) {
+            return true;
+        }
+        if self.direction == Direction::Both || !screen.is_exact(docs) {
+            return false;
+        }
+        let p = ln_p.exp() * screen.tail(both, docs, usize::MAX);
+        if p <= found.p_bound {
+            found.keep_p(p, self.kept_p);
+        }
+        true
     }
 
     fn test(
@@ -431,7 +541,8 @@ impl Ranking {
         best.par_sort_unstable_by(|x, y| y.cmp(x));
         let mut rows: Vec<PairRow> = best.into_iter().map(|best| best.row).collect();
         for row in &mut rows {
-            let rank = p_values.partition_point(|p| *p < row.p_value);
+            // Sums of logarithms are not exact to the last digit.
+            let rank = p_values.partition_point(|p| *p < row.p_value * (1.0 - 1e-6));
             row.q_value = match q_values.get(rank) {
                 Some(q) => *q,
                 None => (row.p_value * n_tests as f64 / (rank + 1) as f64).min(1.0),
@@ -723,15 +834,21 @@ mod tests {
     #[test]
     fn bounds_hold() {
         let screen = Screen::new(60);
-        for (a, b) in (1..60).flat_map(|a| (1..60).map(move |b| (a, b))) {
+        for (a, b) in (1..60u64).flat_map(|a| (1..60u64).map(move |b| (a, b))) {
             for both in (a + b).saturating_sub(60)..=a.min(b) {
                 let ln_p = screen.ln_probability(both, (a, b), screen.margin(a) + screen.margin(b));
                 let llr = log_likelihood_ratio(both, a, b, 60);
                 assert!(screen.ln_8n - 2.0 * ln_p >= llr, "{a} {b} {both}");
-                for direction in [Direction::Positive, Direction::Negative, Direction::Both] {
-                    let p = p_value(direction, llr, both, a, b, 60);
-                    assert!(ln_p <= (p * P_SLACK).ln() + 1e-9, "{a} {b} {both} {direction:?}");
-                }
+                assert!(screen.llr_at_most(ln_p, both, (a, b)) >= llr, "{a} {b} {both}");
+                let at_least = screen.ln_p_at_least(ln_p, both, (a, b));
+                let p = match (both * 60).cmp(&(a * b)) {
+                    Ordering::Greater => fisher_greater(both, a, b, 60),
+                    Ordering::Less => fisher_less(both, a, b, 60),
+                    Ordering::Equal => continue,
+                };
+                assert!(at_least <= p.ln() + 1e-9, "{a} {b} {both}: {at_least} {}", p.ln());
+                let whole = ln_p.exp() * screen.tail(both, (a, b), usize::MAX);
+                assert!((whole - p).abs() < 1e-7 * p, "{a} {b} {both}: {whole} {p}");
             }
         }
         assert!((screen.ln_factorial(50) - Screen::new(1).ln_factorial(50)).abs() < 1e-6);
