@@ -314,8 +314,9 @@ impl Search {
         self.best.offer(sum as f32, first + u64::from(doc), || ());
     }
 
-    /// Offers a document that is in no chunk; ids ascending, as those of the terms.
-    pub fn document(&mut self, term_ids: &[FeatureId], ids: &[FeatureId], activations: &[f16], position: u64) {
+    /// Offers a document that is in no chunk, and says whether it is among the best so far. `term_ids` are the features of
+    /// the terms; `ids` ascend.
+    pub fn document(&mut self, term_ids: &[FeatureId], ids: &[FeatureId], activations: &[f16], position: u64) -> bool {
         let (mut sum, mut found) = (0.0, false);
         for term in &self.order {
             if let Ok(at) = ids.binary_search(&term_ids[*term])
@@ -325,10 +326,12 @@ impl Search {
                 sum += f64::from(self.terms[*term].weight) * widen(activations[at].to_bits());
             }
         }
+        let mut kept = false;
         if found {
             self.n_scored += 1;
-            self.best.offer(sum as f32, position, || ());
+            self.best.offer(sum as f32, position, || kept = true);
         }
+        kept
     }
 
     /// Documents whose whole sum was computed.
