@@ -227,6 +227,7 @@ impl TableFunctionImpl for Correlate {
             },
             limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
             block_bytes: BLOCK_BYTES,
+            held_bytes: HELD_BYTES,
         };
         args.finish()?;
         if call.across.is_some() && call.control.as_ref().is_some_and(|control| *control != Control::None) {
@@ -303,6 +304,7 @@ struct CorrelateCall {
     rank_by: RankBy,
     limit: usize,
     block_bytes: usize,
+    held_bytes: usize,
 }
 
 impl fmt::Display for CorrelateCall {
@@ -468,8 +470,8 @@ impl CorrelateCall {
         let mut holding = held.is_none().then(|| Held::new(request.memory(NAME)));
         // Laid out they take half as much again, and the ranking needs its share.
         let most = match request.context.memory_pool().memory_limit() {
-            MemoryLimit::Finite(limit) => HELD_BYTES.min(limit / 4),
-            _ => HELD_BYTES,
+            MemoryLimit::Finite(limit) => self.held_bytes.min(limit / 4),
+            _ => self.held_bytes,
         };
         let mut reading = self.read(held.as_ref()).await?;
         loop {

@@ -382,6 +382,6 @@ mod tests {
         let nothing = Options::parse(&marks).unwrap_err().strip_backtrace();
         assert!(nothing.contains("weight 0 of 'feedback' without a query leaves nothing"), "{nothing}");
         let nothing = Options::parse(&[lit("answers"), lit(" ")]).unwrap_err().strip_backtrace();
-        assert!(nothing.contains("nothing to look for; give a query, or mark documents"), "{nothing}");
+        assert!(nothing.contains("nothing to look for; give a query, mark documents"), "{nothing}");
     }
 }
