@@ -120,8 +120,15 @@ fn bit_mask(n_docs: usize) -> Vec<u64> {
     vec![0; n_docs.div_ceil(64)]
 }
 
+/// Sets the bits of `docs`, a word at a time.
 fn set(mask: &mut [u64], docs: std::ops::Range<usize>) {
-    docs.for_each(|doc| mask[doc / 64] |= 1 << (doc % 64));
+    let mut at = docs.start;
+    while at < docs.end {
+        let end = docs.end.min((at / 64 + 1) * 64);
+        let bits = if end - at == 64 { u64::MAX } else { ((1 << (end - at)) - 1) << (at % 64) };
+        mask[at / 64] |= bits;
+        at = end;
+    }
 }
 
 impl PostingsFile {

@@ -63,6 +63,15 @@ impl Fixture {
     }
 }
 
+#[test]
+fn bits_of_a_range() {
+    for range in [0..0, 3..3, 0..64, 5..70, 64..128, 1..200, 130..131] {
+        let mut mask = bit_mask(200);
+        set(&mut mask, range.clone());
+        assert!((0..200).all(|doc| (mask[doc / 64] >> (doc % 64) & 1 == 1) == range.contains(&doc)), "{range:?}");
+    }
+}
+
 fn found(hits: &[(&str, f32)]) -> Vec<(String, f32)> {
     hits.iter().map(|(id, score)| ((*id).to_owned(), *score)).collect()
 }
