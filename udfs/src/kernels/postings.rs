@@ -181,6 +181,8 @@ pub struct Search {
     /// Terms in the order in which they are summed: those that can add most first.
     order: Vec<usize>,
     best: TopK<()>,
+    /// Lower scores are not among the best.
+    to_beat: f32,
     sums: Vec<f64>,
     touched: [u64; WINDOW / 64],
     /// What rounding can have taken from a bound.
@@ -212,6 +214,7 @@ impl Search {
             terms: terms.to_vec(),
             order,
             best: TopK::new(k),
+            to_beat: f32::NEG_INFINITY,
             sums: vec![0.0; WINDOW],
             touched: [0; WINDOW / 64],
             n_scored: 0,
@@ -221,7 +224,7 @@ impl Search {
     /// Whether a document of which no more is known than this bound can no longer be found. Equal scores can, since an
     /// earlier document may come later.
     fn is_beaten(&self, bound: f64) -> bool {
-        self.best.to_beat().is_some_and(|score| ((bound + self.slack) as f32) < score)
+        ((bound + self.slack) as f32) < self.to_beat
     }
 
     /// Whether documents can be among the best where no activation of a term is above that of `largest`.
@@ -310,8 +313,16 @@ impl Search {
                 sum += cursor.weight * widen(list.activations[cursor.at]);
             }
         }
+        self.offer(sum, first + u64::from(doc));
+    }
+
+    /// Offers a document with its whole sum; whether it is among the best so far.
+    fn offer(&mut self, sum: f64, place: u64) -> bool {
+        let mut kept = false;
         self.n_scored += 1;
-        self.best.offer(sum as f32, first + u64::from(doc), || ());
+        self.best.offer(sum as f32, place, || kept = true);
+        self.to_beat = self.best.to_beat().unwrap_or(f32::NEG_INFINITY);
+        kept
     }
 
     /// Offers a document that is in no chunk, and says whether it is among the best so far. `term_ids` are the features of
@@ -326,12 +337,7 @@ impl Search {
                 sum += f64::from(self.terms[*term].weight) * widen(activations[at].to_bits());
             }
         }
-        let mut kept = false;
-        if found {
-            self.n_scored += 1;
-            self.best.offer(sum as f32, position, || kept = true);
-        }
-        kept
+        found && self.offer(sum, position)
     }
 
     /// Documents whose whole sum was computed.
