@@ -131,7 +131,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.\n\n\
            With `features` in place of a query, `score` is the sum of the activations of these features, each times its weight; \
            documents that have none of them are not found. Of a corpus, whole or with a filter, the sums are found by postings, \
-           which are made at the first such call and kept beside the corpus (see `docs/benchmarks.md`); other sets are read. \
+           which are made at the first such call and kept beside the corpus; other sets are read. \
            The result is the same to the last digit or two of a score; equal scores are in the order of documents.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
