@@ -348,14 +348,15 @@ impl Snapshot {
     ) -> Result<()> {
         let failed = |error| self.failed("reading features of", error);
         let mut scanner = self.dataset.scan();
-        scanner.project(&self.posted_columns()).map_err(failed)?;
+        let names = self.posted_columns();
+        scanner.project(&names).map_err(failed)?;
         scanner.with_fragments(fragments.iter().map(|fragment| fragment.metadata().clone()).collect());
         scanner.with_row_address().scan_in_order(true);
         scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(IO_BUFFER_BYTES);
         let mut stream = scanner.try_into_stream().await.map_err(failed)?;
         let (mut ids, mut activations) = (Vec::new(), Vec::new());
         while let Some(batch) = stream.try_next().await.map_err(failed)? {
-            let columns = PostedColumns::of(&batch).ok_or_else(|| {
+            let columns = PostedColumns::of(&batch, &names).ok_or_else(|| {
                 Error::new(ErrorKind::Corrupt, format!("corpus '{}' has columns of other types", self.info.name))
             })?;
             for row in 0..batch.num_rows() {
@@ -380,13 +381,16 @@ struct PostedColumns<'a> {
 }
 
 impl<'a> PostedColumns<'a> {
-    fn of(batch: &'a RecordBatch) -> Option<Self> {
-        let columns = batch.columns();
-        let lists: Option<Vec<_>> =
-            columns[1..columns.len() - 1].iter().map(|column| column.as_list_opt::<i32>()).collect();
-        let lists = lists?.as_chunks::<2>().0.iter().map(|[ids, activations]| (*ids, *activations)).collect();
-        let addresses = columns.last()?.as_primitive_opt::<UInt64Type>()?;
-        Some(Self { addresses, doc_ids: columns.first()?.as_string_opt::<i32>()?, lists })
+    /// By the names of [`Snapshot::posted_columns`].
+    fn of(batch: &'a RecordBatch, names: &[String]) -> Option<Self> {
+        let list = |name: &String| batch.column_by_name(name)?.as_list_opt::<i32>();
+        let (doc_id, dictionaries) = names.split_first()?;
+        let pairs = dictionaries.as_chunks::<2>().0.iter();
+        Some(Self {
+            addresses: batch.column_by_name("_rowaddr")?.as_primitive_opt::<UInt64Type>()?,
+            doc_ids: batch.column_by_name(doc_id)?.as_string_opt::<i32>()?,
+            lists: pairs.map(|[ids, activations]| Some((list(ids)?, list(activations)?))).collect::<Option<_>>()?,
+        })
     }
 }
 
