@@ -13,7 +13,8 @@ use datafusion::logical_expr::{Expr, cast};
 use datafusion::physical_plan::SendableRecordBatchStream;
 use saequel_udfs::features::FEATURES_TYPE;
 use saequel_udfs::{
-    DocumentColumn, EncodedText, FeatureCatalog, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit,
+    DocumentColumn, EncodedText, FeatureCatalog, FeatureHit, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures,
+    WordHit,
 };
 
 use crate::caller::Caller;
@@ -63,7 +64,7 @@ impl EngineSource {
     }
 
     /// The documents of a set that was read already.
-    async fn columns_of(&self, set: DocumentSet, columns: &[DocumentColumn]) -> Result<DataFrame> {
+    pub(crate) async fn columns_of(&self, set: DocumentSet, columns: &[DocumentColumn]) -> Result<DataFrame> {
         let session = session::session(&self.picture, Viewer::Function)?;
         let no_parameters = ParamValues::List(Vec::new());
         let frame = session::plan(&self.picture, &session, set.into_statement(), &no_parameters).await?;
@@ -193,6 +194,15 @@ impl FeatureSource for EngineSource {
 
     async fn search_words(&self, set: &str, query: &str, limit: usize) -> DFResult<Vec<WordHit>> {
         Ok(self.search(set, query, limit).await?)
+    }
+
+    async fn top_documents(
+        &self,
+        set: &str,
+        query: &[(FeatureId, f32)],
+        k: usize,
+    ) -> DFResult<Option<Vec<FeatureHit>>> {
+        Ok(self.top_by_postings(set, query, k).await?)
     }
 
     fn encode(&self, texts: &[&str]) -> DFResult<Vec<EncodedText>> {

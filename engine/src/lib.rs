@@ -34,6 +34,7 @@ mod statements;
 mod store;
 mod system_tables;
 mod table_provider;
+mod top_documents;
 mod words;
 
 pub use caller::{Caller, SessionExtension};

@@ -108,7 +108,7 @@ impl TableProvider for StoredTable {
 
 /// `filter` over stored columns only, without table names; lists of ids are compared in their own type, so that an index
 /// on them can be used.
-fn stored_form(filter: Expr) -> Result<Expr> {
+pub(crate) fn stored_form(filter: Expr) -> Result<Expr> {
     let bare = |expr: Expr| -> Result<Transformed<Expr>> {
         Ok(match expr {
             Expr::Column(column) => Transformed::yes(Expr::Column(Column::new_unqualified(column.name))),

@@ -60,6 +60,15 @@ pub struct WordHit {
     pub score: f32,
 }
 
+/// One hit of a search by features.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureHit {
+    /// Identity of the document.
+    pub doc_id: String,
+    /// Weighted sum of its activations.
+    pub score: f32,
+}
+
 /// Embeddings of the labels of all visible features by the reader itself.
 #[derive(Debug)]
 pub struct LabelEmbeddings {
@@ -92,6 +101,21 @@ pub trait FeatureSource: Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Self::documents`].
     async fn search_words(&self, set: &str, query: &str, limit: usize) -> Result<Vec<WordHit>>;
+
+    /// The `k` documents of `set` with the largest sums of `weight x activation` over `query` (ids ascending), best first, of
+    /// equal scores the earlier document first; documents that have none of the features are not found. `None` if it can
+    /// only be known by reading the documents.
+    ///
+    /// # Errors
+    /// As [`Self::documents`].
+    async fn top_documents(
+        &self,
+        _set: &str,
+        _query: &[(FeatureId, f32)],
+        _k: usize,
+    ) -> Result<Option<Vec<FeatureHit>>> {
+        Ok(None)
+    }
 
     /// Reads and encodes texts with all dictionaries; one result per text, in order. Blocks; uses all cores.
     ///

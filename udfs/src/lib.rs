@@ -19,7 +19,9 @@ pub(crate) mod test_support;
 pub mod unnest_keys;
 
 pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, FeatureSelection, Level};
-pub use feature_source::{DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit};
+pub use feature_source::{
+    DocumentColumn, EncodedText, FeatureHit, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit,
+};
 pub use features::{FeatureId, FeaturesBuilder, FeaturesView, IdsView};
 pub use memory_source::MemorySource;
 

@@ -161,6 +161,7 @@ impl Store {
         })
         .await?;
         self.forget(corpus);
+        self.forget_postings(corpus);
         for folder in [self.corpus_dir(corpus), self.words_dir(corpus)] {
             if folder.exists() {
                 fs::remove_dir_all(&folder).map_err(|error| io_error("cannot remove", &folder, error))?;

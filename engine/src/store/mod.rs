@@ -7,7 +7,7 @@
 //!   corpora/<name>.lance      one dataset a corpus (see `corpus`)
 //!   words/<name>/             tantivy index of the words (see `crate::words`)
 //!   saes/<name>/              artifact of a dictionary
-//!   cache/, tmp/              what can be made again: embeddings of labels, what queries spill
+//!   cache/, tmp/              what can be made again: postings of features (see `postings`), what queries spill
 //! ```
 //!
 //! Any number of processes may read while one writes. Readers see whole commits: the catalog's through `meta`, a
@@ -20,6 +20,7 @@ mod errors;
 mod folder;
 mod index;
 mod lock;
+mod postings;
 mod snapshot;
 mod state;
 mod table;
@@ -51,6 +52,7 @@ use crate::sae::Sae;
 use errors::lance_error;
 use folder::Picture;
 use lock::WriteLock;
+use postings::PostingsCache;
 use table::{TableDir, uri};
 
 /// Budget of Lance's index cache, bytes.
@@ -73,6 +75,7 @@ struct Inner {
     picture: RwLock<Arc<Picture>>,
     /// Open datasets by corpus name, with the creation time that tells a corpus from an earlier one of its name.
     datasets: Mutex<HashMap<String, (i64, Dataset)>>,
+    postings: PostingsCache,
 }
 
 impl Store {
@@ -99,6 +102,7 @@ impl Store {
             lock,
             picture: RwLock::new(Arc::new(picture)),
             datasets: Mutex::default(),
+            postings: PostingsCache::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         store.publish(store.picture()).await;

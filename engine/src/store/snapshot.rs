@@ -211,7 +211,7 @@ impl Snapshot {
         Error::new(kind, format!("reading corpus '{}': {error}", self.info.name))
     }
 
-    fn failed(&self, what: &str, error: lance::Error) -> Error {
+    pub(super) fn failed(&self, what: &str, error: lance::Error) -> Error {
         lance_error(&format!("{what} corpus '{}'", self.info.name), &error)
     }
 }

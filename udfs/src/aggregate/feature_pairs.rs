@@ -16,7 +16,7 @@ use crate::docs::{FunctionDoc, Kind};
 use crate::features::{FeatureId, FeaturesView};
 use crate::kernels::cancellation::Cancellation;
 use crate::kernels::cooccurrence::{PairCounts, blocks};
-use crate::kernels::correlation::{Block, Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::correlation::{Block, Direction, PairRow, RankBy, Ranking, default_min_docs};
 use crate::kernels::sums::{GroupState, features_of};
 use crate::rows::{Columns, pair_columns};
 use crate::scalar::common::Source;
@@ -81,8 +81,8 @@ fn rank(group: &GroupState, features: &[FeatureId], position_of: &[u32], echoes:
         let position = position_of.get(id as usize).copied().filter(|position| *position != u32::MAX);
         position.map(|position| position as usize)
     };
-    let documents = group.kept(position_of);
-    let mut ranking = Ranking::new(Direction::Positive, LIMIT, 0);
+    let documents = group.kept(position_of, features.len());
+    let mut ranking = Ranking::new(Direction::Positive, RankBy::Llr, LIMIT, 0);
     for block in blocks(features.len(), BLOCK_BYTES) {
         let mut counts = PairCounts::new(features.len(), block);
         counts.update(&documents);

@@ -14,9 +14,15 @@ use crate::kernels::statistics::{
     fisher_two_sided, log_likelihood_ratio, log_likelihood_ratio_of, npmi, smallest_expected,
 };
 
-/// How many of the smallest p values are kept for the false discovery rate. With more tests than this the q values of
-/// the pairs beyond are upper bounds.
-const KEPT_P: usize = 1 << 20;
+/// How many of the smallest p values are kept for the false discovery rate: twice the rows that are returned, within these
+/// bounds. With more tests than that the q values of the pairs beyond are upper bounds.
+const KEPT_P: (usize, usize) = (1 << 17, 1 << 20);
+
+/// Counts of pairs for which it is known in advance when they can be passed over.
+const SMALL_COUNTS: usize = 16;
+
+/// Factorials whose logarithms are looked up; those of larger numbers are computed.
+const LN_FACTORIALS: usize = 1 << 22;
 
 /// G² whose p is below about 0.0001.
 const FAR_TAIL_LLR: f64 = 14.0;
@@ -70,18 +76,43 @@ impl PairRow {
     }
 }
 
-impl Eq for PairRow {}
+/// What the best pairs are best by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RankBy {
+    /// G², which grows with the number of documents: what is surest.
+    #[default]
+    Llr,
+    /// Normalised pointwise mutual information, which does not: what is closest.
+    Npmi,
+}
 
-impl PartialOrd for PairRow {
+impl RankBy {
+    fn key(self, row: &PairRow) -> f64 {
+        match self {
+            Self::Llr => row.llr,
+            Self::Npmi => row.npmi(),
+        }
+    }
+}
+
+/// A pair among the best; the greater one is better: larger key, then smaller ids.
+#[derive(Debug, PartialEq)]
+struct Best {
+    key: f64,
+    row: PairRow,
+}
+
+impl Eq for Best {}
+
+impl PartialOrd for Best {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// The greater row is the better one: larger G², then smaller ids.
-impl Ord for PairRow {
+impl Ord for Best {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.llr.total_cmp(&other.llr).then_with(|| other.features.cmp(&self.features))
+        self.key.total_cmp(&other.key).then_with(|| other.row.features.cmp(&self.row.features))
     }
 }
 
@@ -111,62 +142,211 @@ pub struct Block<'a> {
 #[derive(Debug)]
 pub struct Ranking {
     direction: Direction,
+    by: RankBy,
     limit: usize,
     min_both: u64,
+    kept_p: usize,
+    screen: Option<Screen>,
     found: Found,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Found {
-    best: BinaryHeap<Reverse<PairRow>>,
+    best: BinaryHeap<Reverse<Best>>,
     p_values: Vec<f64>,
     n_tests: u64,
+    /// Larger p values are not among the smallest.
+    p_bound: f64,
+    /// Its logarithm, and the G² that has this p.
+    ln_p_bound: f64,
+    llr_bound: f64,
+    /// Smaller keys are not among the best.
+    key_bound: f64,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            best: BinaryHeap::new(),
+            p_values: Vec::new(),
+            n_tests: 0,
+            p_bound: f64::INFINITY,
+            ln_p_bound: f64::INFINITY,
+            llr_bound: f64::NEG_INFINITY,
+            key_bound: f64::NEG_INFINITY,
+        }
+    }
 }
 
 impl Found {
-    fn offer(&mut self, row: PairRow, limit: usize) {
-        self.best.push(Reverse(row));
+    /// Nothing yet, of what can still be among the best.
+    fn after(&self) -> Self {
+        let Self { p_bound, ln_p_bound, llr_bound, key_bound, .. } = *self;
+        Self { p_bound, ln_p_bound, llr_bound, key_bound, ..Self::default() }
+    }
+
+    fn offer(&mut self, best: Best, limit: usize) {
+        self.best.push(Reverse(best));
         if self.best.len() > limit {
             self.best.pop();
         }
+        if self.best.len() == limit
+            && let Some(Reverse(least)) = self.best.peek()
+        {
+            self.key_bound = self.key_bound.max(least.key);
+        }
     }
 
-    fn keep_p(&mut self, p: f64) {
+    fn keep_p(&mut self, p: f64, kept: usize) {
         self.p_values.push(p);
-        if self.p_values.len() >= 2 * KEPT_P {
-            self.trim();
+        if self.p_values.len() >= 2 * kept {
+            self.trim(kept);
         }
     }
 
-    fn trim(&mut self) {
-        if self.p_values.len() > KEPT_P {
-            self.p_values.select_nth_unstable_by(KEPT_P, f64::total_cmp);
-            self.p_values.truncate(KEPT_P);
+    fn trim(&mut self, kept: usize) {
+        if self.p_values.len() > kept {
+            let (_, largest, _) = self.p_values.select_nth_unstable_by(kept - 1, f64::total_cmp);
+            let largest = *largest;
+            self.bound_p(largest);
+            self.p_values.truncate(kept);
         }
     }
 
-    fn merge(mut self, other: Self, limit: usize) -> Self {
-        for Reverse(row) in other.best {
-            self.offer(row, limit);
+    fn bound_p(&mut self, largest: f64) {
+        if largest < self.p_bound {
+            (self.p_bound, self.ln_p_bound) = (largest, largest.ln());
+            // Of a two-sided p it is larger: this errs on the safe side.
+            let (mut low, mut high) = (0.0, 2000.0);
+            for _ in 0..60 {
+                let middle = (low + high) / 2.0;
+                if chi_squared_1_p(middle) / 2.0 > largest { low = middle } else { high = middle }
+            }
+            self.llr_bound = low;
+        }
+    }
+
+    fn merge(mut self, other: Self, limit: usize, kept: usize) -> Self {
+        for Reverse(best) in other.best {
+            self.offer(best, limit);
         }
         self.p_values.extend(other.p_values);
-        self.trim();
+        self.bound_p(other.p_bound);
+        self.key_bound = self.key_bound.max(other.key_bound);
+        if self.p_values.len() >= 2 * kept {
+            self.trim(kept);
+        }
         self.n_tests += other.n_tests;
         self
     }
 }
 
-impl Ranking {
-    /// For the `limit` best pairs of those that are together in at least `min_both` documents.
-    pub fn new(direction: Direction, limit: usize, min_both: u64) -> Self {
-        Self { direction, limit, min_both, found: Found::default() }
+/// Bounds of what a pair's numbers can be, which take four look-ups where the numbers themselves take hundreds of
+/// operations. Of 134 million pairs 131 million need no more.
+///
+/// The probability of a table with given margins (hypergeometric) is no more than any p of it by Fisher's test, and
+/// `exp(-G²/2) sqrt(8 n)` is no less (both from Stirling's bounds of binomial coefficients).
+#[derive(Debug)]
+struct Screen {
+    ln_factorials: Vec<f64>,
+    n: u64,
+    ln_8n: f64,
+}
+
+impl Screen {
+    fn new(n: u64) -> Self {
+        let mut sum = 0.0;
+        let ln_factorial = |k: usize| {
+            sum += if k > 1 { (k as f64).ln() } else { 0.0 };
+            sum
+        };
+        let ln_factorials = (0..LN_FACTORIALS.min(n as usize + 1)).map(ln_factorial).collect();
+        Self { ln_factorials, n, ln_8n: (8.0 * n as f64).ln() }
     }
 
-    /// Memory that a ranking of at most `n_pairs` pairs takes: each thread keeps its own rows and p values.
-    pub fn bytes(limit: usize, n_pairs: usize) -> usize {
+    fn ln_factorial(&self, k: u64) -> f64 {
+        self.ln_factorials.get(k as usize).copied().unwrap_or_else(|| {
+            let k = k as f64;
+            (k + 0.5) * k.ln() - k + 0.5 * std::f64::consts::TAU.ln() + 1.0 / (12.0 * k)
+        })
+    }
+
+    /// What a margin adds to the logarithm of a table's probability.
+    fn margin(&self, docs: u64) -> f64 {
+        self.ln_factorial(docs) + self.ln_factorial(self.n - docs)
+    }
+
+    /// Logarithm of a table's probability; `margins` is the sum of both.
+    fn ln_probability(&self, both: u64, docs: (u64, u64), margins: f64) -> f64 {
+        margins
+            - self.ln_factorial(self.n)
+            - self.ln_factorial(both)
+            - self.ln_factorial(docs.0 - both)
+            - self.ln_factorial(docs.1 - both)
+            - self.ln_factorial(self.n + both - docs.0 - docs.1)
+    }
+}
+
+impl Screen {
+    /// Sum of the probabilities of a table and of those more extreme in the same direction, over its own; up to `terms` of
+    /// them, or as far as they matter.
+    fn tail(&self, both: u64, docs: (u64, u64), terms: usize) -> f64 {
+        let (a, b, n) = (docs.0 as f64, docs.1 as f64, self.n as f64);
+        let up = |x: f64| (a - x) * (b - x) / ((x + 1.0) * (n + x + 1.0 - a - b));
+        let (mut x, mut term, mut sum) = (both as f64, 1.0, 1.0);
+        let more = x * n > a * b;
+        let (low, high) = ((a + b - n).max(0.0), a.min(b));
+        for _ in 1..terms {
+            if term < sum * 1e-10 || x == if more { high } else { low } {
+                break;
+            }
+            term *= if more { up(x) } else { 1.0 / up(x - 1.0) };
+            x += if more { 1.0 } else { -1.0 };
+            sum += term;
+        }
+        sum
+    }
+
+    /// Whether p is by Fisher's test, whatever G² is.
+    fn is_exact(&self, docs: (u64, u64)) -> bool {
+        smallest_expected(docs.0, docs.1, self.n) < least_expected(0.0)
+    }
+
+    /// Logarithm of what p by Fisher's test is at least, from that of the table's probability: the table and the three next
+    /// ones more extreme.
+    fn ln_p_at_least(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
+        ln_probability + self.tail(both, docs, 4).ln()
+    }
+
+    /// What G² is at most, from the logarithm of the table's probability: Stirling's formula for each of its factorials,
+    /// whose error is below `1 / 12k`. Infinite if a cell is empty.
+    fn llr_at_most(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
+        let (a, b, n, both) = (docs.0 as f64, docs.1 as f64, self.n as f64, both as f64);
+        let cells = [both, a - both, b - both, n + both - a - b];
+        if cells.contains(&0.0) {
+            return f64::INFINITY;
+        }
+        let spread = a * (n - a) / cells[0] * (b / cells[1]) * ((n - b) / cells[2]) / cells[3] / n;
+        let error: f64 = cells.iter().map(|cell| 1.0 / (6.0 * cell)).sum();
+        (spread / std::f64::consts::TAU).ln() - 2.0 * ln_probability + error + 1.0 / (6.0 * a.min(b))
+    }
+}
+
+impl Ranking {
+    /// For the `limit` best pairs of those that are together in at least `min_both` documents.
+    pub fn new(direction: Direction, by: RankBy, limit: usize, min_both: u64) -> Self {
+        let kept_p = limit.saturating_mul(2).clamp(KEPT_P.0, KEPT_P.1);
+        Self { direction, by, limit, min_both, kept_p, screen: None, found: Found::default() }
+    }
+
+    /// Memory that a ranking of at most `n_pairs` pairs of `n_docs` documents takes: each thread keeps its own rows and p
+    /// values.
+    pub fn bytes(limit: usize, n_pairs: usize, n_docs: usize) -> usize {
         let parts = rayon::current_num_threads() + 1;
         let kept = |most: usize| most.saturating_mul(parts).min(n_pairs.saturating_mul(2));
-        kept(limit) * size_of::<PairRow>() + kept(2 * KEPT_P) * size_of::<f64>()
+        kept(limit) * size_of::<Best>()
+            + kept(2 * limit.saturating_mul(2).clamp(KEPT_P.0, KEPT_P.1)) * size_of::<f64>()
+            + LN_FACTORIALS.min(n_docs + 1) * size_of::<f64>()
     }
 
     /// Tests all pairs of a block. Pairs that `keep` refuses are tested but not ranked; it is asked only about pairs that
@@ -177,25 +357,123 @@ impl Ranking {
         cancellation: &Cancellation,
         keep: impl Fn(FeatureId, FeatureId) -> bool + Sync,
     ) {
+        let (n, docs) = (block.counts.n_docs(), block.counts.docs());
+        if self.screen.as_ref().is_none_or(|screen| screen.n != n) {
+            self.screen = Some(Screen::new(n));
+        }
+        let plain = block.background.is_none() && block.min_lift == 1.0;
+        let screen = self.screen.as_ref().filter(|_| plain);
+        let margins: Vec<f64> =
+            screen.iter().flat_map(|screen| docs.iter().map(|docs| screen.margin(u64::from(*docs)))).collect();
         // Rows of the triangle get shorter: every thread takes its share of the long ones.
         let n_parts = rayon::current_num_threads();
         let found = (0..n_parts)
             .into_par_iter()
             .map(|part| {
-                let mut found = Found::default();
+                let mut found = self.found.after();
                 for (a, row) in block.counts.rows().skip(part).step_by(n_parts) {
                     if block.split.is_some_and(|split| a >= split) || cancellation.is_cancelled() {
                         break;
                     }
                     let first = block.split.unwrap_or(0).max(a + 1);
-                    for (b, both) in (first..).zip(&row[first - a - 1..]) {
-                        self.test(&mut found, block, (a, b), u64::from(*both), &keep);
+                    let row = &row[first - a - 1..];
+                    found.n_tests += row.len() as u64;
+                    let docs_a = u64::from(docs[a]);
+                    let limits =
+                        screen.map(|screen| self.limits(&found, screen, docs_a)).unwrap_or([u32::MAX; SMALL_COUNTS]);
+                    for (b, both) in (first..).zip(row) {
+                        if let Some(screen) = screen {
+                            if limits.get(*both as usize).is_some_and(|limit| docs[b] >= *limit) {
+                                continue;
+                            }
+                            let (both, docs) = (u64::from(*both), (docs_a, u64::from(docs[b])));
+                            if !self.is_wanted(screen.n, both, docs)
+                                || self.passes_over(&mut found, screen, both, docs, margins[a] + margins[b])
+                            {
+                                continue;
+                            }
+                        }
+                        let both = u64::from(*both);
+                        self.test(&mut found, block, (a, b), both, &keep);
                     }
                 }
                 found
             })
-            .reduce(Found::default, |x, y| x.merge(y, self.limit));
-        self.found = std::mem::take(&mut self.found).merge(found, self.limit);
+            .reduce(Found::default, |x, y| x.merge(y, self.limit, self.kept_p));
+        self.found = std::mem::take(&mut self.found).merge(found, self.limit, self.kept_p);
+    }
+
+    /// Whether a pair is associated in the direction that is looked for.
+    fn is_wanted(&self, n: u64, both: u64, docs: (u64, u64)) -> bool {
+        let (seen, expected) = (both * n, docs.0 * docs.1);
+        match self.direction {
+            Direction::Positive => seen > expected,
+            Direction::Negative => seen < expected,
+            Direction::Both => true,
+        }
+    }
+
+    /// Whether a pair can be among the best; `ln_p` is the logarithm of its table's probability.
+    fn can_be_best(&self, found: &Found, screen: &Screen, ln_p: f64, both: u64, docs: (u64, u64)) -> bool {
+        self.limit > 0
+            && both >= self.min_both
+            && match self.by {
+                RankBy::Llr => screen.ln_8n - 2.0 * ln_p >= found.key_bound,
+                RankBy::Npmi => npmi(both, docs.0, docs.1, screen.n) >= found.key_bound,
+            }
+    }
+
+    /// Whether a pair's p can be among the smallest.
+    fn can_be_kept(&self, found: &Found, screen: &Screen, ln_p: f64, both: u64, docs: (u64, u64)) -> bool {
+        (ln_p <= found.ln_p_bound && screen.ln_p_at_least(ln_p, both, docs) <= found.ln_p_bound)
+            || (!screen.is_exact(docs) && screen.llr_at_most(ln_p, both, docs) >= found.llr_bound)
+    }
+
+    /// For a feature in `docs_a` documents and each small count, how many documents another must have for their pair to be
+    /// passed over: with as many in common it is the less remarkable the more there are.
+    fn limits(&self, found: &Found, screen: &Screen, docs_a: u64) -> [u32; SMALL_COUNTS] {
+        if self.direction != Direction::Positive {
+            return [u32::MAX; SMALL_COUNTS];
+        }
+        let own = screen.margin(docs_a);
+        std::array::from_fn(|both| {
+            let both = both as u64;
+            let (mut low, mut high) = (both, (both * screen.n).div_ceil(docs_a.max(1)).min(screen.n));
+            while low < high && found.p_bound < f64::INFINITY {
+                let middle = low + (high - low) / 2;
+                let docs = (docs_a, middle);
+                // More features than documents leave room for: there is no such pair.
+                let matters = docs_a + middle - both > screen.n || both > docs_a || {
+                    let ln_p = screen.ln_probability(both, docs, own + screen.margin(middle));
+                    self.can_be_best(found, screen, ln_p, both, docs)
+                        || self.can_be_kept(found, screen, ln_p, both, docs)
+                };
+                if matters { low = middle + 1 } else { high = middle }
+            }
+            high as u32
+        })
+    }
+
+    /// Keeps the p of a pair that cannot be among the best; false if more must be known of the pair.
+    fn passes_over(&self, found: &mut Found, screen: &Screen, both: u64, docs: (u64, u64), margins: f64) -> bool {
+        if found.p_bound == f64::INFINITY {
+            return false;
+        }
+        let ln_p = screen.ln_probability(both, docs, margins);
+        if self.can_be_best(found, screen, ln_p, both, docs) {
+            return false;
+        }
+        if !self.can_be_kept(found, screen, ln_p, both, docs) {
+            return true;
+        }
+        if self.direction == Direction::Both || !screen.is_exact(docs) {
+            return false;
+        }
+        let p = ln_p.exp() * screen.tail(both, docs, usize::MAX);
+        if p <= found.p_bound {
+            found.keep_p(p, self.kept_p);
+        }
+        true
     }
 
     fn test(
@@ -208,7 +486,6 @@ impl Ranking {
     ) {
         let (n, docs) = (block.counts.n_docs(), block.counts.docs());
         let docs = (u64::from(docs[a]), u64::from(docs[b]));
-        found.n_tests += 1;
         let expected = match block.background {
             Some(background) => background.expected(a, b),
             None => docs.0 as f64 * docs.1 as f64 / n.max(1) as f64,
@@ -236,28 +513,36 @@ impl Ranking {
             let llr = log_likelihood_ratio_of(docs_both, null, docs.0, docs.1, n);
             (llr, p_value_of(self.direction, llr, docs_both, null, docs, n))
         };
-        found.keep_p(p_value);
+        if p_value <= found.p_bound {
+            found.keep_p(p_value, self.kept_p);
+        }
+        if self.limit == 0 || docs_both < self.min_both {
+            return;
+        }
         let features = (block.features[a], block.features[b]);
         let row = PairRow { features, docs_both, docs, n, expected, llr, p_value, q_value: 1.0 };
+        let best = Best { key: self.by.key(&row), row };
         let full = found.best.len() >= self.limit;
-        if self.limit > 0
-            && docs_both >= self.min_both
-            && !(full && found.best.peek().is_some_and(|Reverse(least)| row < *least))
+        if best.key >= found.key_bound
+            && !(full && found.best.peek().is_some_and(|Reverse(least)| best < *least))
             && keep(features.0, features.1)
         {
-            found.offer(row, self.limit);
+            found.offer(best, self.limit);
         }
     }
 
     /// The best pairs, best first, with their q values.
-    pub fn finish(self) -> Vec<PairRow> {
-        let Found { best, mut p_values, n_tests } = self.found;
-        p_values.sort_by(f64::total_cmp);
+    pub fn finish(mut self) -> Vec<PairRow> {
+        self.found.trim(self.kept_p);
+        let Found { best, mut p_values, n_tests, .. } = self.found;
+        p_values.par_sort_unstable_by(f64::total_cmp);
         let q_values = benjamini_hochberg(&p_values, n_tests);
-        let mut rows: Vec<PairRow> = best.into_iter().map(|Reverse(row)| row).collect();
-        rows.sort_by(|x, y| y.cmp(x));
+        let mut best: Vec<Best> = best.into_iter().map(|Reverse(best)| best).collect();
+        best.par_sort_unstable_by(|x, y| y.cmp(x));
+        let mut rows: Vec<PairRow> = best.into_iter().map(|best| best.row).collect();
         for row in &mut rows {
-            let rank = p_values.partition_point(|p| *p < row.p_value);
+            // Sums of logarithms are not exact to the last digit.
+            let rank = p_values.partition_point(|p| *p < row.p_value * (1.0 - 1e-6));
             row.q_value = match q_values.get(rank) {
                 Some(q) => *q,
                 None => (row.p_value * n_tests as f64 / (rank + 1) as f64).min(1.0),
@@ -317,7 +602,7 @@ fn p_value_of(direction: Direction, llr: f64, both: u64, expected: f64, (docs_a,
 mod tests {
     use super::*;
     use crate::kernels::background::StratumCounts;
-    use crate::kernels::cooccurrence::{Documents, blocks};
+    use crate::kernels::cooccurrence::{FeatureLists, blocks};
     use crate::kernels::random::Random;
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
@@ -325,9 +610,10 @@ mod tests {
     fn rank(rows: &[Vec<u32>], n_features: usize, direction: Direction, limit: usize, budget: usize) -> Vec<PairRow> {
         let position_of: Vec<u32> = (0..n_features as u32).collect();
         let features: Vec<u32> = (0..n_features as u32).map(|position| position * 10).collect();
-        let mut documents = Documents::default();
-        rows.iter().for_each(|ids| documents.push(ids, &position_of));
-        let mut ranking = Ranking::new(direction, limit, 0);
+        let mut documents = FeatureLists::default();
+        rows.iter().for_each(|ids| documents.push(ids.iter().copied()));
+        let documents = documents.documents(&position_of, n_features);
+        let mut ranking = Ranking::new(direction, RankBy::Llr, limit, 0);
         for block in blocks(n_features, budget) {
             let mut counts = PairCounts::new(n_features, block);
             counts.update(&documents);
@@ -383,7 +669,7 @@ mod tests {
     #[test]
     fn strata_explain_what_a_topic_brings_together() {
         // 0 and 1 are in half of the first topic's documents, by chance; 2 and 3 are together in both topics.
-        let mut documents = Documents::default();
+        let mut documents = FeatureLists::default();
         let mut strata = StratumCounts::new(3, 4);
         for row in 0..4000u32 {
             let topic = row % 2;
@@ -392,15 +678,15 @@ mod tests {
             ids.extend((topic == 0 && row / 4 % 2 == 0).then_some(1));
             ids.extend((row / 8 % 50 == 0).then_some(2));
             ids.extend((row / 8 % 25 == 0).then_some(3));
-            documents.push(&ids, &[0, 1, 2, 3]);
+            documents.push(ids.iter().copied());
             strata.update(topic as usize, &ids);
         }
         let mut counts = PairCounts::new(4, 0..4);
-        counts.update(&documents);
+        counts.update(&documents.documents(&[0, 1, 2, 3], 4));
         let features = [0, 1, 2, 3];
         let background = strata.background(&features);
         let best = |background| {
-            let mut ranking = Ranking::new(Direction::Positive, 9, 0);
+            let mut ranking = Ranking::new(Direction::Positive, RankBy::Llr, 9, 0);
             let block = Block { counts: &counts, features: &features, split: None, background, min_lift: 1.0 };
             ranking.scan(block, &Cancellation::default(), |_, _| true);
             ranking.finish()
@@ -416,17 +702,17 @@ mod tests {
     #[test]
     fn one_stratum_is_no_stratum() {
         let rows: Vec<Vec<u32>> = (0..300).map(|row| (0..5).filter(|id| row % (id + 2) == 0).collect()).collect();
-        let mut documents = Documents::default();
+        let mut documents = FeatureLists::default();
         let mut strata = StratumCounts::new(1, 5);
         rows.iter().for_each(|ids| {
-            documents.push(ids, &[0, 1, 2, 3, 4]);
+            documents.push(ids.iter().copied());
             strata.update(0, ids);
         });
         let mut counts = PairCounts::new(5, 0..5);
-        counts.update(&documents);
+        counts.update(&documents.documents(&[0, 1, 2, 3, 4], 5));
         let background = strata.background(&[0, 1, 2, 3, 4]);
         let rows = |background| {
-            let mut ranking = Ranking::new(Direction::Positive, 99, 0);
+            let mut ranking = Ranking::new(Direction::Positive, RankBy::Llr, 99, 0);
             let block = Block { counts: &counts, features: &[0, 1, 2, 3, 4], split: None, background, min_lift: 1.0 };
             ranking.scan(block, &Cancellation::default(), |_, _| true);
             let mut rows = ranking.finish();
@@ -452,7 +738,7 @@ mod tests {
             counts
         };
         let test = |counts: &PairCounts, min_lift: f64, direction| {
-            let mut ranking = Ranking::new(direction, 9, 0);
+            let mut ranking = Ranking::new(direction, RankBy::Llr, 9, 0);
             let block = Block { counts, features: &[0, 1], split: None, background: None, min_lift };
             ranking.scan(block, &Cancellation::default(), |_, _| true);
             ranking.finish().first().map(|row| (row.p_value, row.expected))
@@ -482,17 +768,17 @@ mod tests {
                 random.sample(n, docs).into_iter().for_each(|row| rows[row].push(id));
             }
             let position_of: Vec<u32> = (0..300).collect();
-            let mut documents = Documents::default();
+            let mut documents = FeatureLists::default();
             let mut strata = StratumCounts::new(20, 300);
             for (row, ids) in rows.iter().enumerate() {
-                documents.push(ids, &position_of);
+                documents.push(ids.iter().copied());
                 strata.update(((row as f64 / n as f64).sqrt() * 20.0) as usize, ids);
             }
             let mut counts = PairCounts::new(300, 0..300);
-            counts.update(&documents);
+            counts.update(&documents.documents(&position_of, 300));
             let background = strata.background(&position_of);
             for (at, background) in [None, Some(&background)].into_iter().enumerate() {
-                let mut ranking = Ranking::new(Direction::Both, 10, 0);
+                let mut ranking = Ranking::new(Direction::Both, RankBy::Llr, 10, 0);
                 let block = Block { counts: &counts, features: &position_of, split: None, background, min_lift: 1.0 };
                 ranking.scan(block, &Cancellation::default(), |_, _| true);
                 wrong[at] += i32::from(ranking.finish().iter().any(|row| row.q_value < 0.05));
@@ -500,5 +786,71 @@ mod tests {
         }
         // One of twenty is what a rate of 0.05 allows for.
         assert!(wrong.iter().all(|wrong| *wrong <= 1), "{wrong:?}");
+    }
+
+    #[test]
+    fn passing_pairs_over_changes_nothing() {
+        let mut random = Random::new(3, 0x5C);
+        let (n, n_features) = (3000, 120);
+        let mut documents = FeatureLists::default();
+        for _ in 0..n {
+            let topic = random.below(12) as u32;
+            let mut ids: Vec<u32> = (0..12).map(|_| (120.0 * random.unit().powi(3)) as u32).collect();
+            ids.extend((0..3).map(|_| topic * 10 + random.below(10) as u32));
+            ids.sort_unstable();
+            ids.dedup();
+            documents.push(ids);
+        }
+        let position_of: Vec<u32> = (0..n_features).collect();
+        let mut counts = PairCounts::new(120, 0..120);
+        counts.update(&documents.documents(&position_of, 120));
+        // A background that is the same as none keeps every pair from being passed over.
+        for direction in [Direction::Positive, Direction::Negative, Direction::Both] {
+            for (by, limit, min_both) in [(RankBy::Llr, 20, 0), (RankBy::Npmi, 20, 5), (RankBy::Npmi, 7000, 0)] {
+                let rank = |passes_over: bool| {
+                    let mut ranking = Ranking::new(direction, by, limit, min_both);
+                    ranking.kept_p = 50;
+                    for _ in 0..2 {
+                        let block = Block {
+                            counts: &counts,
+                            features: &position_of,
+                            split: None,
+                            background: None,
+                            min_lift: 1.0,
+                        };
+                        ranking.scan(block, &Cancellation::default(), |a, b| a + b != 7);
+                        if !passes_over {
+                            (ranking.found.p_bound, ranking.found.ln_p_bound) = (f64::INFINITY, f64::INFINITY);
+                            ranking.found.key_bound = f64::NEG_INFINITY;
+                        }
+                    }
+                    ranking.finish()
+                };
+                assert_eq!(rank(true), rank(false), "{direction:?} {by:?} {limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_hold() {
+        let screen = Screen::new(60);
+        for (a, b) in (1..60u64).flat_map(|a| (1..60u64).map(move |b| (a, b))) {
+            for both in (a + b).saturating_sub(60)..=a.min(b) {
+                let ln_p = screen.ln_probability(both, (a, b), screen.margin(a) + screen.margin(b));
+                let llr = log_likelihood_ratio(both, a, b, 60);
+                assert!(screen.ln_8n - 2.0 * ln_p >= llr, "{a} {b} {both}");
+                assert!(screen.llr_at_most(ln_p, both, (a, b)) >= llr, "{a} {b} {both}");
+                let at_least = screen.ln_p_at_least(ln_p, both, (a, b));
+                let p = match (both * 60).cmp(&(a * b)) {
+                    Ordering::Greater => fisher_greater(both, a, b, 60),
+                    Ordering::Less => fisher_less(both, a, b, 60),
+                    Ordering::Equal => continue,
+                };
+                assert!(at_least <= p.ln() + 1e-9, "{a} {b} {both}: {at_least} {}", p.ln());
+                let whole = ln_p.exp() * screen.tail(both, (a, b), usize::MAX);
+                assert!((whole - p).abs() < 1e-7 * p, "{a} {b} {both}: {whole} {p}");
+            }
+        }
+        assert!((screen.ln_factorial(50) - Screen::new(1).ln_factorial(50)).abs() < 1e-6);
     }
 }

@@ -106,14 +106,14 @@ fn add<const N: usize>(sums: &mut [f64; N], more: [f64; N]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cooccurrence::Documents;
+    use crate::kernels::cooccurrence::FeatureLists;
     use crate::kernels::statistics::phi;
 
     fn side(rows: &[&[u32]]) -> PairCounts {
-        let mut documents = Documents::default();
-        rows.iter().for_each(|ids| documents.push(ids, &[0, 1, 2, 3]));
+        let mut documents = FeatureLists::default();
+        rows.iter().for_each(|ids| documents.push(ids.iter().copied()));
         let mut counts = PairCounts::new(4, 0..4);
-        counts.update(&documents);
+        counts.update(&documents.documents(&[0, 1, 2, 3], 4));
         counts
     }
 

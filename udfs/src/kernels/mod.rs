@@ -18,6 +18,7 @@ pub mod fusion;
 pub mod kmeans;
 pub mod log_odds;
 pub mod logistic;
+pub mod postings;
 pub mod random;
 pub mod retrieval;
 pub mod similarity;

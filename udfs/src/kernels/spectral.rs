@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::cancellation::Cancellation;
+use crate::kernels::cooccurrence::{FeatureLists, PairCounts};
 use crate::kernels::dense::{dot, normalise};
 use crate::kernels::eigen::{Eigenpairs, leading_eigenpairs};
 use crate::kernels::kmeans::Rows;
@@ -23,17 +24,22 @@ pub struct Affinity {
 
 impl Affinity {
     /// Jaccard similarity of sets given as ascending positions below `n_features`; 0 if either is empty.
+    ///
+    /// What two sets share is counted as pairs of features are (see [`crate::kernels::cooccurrence`]), with sets and features
+    /// changing places: work for what is shared, not for every pair.
     pub fn jaccard(sets: &[Vec<u32>], n_features: usize) -> Self {
-        let (n, words) = (sets.len(), n_features.div_ceil(64).max(1));
-        let mut bits = vec![0u64; n * words];
-        for (row, set) in sets.iter().enumerate() {
-            for &feature in set {
-                bits[row * words + feature as usize / 64] |= 1 << (feature % 64);
-            }
+        let n = sets.len();
+        let mut having = FeatureLists::default();
+        let mut sets_with: Vec<Vec<u32>> = vec![Vec::new(); n_features];
+        for (row, set) in (0..).zip(sets) {
+            set.iter().for_each(|feature| sets_with[*feature as usize].push(row));
         }
+        sets_with.into_iter().for_each(|rows| having.push(rows));
+        let position_of: Vec<u32> = (0..n as u32).collect();
+        let mut shared = PairCounts::new(n, 0..n);
+        shared.update(&having.documents(&position_of, n));
         Self::from_pairs(n, |i, j| {
-            let (a, b) = (&bits[i * words..(i + 1) * words], &bits[j * words..(j + 1) * words]);
-            let both: u32 = a.iter().zip(b).map(|(x, y)| (x & y).count_ones()).sum();
+            let both = shared.both(i.min(j), i.max(j));
             let either = sets[i].len() + sets[j].len() - both as usize;
             if both == 0 { 0.0 } else { both as f32 / either as f32 }
         })

@@ -91,16 +91,15 @@ impl GroupState {
         }
     }
 
-    /// Kept documents, with features that have a position.
-    pub fn kept(&self, position_of: &[u32]) -> Documents {
-        let mut documents = Documents::default();
+    /// Kept documents, with features that have a position below `n_features`.
+    pub fn kept(&self, position_of: &[u32], n_features: usize) -> Documents {
         let mut rest = self.kept_ids.as_slice();
-        for length in &self.kept_lengths {
+        let lists = self.kept_lengths.iter().map(move |length| {
             let (ids, after) = rest.split_at((*length as usize).min(rest.len()));
-            documents.push(ids, position_of);
             rest = after;
-        }
-        documents
+            ids
+        });
+        Documents::new(lists, position_of, n_features)
     }
 
     /// Documents that have each feature: kept ones and counted ones; ids ascending.
@@ -126,7 +125,7 @@ impl GroupState {
         for (position, id) in (0..).zip(&ids) {
             position_of[*id as usize] = position;
         }
-        let documents = self.kept(&position_of);
+        let documents = self.kept(&position_of, ids.len());
         self.kept_ids = Vec::new();
         self.kept_lengths = Vec::new();
         for block in blocks(ids.len(), BLOCK_BYTES) {

@@ -63,6 +63,11 @@ impl<T> TopK<T> {
         self.heap.is_empty()
     }
 
+    /// The least of the kept scores, if no further item is kept without one going.
+    pub fn to_beat(&self) -> Option<f32> {
+        if self.heap.len() < self.limit || self.limit == 0 { None } else { self.heap.peek().map(|worst| worst.score) }
+    }
+
     /// Offers an item, which is only made if it is kept. A score that is not a number is never kept.
     pub fn offer(&mut self, score: f32, position: u64, make: impl FnOnce() -> T) {
         if score.is_nan() || self.limit == 0 {

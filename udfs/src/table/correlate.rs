@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
-use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryReservation};
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
@@ -33,8 +33,8 @@ use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::{DocumentColumn, LabelEmbeddings};
 use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::background::{Background, StratumCounts};
-use crate::kernels::cooccurrence::{Documents, PairCounts, block_bytes, blocks};
-use crate::kernels::correlation::{Block, Direction, PairRow, Ranking, default_min_docs};
+use crate::kernels::cooccurrence::{Documents, FeatureLists, PairCounts, block_bytes, blocks};
+use crate::kernels::correlation::{Block, Direction, PairRow, RankBy, Ranking, default_min_docs};
 use crate::kernels::counting::FeatureCounts;
 use crate::kernels::findings::{Presence, told_before};
 use crate::rows::{Columns, pair_columns};
@@ -59,7 +59,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
            on neighbouring tokens; looked up for the first 200 pairs of token features, in up to 60 documents in all), `n_members` (pairs among the first 500 that \
            tell the same, this one included) and `also_in_words` (two words, or pairs of neighbouring words, that are in the \
            documents of the two features, phi at least 0.5, and come together with at least 0.8 of the same `llr`; null if \
-           there are none; looked up for the first 50 rows in up to 20,000 documents). Ranked by `llr`. Pairs that the same token fires (half of the five \
+           there are none; looked up for the first 50 rows in up to 20,000 documents). Ranked by `llr` unless `rank_by` says \
+           otherwise. Pairs that the same token fires (half of the five \
            strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` or \
            `min_lift` p is by the log-likelihood ratio against what is expected within the strata, times the lift, or where few \
            are expected by the binomial tail. It is an approximation, as a rule too large, because it takes the strata for \
@@ -121,6 +122,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
              `examples`: a list of `doc_id` and `text`, an excerpt with « and » around what shows them; for the first 50 rows; \
              reads the texts again; not with `with`; default 0",
         ),
+        (
+            "rank_by",
+            "`llr` (default: the surest pairs first) or `npmi` (the closest; give `min_both` with it, since of rare features all \
+             pairs are close)",
+        ),
         ("limit", "rows at most; default 1000"),
     ],
     example: "SELECT label_a, label_b, docs_both, round(npmi, 3) AS npmi, round(p_value, 3) AS p_value FROM \
@@ -158,8 +164,14 @@ const UNEXPECTED_LIFT: f64 = 2.0;
 /// Pairs that are returned if the user says nothing.
 const DEFAULT_LIMIT: usize = 1000;
 
-/// Memory for the counts of a block; 8,000 features fit into one.
+/// Memory for the counts of a block where documents are read again for each; 8,000 features fit into one.
 const BLOCK_BYTES: usize = 128 << 20;
+
+/// Memory for the counts of a block where documents are held: its rows stay in the cache until they are ranked.
+const HELD_BLOCK_BYTES: usize = 4 << 20;
+
+/// Memory for documents that are held, if the query has as much; beyond it they are read again for each block.
+const HELD_BYTES: usize = 1 << 30;
 
 /// Documents that are counted at a time.
 const BATCH_DOCUMENTS: usize = 16_384;
@@ -209,8 +221,13 @@ impl TableFunctionImpl for Correlate {
             fold: args.named("fold").flag_or(true)?,
             selection: FeatureSelection::from_args_preferring(&mut args, Level::Span)?,
             examples: n_examples(NAME, &args.named("examples"))?,
+            rank_by: match args.named("rank_by").choice_or(&["llr", "npmi"], "llr")? {
+                "npmi" => RankBy::Npmi,
+                _ => RankBy::Llr,
+            },
             limit: args.named("limit").count_or(DEFAULT_LIMIT)?,
             block_bytes: BLOCK_BYTES,
+            held_bytes: HELD_BYTES,
         };
         args.finish()?;
         if call.across.is_some() && call.control.as_ref().is_some_and(|control| *control != Control::None) {
@@ -283,8 +300,11 @@ struct CorrelateCall {
     selection: FeatureSelection,
     /// Documents that are shown for a row.
     examples: usize,
+    /// What the first pairs are first by.
+    rank_by: RankBy,
     limit: usize,
     block_bytes: usize,
+    held_bytes: usize,
 }
 
 impl fmt::Display for CorrelateCall {
@@ -327,12 +347,26 @@ impl LabelSimilarity {
     }
 }
 
-/// Documents that were read once and are kept: pairs, whose second documents' ids are shifted by the id bound.
+/// Documents that were read once and are kept. Of pairs the second documents' ids are shifted by the id bound.
 #[derive(Debug)]
 struct Held {
-    ids: Vec<FeatureId>,
-    starts: Vec<usize>,
-    _memory: MemoryReservation,
+    lists: FeatureLists,
+    memory: MemoryReservation,
+}
+
+impl Held {
+    fn new(memory: MemoryReservation) -> Self {
+        Self { lists: FeatureLists::default(), memory }
+    }
+
+    /// Keeps documents, if there is memory for them.
+    fn push<'a>(&mut self, documents: impl Iterator<Item = &'a [FeatureId]> + Clone) -> Result<()> {
+        let (n_present, n_docs) =
+            documents.clone().fold((0, 0), |(present, docs), ids| (present + ids.len(), docs + 1));
+        self.memory.try_grow(FeatureLists::bytes(n_present, n_docs))?;
+        documents.for_each(|ids| self.lists.push(ids.iter().copied()));
+        Ok(())
+    }
 }
 
 /// Reads documents batch by batch: those of a set, or those that are held.
@@ -346,8 +380,8 @@ impl Reading<'_> {
     /// Visits the next documents, `None` for one that was never encoded; false at the end.
     async fn next(&mut self, mut visit: impl FnMut(Option<&[FeatureId]>)) -> Result<bool> {
         if let Some(held) = self.held {
-            let end = (self.at + BATCH_DOCUMENTS).min(held.starts.len() - 1);
-            (self.at..end).for_each(|row| visit(Some(&held.ids[held.starts[row]..held.starts[row + 1]])));
+            let end = (self.at + BATCH_DOCUMENTS).min(held.lists.len());
+            held.lists.range(self.at..end).for_each(|ids| visit(Some(ids)));
             let more = end > self.at;
             self.at = end;
             return Ok(more);
@@ -372,21 +406,20 @@ impl CorrelateCall {
     /// Reads and keeps the pairs of a correlation across two sets.
     async fn hold(&self, id_bound: usize, request: &Request) -> Result<Option<Held>> {
         let Some((with, column)) = &self.across else { return Ok(None) };
-        let memory = request.memory(NAME);
-        let (mut ids, mut starts) = (Vec::new(), vec![0]);
+        let mut held = Held::new(request.memory(NAME));
         let shift = id_bound as FeatureId;
+        let mut pair = Vec::new();
         let visit = |a: &[FeatureId], b: &[FeatureId]| {
-            memory.try_grow((a.len() + b.len()) * size_of::<FeatureId>() + size_of::<usize>())?;
             // An id that no feature has would be taken for one of the other set.
             let known = |ids: &[FeatureId]| ids.partition_point(|id| *id < shift);
-            ids.extend_from_slice(&a[..known(a)]);
-            ids.extend(b[..known(b)].iter().map(|id| id + shift));
-            starts.push(ids.len());
-            Ok(())
+            pair.clear();
+            pair.extend_from_slice(&a[..known(a)]);
+            pair.extend(b[..known(b)].iter().map(|id| id + shift));
+            held.push(std::iter::once(pair.as_slice()))
         };
         let sets = [self.set.clone(), with.clone()];
         match_pairs(NAME, &self.source, &sets, column, request, visit).await?;
-        Ok(Some(Held { ids, starts, _memory: memory }))
+        Ok(Some(held))
     }
 
     /// The lift that must be exceeded: what the user says, and 2 where the unexpected is looked for.
@@ -418,13 +451,15 @@ impl CorrelateCall {
         }
     }
 
-    /// The features with enough documents, ascending, and what is expected of their pairs within strata.
+    /// The features with enough documents, ascending, and what is expected of their pairs within strata. Documents are held,
+    /// if there is memory for it.
     async fn eligible(
         &self,
         selected: &[bool],
-        held: Option<&Held>,
+        held: &mut Option<Held>,
         groupings: &[Grouped],
         memory: &MemoryReservation,
+        request: &Request,
     ) -> Result<(Vec<FeatureId>, Option<Background>)> {
         let mut counts = FeatureCounts::new(selected.len());
         let n_strata = groupings.iter().map(|grouping| grouping.n).sum();
@@ -432,20 +467,41 @@ impl CorrelateCall {
         let mut by_stratum: Vec<StratumCounts> =
             groupings.iter().map(|grouping| StratumCounts::new(grouping.n, selected.len())).collect();
         let (mut n_null, mut position) = (0u64, 0);
-        let mut reading = self.read(held).await?;
-        let mut visit = |ids: Option<&[FeatureId]>| {
-            match ids {
-                Some(ids) => counts.update(ids),
-                None => n_null += 1,
-            }
-            for (counts, grouping) in by_stratum.iter_mut().zip(groupings) {
-                if let (Some(ids), Some(stratum)) = (ids, grouping.of.get(position)) {
-                    counts.update(usize::from(*stratum), ids);
-                }
-            }
-            position += 1;
+        let mut holding = held.is_none().then(|| Held::new(request.memory(NAME)));
+        // Laid out they take half as much again, and the ranking needs its share.
+        let most = match request.context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(limit) => self.held_bytes.min(limit / 4),
+            _ => self.held_bytes,
         };
-        while reading.next(&mut visit).await? {}
+        let mut reading = self.read(held.as_ref()).await?;
+        loop {
+            let mut batch = FeatureLists::default();
+            let visit = |ids: Option<&[FeatureId]>| {
+                match ids {
+                    Some(ids) => counts.update(ids),
+                    None => n_null += 1,
+                }
+                for (counts, grouping) in by_stratum.iter_mut().zip(groupings) {
+                    if let (Some(ids), Some(stratum)) = (ids, grouping.of.get(position)) {
+                        counts.update(usize::from(*stratum), ids);
+                    }
+                }
+                if let (Some(ids), Some(_)) = (ids, &holding) {
+                    batch.push(ids.iter().copied());
+                }
+                position += 1;
+            };
+            if !reading.next(visit).await? {
+                break;
+            }
+            holding = holding.and_then(|mut holding| {
+                let pushed = holding.push(batch.range(0..batch.len()));
+                (pushed.is_ok() && holding.memory.size() <= most).then_some(holding)
+            });
+        }
+        if holding.is_some() {
+            *held = holding;
+        }
         if counts.n_docs == 0 {
             return match n_null {
                 0 => exec_err!("{NAME}: set '{}' has no documents", self.set),
@@ -461,22 +517,49 @@ impl CorrelateCall {
         Ok((features, background))
     }
 
+    /// Documents laid out for counting; `None` if they are not held, or if there is no memory for it.
+    async fn lay_out(
+        &self,
+        held: &mut Option<Held>,
+        position_of: &Arc<Vec<u32>>,
+        n_features: usize,
+        memory: &MemoryReservation,
+    ) -> Result<Option<Documents>> {
+        let Some(documents) = held.take() else { return Ok(None) };
+        let (n_present, n_docs) = (documents.lists.n_present(), documents.lists.len());
+        if n_present + n_docs > Documents::MOST
+            || memory.try_grow(Documents::bytes(n_present, n_docs, n_features)).is_err()
+        {
+            *held = Some(documents);
+            return Ok(None);
+        }
+        let position_of = Arc::clone(position_of);
+        let (documents, laid) = blocking(NAME, move |_| {
+            let laid = documents.lists.documents(&position_of, n_features);
+            Ok((documents, laid))
+        })
+        .await?;
+        *held = Some(documents);
+        Ok(Some(laid))
+    }
+
+    /// Counts a block by reading the documents.
     async fn count_block(
         &self,
         held: Option<&Held>,
         n_features: usize,
         block: std::ops::Range<usize>,
-        position_of: &[u32],
+        position_of: &Arc<Vec<u32>>,
     ) -> Result<PairCounts> {
         let mut counts = PairCounts::new(n_features, block);
-        let mut documents = Documents::default();
+        let mut lists = FeatureLists::default();
         let mut reading = self.read(held).await?;
         loop {
-            let more = reading.next(|ids| ids.into_iter().for_each(|ids| documents.push(ids, position_of))).await?;
-            if documents.len() >= BATCH_DOCUMENTS || !more {
-                let full = std::mem::take(&mut documents);
+            let more = reading.next(|ids| ids.into_iter().for_each(|ids| lists.push(ids.iter().copied()))).await?;
+            if lists.len() >= BATCH_DOCUMENTS || !more {
+                let (full, position_of) = (std::mem::take(&mut lists), Arc::clone(position_of));
                 counts = blocking(NAME, move |_| {
-                    counts.update(&full);
+                    counts.update(&full.documents(&position_of, n_features));
                     Ok(counts)
                 })
                 .await?;
@@ -496,35 +579,48 @@ impl CorrelateCall {
     ) -> Result<Ranked> {
         let mut selected = catalog.select(NAME, &self.selection)?;
         let id_bound = selected.len();
-        let held = self.hold(id_bound, request).await?;
-        if held.is_some() {
+        let mut held = self.hold(id_bound, request).await?;
+        let is_across = held.is_some();
+        if is_across {
             selected.extend_from_within(..);
         }
         let groupings = self.strata(request).await?;
         let background_memory = request.memory(NAME);
-        let (shifted, background) = self.eligible(&selected, held.as_ref(), &groupings, &background_memory).await?;
+        let (shifted, background) =
+            self.eligible(&selected, &mut held, &groupings, &background_memory, request).await?;
         let background = background.map(Arc::new);
         let mut position_of = vec![u32::MAX; selected.len()];
         for (position, id) in (0..).zip(&shifted) {
             position_of[*id as usize] = position;
         }
-        let split = held.as_ref().map(|_| shifted.partition_point(|id| (*id as usize) < id_bound));
+        let position_of = Arc::new(position_of);
+        let split = is_across.then(|| shifted.partition_point(|id| (*id as usize) < id_bound));
         let features: Arc<Vec<FeatureId>> =
             Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
         let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
-        let mut ranking = Ranking::new(self.direction, limit, self.min_both);
-        let memory = request.memory(NAME);
+        let mut ranking = Ranking::new(self.direction, self.rank_by, limit, self.min_both);
+        let (memory, laid_memory) = (request.memory(NAME), request.memory(NAME));
+        let laid = self.lay_out(&mut held, &position_of, features.len(), &laid_memory).await?.map(Arc::new);
+        let n_docs = laid.as_ref().map_or(u32::MAX as usize, |laid| laid.len());
         let n_pairs = features.len() * features.len().saturating_sub(1) / 2;
-        for block in blocks(features.len(), self.block_bytes) {
-            memory.try_resize(Ranking::bytes(limit, n_pairs) + block_bytes(features.len(), &block))?;
-            let counts = self.count_block(held.as_ref(), features.len(), block, &position_of).await?;
+        let most = if laid.is_some() { HELD_BLOCK_BYTES.min(self.block_bytes) } else { self.block_bytes };
+        for block in blocks(features.len(), most) {
+            memory.try_resize(Ranking::bytes(limit, n_pairs, n_docs) + block_bytes(features.len(), &block))?;
+            let read = match laid {
+                Some(_) => None,
+                None => Some(self.count_block(held.as_ref(), features.len(), block.clone(), &position_of).await?),
+            };
             let (features, echoes, similarity) = (Arc::clone(&features), Arc::clone(&echoes), similarity.cloned());
-            let background = background.clone();
+            let (background, laid) = (background.clone(), laid.clone());
             let min_lift = self.min_lift();
             let least_alike = self.unexpected.unwrap_or(f64::INFINITY);
             ranking = blocking(NAME, move |cancellation| {
-                let (counts, features) = (&counts, features.as_slice());
-                let block = Block { counts, features, split, background: background.as_deref(), min_lift };
+                let features = features.as_slice();
+                let mut counts = read.unwrap_or_else(|| PairCounts::new(features.len(), block));
+                if let Some(laid) = laid {
+                    counts.update(&laid);
+                }
+                let block = Block { counts: &counts, features, split, background: background.as_deref(), min_lift };
                 ranking.scan(block, cancellation, |a, b| {
                     let alike = similarity.as_ref().and_then(|similarity| similarity.between(a, b));
                     !echoes.contains(a, b) && alike.is_none_or(|alike| alike < least_alike)
@@ -533,8 +629,9 @@ impl CorrelateCall {
             })
             .await?;
         }
+        drop((laid, laid_memory));
         let rows = blocking(NAME, move |_| Ok(ranking.finish())).await?;
-        Ok(Ranked { rows, held, id_bound })
+        Ok(Ranked { rows, held, id_shift: if is_across { id_bound as FeatureId } else { 0 } })
     }
 
     /// Which documents have the features of some pairs, and the positions of these features.
@@ -544,8 +641,7 @@ impl CorrelateCall {
         n_rows: usize,
         memory: &MemoryReservation,
     ) -> Result<(Presence, Vec<(usize, usize)>)> {
-        let shift = if ranked.held.is_some() { ranked.id_bound as FeatureId } else { 0 };
-        let of_row = |row: &PairRow| (row.features.0, row.features.1 + shift);
+        let of_row = |row: &PairRow| (row.features.0, row.features.1 + ranked.id_shift);
         let rows = &ranked.rows[..n_rows];
         let mut ids: Vec<FeatureId> = rows.iter().map(of_row).flat_map(|(a, b)| [a, b]).collect();
         ids.sort_unstable();
@@ -734,7 +830,8 @@ impl CorrelateCall {
 struct Ranked {
     rows: Vec<PairRow>,
     held: Option<Held>,
-    id_bound: usize,
+    /// What was added to ids of the second of two sets.
+    id_shift: FeatureId,
 }
 
 /// A pair with what was found out about it.

@@ -23,6 +23,7 @@
 //! can only be found by what they have. A query without a known feature or word is answered by the other signals; an
 //! empty set gives no rows.
 
+mod by_features;
 mod learned;
 mod options;
 mod passes;
@@ -105,7 +106,8 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 pub const DOC: FunctionDoc = FunctionDoc {
     name: "retrieve",
     kind: Kind::Table,
-    syntax: "retrieve(set, query [, k => ...] [, like => ...] [, unlike => ...] [, but_not => ...])",
+    syntax: "retrieve(set, query [, k => ...] [, like => ...] [, unlike => ...] [, but_not => ...]), \
+             retrieve(set, features => ... [, k => ...])",
     text: "The documents of a set that have a property said in words, best first, and why. Scores of several kinds are \
            divided by their standard deviation over the documents, weighed and added: the cosine of the embeddings \
            (`dense`), features whose labels mean what the query says (`labels`), and the words (`words`, BM25, relative to \
@@ -126,10 +128,19 @@ pub const DOC: FunctionDoc = FunctionDoc {
            the score: what it adds beyond what every document has of its signal. All parts of a document together are no more \
            than its score; those against it are negative. A document without an embedding counts like the lowest by `dense`. \
            `<signal>_rank` and `<signal>_score` are \
-           what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.",
+           what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.\n\n\
+           With `features` in place of a query, `score` is the sum of the activations of these features, each times its weight; \
+           documents that have none of them are not found. Of a corpus, whole or with a filter, the sums are found by postings, \
+           which are made at the first such call and kept beside the corpus; other sets are read. \
+           The result is the same to the last digit or two of a score; equal scores are in the order of documents.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         ("query", "what to look for, in words"),
+        (
+            "features",
+            "what to look for, as features with weights: `'12:0.5, apology:1'` or an array of such items; ids, labels or concepts \
+             (their members with their weights), weight 1 where none is given, below 0 for what is not wanted",
+        ),
         ("k (or limit)", "hits; default 10"),
         ("like, unlike", "doc_ids of the set that are right or wrong, separated by commas or as an array"),
         (
@@ -179,7 +190,9 @@ pub fn retrieve_udtf(source: &SharedSource) -> Arc<dyn TableFunctionImpl> {
 impl TableFunctionImpl for Retrieve {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let options = Options::parse(args.exprs())?;
-        self.source.catalog().select("retrieve", &options.selection)?;
+        let catalog = self.source.catalog();
+        catalog.select("retrieve", &options.selection)?;
+        by_features::resolve(&catalog, &options.features)?;
         Ok(ComputedTable::provider(RetrieveCall { source: Arc::clone(&self.source), options }))
     }
 }
@@ -221,6 +234,10 @@ impl Computation for RetrieveCall {
         let k = request.limit.map_or(options.k, |limit| limit.min(options.k));
         let depth = LEAST_DEPTH.max(options.k.saturating_mul(10));
         let catalog = self.source.catalog();
+        if !options.features.is_empty() {
+            let query = by_features::resolve(&catalog, &options.features)?;
+            return Ok(vec![by_features::run(&self.source, options, &query, k, &request).await?]);
+        }
         let memory = request.memory("retrieve");
 
         let mut scorer = Scorer { weights: base_weights(&catalog), mean_length: 0.0 };

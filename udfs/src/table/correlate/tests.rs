@@ -239,7 +239,7 @@ async fn all_pairs_of_a_large_dictionary_fit_into_memory() {
 #[tokio::test]
 async fn blocks_of_rows_give_the_same() {
     let source: SharedSource = Arc::new(drinks());
-    let call = |block_bytes| CorrelateCall {
+    let call = |block_bytes, held_bytes| CorrelateCall {
         source: Arc::clone(&source),
         set: "notes".to_string(),
         across: None,
@@ -253,13 +253,17 @@ async fn blocks_of_rows_give_the_same() {
         fold: false,
         examples: 0,
         selection: FeatureSelection::default(),
+        rank_by: RankBy::Llr,
         limit: 100,
         block_bytes,
+        held_bytes,
     };
     let request = Request { projection: None, limit: None, context: Arc::default() };
-    let whole = call(BLOCK_BYTES).run(request.clone()).await.unwrap();
+    let whole = call(BLOCK_BYTES, HELD_BYTES).run(request.clone()).await.unwrap();
     assert_eq!(whole[0].num_rows(), 15);
-    assert_eq!(call(50).run(request).await.unwrap(), whole);
+    for (block_bytes, held_bytes) in [(50, HELD_BYTES), (BLOCK_BYTES, 0), (50, 0)] {
+        assert_eq!(call(block_bytes, held_bytes).run(request.clone()).await.unwrap(), whole);
+    }
 }
 
 #[tokio::test]
@@ -348,4 +352,22 @@ async fn topics_of_documents_without_embeddings_are_refused_if_asked_for() {
     let sql =
         "SELECT label_a, label_b FROM correlate('bare', named_argument('unexpected', 1), named_argument('limit', 1))";
     assert_eq!(cells(&source, sql).await.unwrap(), [["tea", "milk"]], "not asked for: over all documents");
+}
+
+#[tokio::test]
+async fn pairs_may_be_ranked_by_how_close_they_are() {
+    let source = drinks();
+    let call = |rank_by: &str| {
+        format!(
+            "SELECT npmi, llr FROM correlate('notes', named_argument('rank_by', '{rank_by}'), \
+             named_argument('direction', 'both'), named_argument('echoes', true), named_argument('fold', false))"
+        )
+    };
+    for (rank_by, column) in [("npmi", 0), ("llr", 1)] {
+        let rows = cells(&source, call(rank_by)).await.unwrap();
+        let keys: Vec<f64> = rows.iter().map(|row| row[column].parse().unwrap()).collect();
+        assert!(keys.len() == 15 && keys.is_sorted_by(|a, b| a >= b), "{rank_by}: {keys:?}");
+    }
+    let message = error(&source, call("pmi")).await;
+    assert!(message.contains("correlate: 'rank_by' cannot be 'pmi'"), "{message}");
 }

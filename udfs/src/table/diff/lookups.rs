@@ -14,7 +14,7 @@ use super::{DiffCall, NAME};
 use crate::catalog::FeatureCatalog;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, FeaturesView, IdsView};
-use crate::kernels::cooccurrence::{Documents as Positions, PairCounts};
+use crate::kernels::cooccurrence::{FeatureLists, PairCounts};
 use crate::kernels::duplicates::{Finding, same_as};
 use crate::kernels::words::{LEAST_SHARE, TermCounts, WordMatch};
 use crate::table::document_columns::{lacks_column, texts};
@@ -348,13 +348,15 @@ impl Pairs {
     }
 
     fn update(&mut self, list: &IdsView, places: &[Place]) {
-        let mut parts = [Positions::default(), Positions::default()];
+        let mut parts = [FeatureLists::default(), FeatureLists::default()];
         for place in places {
             if let Some(side) = self.comparison.side(place) {
-                parts[side].push(list.ids(place.row), &self.position_of);
+                parts[side].push(list.ids(place.row).iter().copied());
             }
         }
-        self.sides.iter_mut().zip(&parts).for_each(|(side, part)| side.update(part));
+        for (side, part) in self.sides.iter_mut().zip(&parts) {
+            side.update(&part.documents(&self.position_of, side.docs().len()));
+        }
     }
 
     /// For each finding, the one above that says the same.

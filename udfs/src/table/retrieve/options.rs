@@ -6,6 +6,7 @@ use datafusion::common::plan_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 
+use super::by_features;
 use crate::args::{Argument, Arguments, did_you_mean};
 use crate::catalog::FeatureSelection;
 
@@ -75,6 +76,8 @@ pub(super) struct Options {
     pub(super) set: String,
     /// What to look for, if said in words.
     pub(super) query: Option<String>,
+    /// Features to look for, by name, with weights; the other ways of asking are not used then.
+    pub(super) features: Vec<(String, f32)>,
     /// What is not wanted.
     pub(super) but_not: Option<String>,
     /// Documents marked as right.
@@ -101,6 +104,7 @@ impl Options {
         let mut args = Arguments::parse("retrieve", exprs)?;
         let set = args.positional("set").required_text()?;
         let query = not_blank(args.positional("query").text()?);
+        let features = by_features::parse(&args.named("features"))?;
         let k = args.named("k");
         let limit = args.named("limit");
         if k.is_given() && limit.is_given() {
@@ -114,13 +118,48 @@ impl Options {
         let weights = args.named("weights").text()?;
         let n_labels = args.named("n_labels").count_or(100)?;
         let expand = args.named("expand").count_or(10)?;
+        if !features.is_empty() {
+            let others = [
+                ("query", query.is_some()),
+                ("but_not", but_not.is_some()),
+                ("like", !like.is_empty()),
+                ("unlike", !unlike.is_empty()),
+                ("signals", signals.is_some()),
+                ("weights", weights.is_some()),
+            ];
+            if let Some((other, _)) = others.iter().find(|(_, given)| *given) {
+                return plan_err!(
+                    "retrieve: 'features' says what to look for by itself and cannot be used with '{other}'; give one of them"
+                );
+            }
+        }
         let selection = FeatureSelection::from_args(&mut args)?;
         args.finish()?;
         if expand > MOST_EXPANDED {
             return plan_err!("retrieve: expected from 0 to {MOST_EXPANDED} for 'expand', got {expand}");
         }
+        if !features.is_empty() {
+            let signals = Vec::new();
+            return Ok(Self {
+                set,
+                query,
+                features,
+                but_not,
+                like,
+                unlike,
+                k,
+                signals,
+                adaptive: false,
+                n_labels,
+                expand,
+                selection,
+            });
+        }
         if query.is_none() && like.is_empty() {
-            return plan_err!("retrieve: nothing to look for; give a query, or mark documents with like => 'id1,id2'");
+            return plan_err!(
+                "retrieve: nothing to look for; give a query, mark documents with like => 'id1,id2', or name features with \
+                 features => '12:0.5, 99:1'"
+            );
         }
         contradiction("retrieve", &like, &unlike)?;
         if query.is_none() && but_not.is_some() {
@@ -132,7 +171,7 @@ impl Options {
         let (signals, given) = read_signals(signals.as_deref(), weights.as_deref(), marked, query.is_some())?;
         let uses = |signal: Signal| signals.iter().any(|(used, _)| *used == signal);
         let adaptive = uses(Signal::Dense) && uses(Signal::Labels) && !given.contains(&Signal::Labels);
-        Ok(Self { set, query, but_not, like, unlike, k, signals, adaptive, n_labels, expand, selection })
+        Ok(Self { set, query, features, but_not, like, unlike, k, signals, adaptive, n_labels, expand, selection })
     }
 
     /// Whether a signal is used.
@@ -153,6 +192,10 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.features.is_empty() {
+            let features: Vec<String> = self.features.iter().map(|(name, weight)| format!("{name}:{weight}")).collect();
+            return write!(f, "retrieve('{}', features => '{}', k => {})", self.set, features.join(", "), self.k);
+        }
         write!(f, "retrieve('{}', '{}', k => {}", self.set, self.query.as_deref().unwrap_or_default(), self.k)?;
         let weighed = |(signal, weight): &(Signal, f32)| match signal {
             Signal::Labels if self.adaptive => "labels=by query".to_owned(),
@@ -339,6 +382,6 @@ mod tests {
         let nothing = Options::parse(&marks).unwrap_err().strip_backtrace();
         assert!(nothing.contains("weight 0 of 'feedback' without a query leaves nothing"), "{nothing}");
         let nothing = Options::parse(&[lit("answers"), lit(" ")]).unwrap_err().strip_backtrace();
-        assert!(nothing.contains("nothing to look for; give a query, or mark documents"), "{nothing}");
+        assert!(nothing.contains("nothing to look for; give a query, mark documents"), "{nothing}");
     }
 }

@@ -55,6 +55,15 @@ pub(super) fn divide(
     reasons
 }
 
+/// Features with their strengths and parts of a sum, the largest parts first.
+pub(super) fn weighed(parts: impl Iterator<Item = (FeatureId, f32, f32)>) -> Vec<FeatureReason> {
+    let reason =
+        |(id, strength, part)| FeatureReason { id, strength, contribution: part, weight: part, learned: false };
+    let mut reasons: Vec<FeatureReason> = parts.map(reason).collect();
+    reasons.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id)));
+    reasons
+}
+
 /// The reasons as a sentence, e.g. `apology (1.8), regret (0.9); learned: please (1.2); words; dense 0.61`.
 ///
 /// The number beside a feature is its strength: 1 is as strong as in the strongest tenth of documents that have it.

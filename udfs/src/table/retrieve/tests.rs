@@ -461,3 +461,43 @@ async fn a_document_without_an_embedding_gains_nothing_by_feedback() {
     let dense = hits.column_by_name("dense_score").unwrap();
     assert!(rank("d2").is_some_and(|row| dense.is_null(row)) && rank("d3").is_some_and(|row| dense.is_valid(row)));
 }
+
+#[tokio::test]
+async fn features_with_weights_are_summed() {
+    let source = source();
+    put(&source, &["sorry rain".into(), "rain".into(), "sorry please".into(), "rain please".into(), "stone".into()]);
+    let id = |label: &str| {
+        let catalog = crate::FeatureSource::catalog(&source);
+        catalog.features().iter().find(|feature| feature.label == label).map(|feature| feature.id).unwrap()
+    };
+    let call = |features: &str| {
+        format!("SELECT * FROM retrieve('answers', named_argument('features', {features}), named_argument('k', 3))")
+    };
+    let by_label = run(&source, &call("'apology:2, weather:0.5, politeness:-1'")).await.unwrap();
+    assert_eq!(ids(&by_label), ["d0", "d2", "d1"]);
+    let scores = by_label.column_by_name("score").unwrap().as_primitive::<Float32Type>().values().to_vec();
+    assert_eq!(scores, [2.5, 1.0, 0.5]);
+    assert_eq!(strings(&by_label, "text").value(0), "sorry rain");
+    assert_eq!(strings(&by_label, "reasons").value(1), "apology (1.0); against: politeness (1.0)");
+    let lists = by_label.column_by_name("features").unwrap().as_list::<i32>();
+    let parts = lists.value(1).as_struct().column(3).as_primitive::<Float32Type>().values().to_vec();
+    assert_eq!(parts, [2.0, -1.0], "they add up to the score");
+    let by_id =
+        run(&source, &call(&format!("make_array('{}:2', 'weather:0.5', 'politeness:-1')", id("apology")))).await;
+    assert_eq!(by_id.unwrap(), by_label);
+    let filtered =
+        "SELECT doc_id FROM retrieve('answers WHERE doc_id > ''d0''', named_argument('features', 'apology'))";
+    assert_eq!(ids(&run(&source, filtered).await.unwrap()), ["d2"]);
+    for (call, expected) in [
+        (call("'apologie:2'"), "feature 'apologie' not found; did you mean 'apology'?"),
+        (call("'apology:inf'"), "expected features with weights as in features => '12:0.5, 99:1', got 'apology:inf'"),
+        (call("' , '"), "'features' is empty; give ids, labels or concepts with weights"),
+        (
+            "SELECT * FROM retrieve('answers', 'sorry', named_argument('features', 'apology'))".to_owned(),
+            "'features' says what to look for by itself and cannot be used with 'query'",
+        ),
+    ] {
+        let said = message(&source, &call).await;
+        assert!(said.contains(&format!("retrieve: {expected}")), "{said}");
+    }
+}
