@@ -40,7 +40,7 @@ MOST_READ = {"model_answers": 1000}  # documents of a set that retrieval looks t
 NOT_MEASURED = ["clear features by two blind raters (target .85 after the filter)",
                 "differences of real sets, controlled for length, by two raters (target 8 of the first 12)",
                 "speed (see tests/bench)",
-                "shuffled features in `correlate` (see its unit tests), statistics against scipy (see udfs/tests)"]
+                "shuffled features in `correlate` (see its unit tests), statistics against scipy (see udfs/kernels/tests)"]
 
 
 @dataclass

@@ -16,8 +16,7 @@ use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use half::f16;
 
-/// Number of a feature, unique across all dictionaries of a database.
-pub type FeatureId = u32;
+pub use saequel_kernels::FeatureId;
 
 /// `List<UInt32>` with the item field that Lance's LabelList index needs: named `item`, nullable, no metadata.
 pub static IDS_TYPE: LazyLock<DataType> =

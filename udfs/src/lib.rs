@@ -9,7 +9,6 @@ pub mod catalog;
 pub mod docs;
 pub mod feature_source;
 pub mod features;
-pub mod kernels;
 pub mod memory_source;
 pub mod rows;
 pub mod scalar;
@@ -24,6 +23,7 @@ pub use feature_source::{
 };
 pub use features::{FeatureId, FeaturesBuilder, FeaturesView, IdsView};
 pub use memory_source::MemorySource;
+pub use saequel_kernels as kernels;
 
 use std::sync::Arc;
 

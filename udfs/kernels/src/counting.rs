@@ -1,0 +1,150 @@
+//! In how many documents each feature is present.
+
+use crate::FeatureId;
+
+/// Document counts of one set of documents. Ids that are not selected, or not below the bound, are not counted.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureCounts {
+    /// Documents seen.
+    pub n_docs: u64,
+    /// Documents that have the feature, by id.
+    pub docs: Vec<u32>,
+}
+
+impl FeatureCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize) -> Self {
+        Self { n_docs: 0, docs: vec![0; id_bound] }
+    }
+
+    /// Counts a document with these features, each at most once.
+    pub fn update(&mut self, ids: &[FeatureId]) {
+        self.n_docs += 1;
+        for id in ids {
+            if let Some(docs) = self.docs.get_mut(*id as usize) {
+                *docs += 1;
+            }
+        }
+    }
+
+    /// Documents that have feature `id`.
+    pub fn docs(&self, id: FeatureId) -> u64 {
+        self.docs.get(id as usize).copied().map_or(0, u64::from)
+    }
+}
+
+/// In how many of some pairs of documents a feature is present in both.
+#[derive(Debug, Clone, Default)]
+pub struct PairedCounts {
+    /// The first documents of the pairs.
+    pub a: FeatureCounts,
+    /// The second ones.
+    pub b: FeatureCounts,
+    /// Pairs with the feature in both, by id.
+    pub both: Vec<u32>,
+}
+
+impl PairedCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize) -> Self {
+        let counts = FeatureCounts::new(id_bound);
+        Self { a: counts.clone(), b: counts, both: vec![0; id_bound] }
+    }
+
+    /// Counts a pair; both lists ascending.
+    pub fn update(&mut self, a: &[FeatureId], b: &[FeatureId]) {
+        self.a.update(a);
+        self.b.update(b);
+        let (mut i, mut j) = (0, 0);
+        while i < a.len() && j < b.len() {
+            match a[i].cmp(&b[j]) {
+                std::cmp::Ordering::Less => i += 1,
+                std::cmp::Ordering::Greater => j += 1,
+                std::cmp::Ordering::Equal => {
+                    if let Some(both) = self.both.get_mut(a[i] as usize) {
+                        *both += 1;
+                    }
+                    i += 1;
+                    j += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Document counts of several groups of documents, each by stratum.
+#[derive(Debug, Clone, Default)]
+pub struct GroupCounts {
+    /// Group by group, the strata of each.
+    cells: Vec<FeatureCounts>,
+    n_strata: usize,
+}
+
+impl GroupCounts {
+    /// Nothing counted yet, for ids below `id_bound`.
+    pub fn new(id_bound: usize, n_groups: usize, n_strata: usize) -> Self {
+        Self { cells: vec![FeatureCounts::new(id_bound); n_groups * n_strata], n_strata }
+    }
+
+    /// Memory of the counts.
+    pub fn bytes(id_bound: usize, n_groups: usize, n_strata: usize) -> usize {
+        n_groups * n_strata * (id_bound * size_of::<u32>() + size_of::<FeatureCounts>())
+    }
+
+    /// Counts a document of `group` in `stratum`.
+    pub fn update(&mut self, group: usize, stratum: usize, ids: &[FeatureId]) {
+        self.cells[group * self.n_strata + stratum].update(ids);
+    }
+
+    /// Number of groups.
+    pub fn n_groups(&self) -> usize {
+        self.cells.len() / self.n_strata.max(1)
+    }
+
+    /// Counts of a group by stratum.
+    pub fn group(&self, group: usize) -> &[FeatureCounts] {
+        &self.cells[group * self.n_strata..][..self.n_strata]
+    }
+
+    /// Counts of all groups together by stratum.
+    pub fn total(&self) -> Vec<FeatureCounts> {
+        let mut total = self.group(0).to_vec();
+        for group in 1..self.n_groups() {
+            for (sum, more) in total.iter_mut().zip(self.group(group)) {
+                sum.n_docs += more.n_docs;
+                sum.docs.iter_mut().zip(&more.docs).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_sets(pairs in vec((btree_set(0u32..12, 0..8), btree_set(0u32..12, 0..8)), 0..20)) {
+            let mut paired = PairedCounts::new(10);
+            let mut few = FeatureCounts::new(3);
+            for (a, b) in &pairs {
+                let (a, b): (Vec<u32>, Vec<u32>) = (a.iter().copied().collect(), b.iter().copied().collect());
+                paired.update(&a, &b);
+                few.update(&a);
+            }
+            for id in 0..10u32 {
+                let with = |keep: &dyn Fn(&(std::collections::BTreeSet<u32>, std::collections::BTreeSet<u32>)) -> bool| {
+                    pairs.iter().filter(|pair| keep(pair)).count() as u64
+                };
+                prop_assert_eq!(paired.a.docs(id), with(&|(a, _)| a.contains(&id)));
+                prop_assert_eq!(paired.b.docs(id), with(&|(_, b)| b.contains(&id)));
+                prop_assert_eq!(u64::from(paired.both[id as usize]), with(&|(a, b)| a.contains(&id) && b.contains(&id)));
+            }
+            prop_assert_eq!(few.n_docs, pairs.len() as u64);
+            prop_assert!((0..3u32).all(|id| few.docs(id) == paired.a.docs(id)) && few.docs(3) == 0);
+        }
+    }
+}
