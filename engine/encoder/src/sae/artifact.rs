@@ -301,10 +301,10 @@ impl Sae {
             })
             .collect::<Result<Vec<LatentInfo>>>()?;
         let mut weights = Weights::default();
-        for (name, shape, values) in parts(&spec, &mut weights) {
+        for Part { name, shape, of_mut, .. } in parts(&spec) {
             // A shift is there if the source applies its decoder bias to the input.
             if name != SHIFT || tensors.tensor(SHIFT).is_ok() {
-                *values = tensor(name, &shape)?;
+                *of_mut(&mut weights) = tensor(name, &shape)?;
             }
         }
         let sae = Self::of(spec, weights, Vec::new());
@@ -322,14 +322,14 @@ impl Sae {
         let internal = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Internal, format!("cannot write dictionary '{}'", self.name())).with_source(error)
         };
-        let mut weights = self.weights.clone();
-        weights.decoder.truncate(self.spec.width * self.output_width());
-        let tensors: Vec<_> = parts(&self.spec, &mut weights)
+        let tensors: Vec<_> = parts(&self.spec)
             .into_iter()
-            .filter(|(_, _, values)| !values.is_empty())
-            .map(|(name, shape, values)| {
+            .filter(|part| !(part.of)(&self.weights).is_empty())
+            .map(|Part { name, shape, of, .. }| {
                 let precision = if shape.len() == 2 { self.spec.precision } else { Precision::F32 };
-                let (dtype, bytes) = bytes(precision, values);
+                // Of signed activations the decoder has a second half, which is not written.
+                let n = shape.iter().product();
+                let (dtype, bytes) = bytes(precision, &of(&self.weights)[..n]);
                 (name, dtype, shape, bytes)
             })
             .collect();
@@ -375,25 +375,38 @@ impl Sae {
 /// Tensor of a decoder bias that is applied to the input.
 const SHIFT: &str = "input.shift";
 
-/// Tensors of a dictionary: name, shape, values.
-fn parts<'a>(spec: &Spec, weights: &'a mut Weights) -> Vec<(&'static str, Vec<usize>, &'a mut Vec<f32>)> {
+/// A tensor of a dictionary: name, shape, and where its values are.
+struct Part {
+    name: &'static str,
+    shape: Vec<usize>,
+    of: fn(&Weights) -> &Vec<f32>,
+    of_mut: fn(&mut Weights) -> &mut Vec<f32>,
+}
+
+/// The tensors of a dictionary.
+fn parts(spec: &Spec) -> Vec<Part> {
+    macro_rules! part {
+        ($name:expr, $shape:expr, $field:ident) => {
+            Part { name: $name, shape: $shape.to_vec(), of: |w| &w.$field, of_mut: |w| &mut w.$field }
+        };
+    }
     let (width, inputs, outputs) = (spec.width, spec.input_width, spec.output_width());
     let mut parts = Vec::new();
     if !spec.architecture.is_tied() {
-        parts.push(("encoder.weight", vec![width, inputs], &mut weights.encoder));
-        parts.push(("encoder.bias", vec![width], &mut weights.encoder_bias));
+        parts.push(part!("encoder.weight", [width, inputs], encoder));
+        parts.push(part!("encoder.bias", [width], encoder_bias));
     }
-    parts.push(("decoder.weight", vec![width, outputs], &mut weights.decoder));
-    parts.push(("decoder.bias", vec![outputs], &mut weights.decoder_bias));
-    match spec.normalization {
-        InputNormalization::Centred { .. } => parts.push(("mean", vec![inputs], &mut weights.mean)),
-        _ => parts.push((SHIFT, vec![inputs], &mut weights.shift)),
-    }
+    parts.push(part!("decoder.weight", [width, outputs], decoder));
+    parts.push(part!("decoder.bias", [outputs], decoder_bias));
+    parts.push(match spec.normalization {
+        InputNormalization::Centred { .. } => part!("mean", [inputs], mean),
+        _ => part!(SHIFT, [inputs], shift),
+    });
     match spec.architecture {
-        Architecture::JumpRelu => parts.push(("threshold", vec![width], &mut weights.thresholds)),
+        Architecture::JumpRelu => parts.push(part!("threshold", [width], thresholds)),
         Architecture::Gated => {
-            parts.push(("magnitude.scale", vec![width], &mut weights.magnitude));
-            parts.push(("magnitude.bias", vec![width], &mut weights.magnitude_bias));
+            parts.push(part!("magnitude.scale", [width], magnitude));
+            parts.push(part!("magnitude.bias", [width], magnitude_bias));
         }
         _ => {}
     }

@@ -401,9 +401,9 @@ impl Survey {
     /// Texts in one turn of a source.
     pub(crate) const TURN: usize = DOCS_PER_UNIT;
 
-    /// Fraction of variance unexplained.
+    /// Fraction of variance unexplained; NaN of a transcoder, which rebuilds other states.
     pub(crate) fn fvu(&self) -> f64 {
-        self.residual / self.total.max(1e-30)
+        self.residual / self.total
     }
 
     /// Latents that fire on a sample, on average.

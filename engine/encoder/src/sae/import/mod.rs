@@ -123,7 +123,7 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
         adjust(&mut found, released, options)?;
     }
     let mut reader = reader_name(options, &found)?;
-    let hook = hook_point(options, &found)?;
+    let mut hook = hook_point(options, &found)?;
     let level = options.level.unwrap_or(found.level);
     let loaded = match at_hand(&reader, &options.reader_options.cache_dir) {
         true => Some(Reader::load(&reader, &options.reader_options, progress)?),
@@ -132,6 +132,9 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
     if let Some(loaded) = &loaded {
         // Of a folder, its absolute path.
         reader = loaded.name().to_owned();
+        if level == Level::Document && options.hook.is_none() && found.hook.is_none() {
+            hook = loaded.embedding_hook(&[]);
+        }
     }
     if let Some(loaded) = &loaded {
         let width = loaded.hook_width(hook).map_err(|error| error.context("the dictionary does not fit the reader"))?;
@@ -420,10 +423,12 @@ fn hook_point(options: &ImportOptions, found: &Found) -> Result<Hook> {
     }
 }
 
-/// E.g. `gpt2-l8-token-24576`: names of dictionaries are letters, digits, `-` and `_`.
+/// E.g. `gpt2-l8-token-24576`: names of dictionaries are lower-case letters, digits, `-` and `_`, a letter first.
 fn default_name(reader: &str, hook: Hook, level: Level, width: usize) -> String {
     let point = hook.to_string().replace("residual.", "l").replace('.', "");
-    let name = format!("{}-{point}-{}-{width}", plain_model(reader), level.as_str());
+    let model = plain_model(reader);
+    let start = if model.starts_with(|c: char| c.is_ascii_lowercase()) { "" } else { "sae-" };
+    let name = format!("{start}{model}-{point}-{}-{width}", level.as_str());
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 
