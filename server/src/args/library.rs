@@ -59,9 +59,9 @@ Architectures:
   matryoshka        batchtopk whose first features rebuild the samples by themselves: general ones first, details later
   jumprelu          each feature has a threshold of its own, which is learned
   abstopk           the k strongest of either sign: a direction and its opposite share weights; 2 x width features
-  matching-pursuit  no encoder: k times the feature that says most of what is left. Least error, several times slower
+  matching-pursuit  no encoder: k times the feature that says most of what is left. Less error, slower to train and to read
   itda              samples become features where those so far leave more than --tolerance unexplained. Nothing is
-                    learned: done in a minute, with more error; k steps, either sign, 2 x width features
+                    learned: done at once, with more error; k steps, either sign, 2 x width features
 --k is an average for batchtopk, matryoshka and jumprelu, and a limit for the others.
 
 Examples:
