@@ -50,11 +50,11 @@ fn is_matrix(source: &Path) -> bool {
 
 /// The import that the arguments ask for.
 fn options(args: ImportArgs) -> ImportOptions {
+    let given = args.features.is_some() || args.feature_matrix.is_some() || is_matrix(&args.source);
     let source = match args.source.as_path() {
         path if path == Path::new("-") => ImportSource::Stdin,
         _ => ImportSource::Path(args.source),
     };
-    let given = args.features.is_some() || args.feature_matrix.is_some() || is_matrix(&args.source);
     let features = given.then(|| GivenFeatures {
         ids: args.features.unwrap_or_default(),
         activations: args.activations,
