@@ -4,7 +4,7 @@
     python tests/bench/seismic.py features.parquet
 
 The file has columns `ids` (list<uint32>, ascending) and `activations` (list<float32>). Times are of processor, the best of
-five, the median over queries: compare with `cargo bench -p saequel-udfs --bench retrieval`, which is exact. Seismic keeps
+five, the median over queries: compare with `cargo bench -p saequel-kernels --bench retrieval`, which is exact. Seismic keeps
 3,500 postings a feature in the mean; `query_cut` and `heap_factor` trade recall for time.
 """
 

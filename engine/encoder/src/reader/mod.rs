@@ -193,7 +193,7 @@ impl Parts {
                 let architecture =
                     families::of_config(&config).map_err(|error| error.context(config_path.display()))?;
                 Weights::safetensors(&files)
-                    .and_then(|weights| Transformer::load(architecture, weights, device))
+                    .and_then(|weights| Transformer::load(architecture, weights, device, options.precision))
                     .map(|model| Model::Transformer(Box::new(model)))
                     .map_err(|error| damaged(dir, error))?
             }
@@ -247,7 +247,8 @@ impl Parts {
             });
             ChatTemplate::new(source, known.collect())
         });
-        let model = Transformer::load(architecture, weights, device(options)?).map_err(|error| damaged(path, error))?;
+        let model = Transformer::load(architecture, weights, device(options)?, options.precision)
+            .map_err(|error| damaged(path, error))?;
         let model = Model::Transformer(Box::new(model));
         Ok(Self { model, tokenizer, sha256, window: None, begin, no_template: true, chat })
     }

@@ -7,21 +7,22 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::families::{Architecture, Inner, Order, Qkv};
 use super::hook::{Hook, Site};
 use super::layers::{Attention, Heads, NormKind, Rotation, activate, attend, norm, prepare};
-use super::ops::{add_norm, linear};
+use super::ops::{Dense, add_norm};
 use super::weights::Weights;
+use crate::options::Precision;
 
 /// `[out, in]` and `[out]`; the bias is zero where the model has none.
 type Linear = (Tensor, Tensor);
 
 struct Block {
     before_attention: Option<Tensor>,
-    qkv: Linear,
+    qkv: Dense,
     query_key_norms: Option<Tensor>,
-    attention: Linear,
+    attention: Dense,
     after_attention: Option<Tensor>,
     before_mlp: Option<Tensor>,
-    inner: Linear,
-    outer: Linear,
+    inner: Dense,
+    outer: Dense,
     after_mlp: Option<Tensor>,
 }
 
@@ -42,6 +43,7 @@ pub(super) struct Transformer {
     distances: Option<Vec<f32>>,
     blocks: Vec<OnceLock<Block>>,
     device: Device,
+    precision: Precision,
 }
 
 impl Transformer {
@@ -49,7 +51,12 @@ impl Transformer {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape, naming it and both shapes.
-    pub(super) fn load(mut architecture: Architecture, weights: Weights, device: Device) -> Result<Self> {
+    pub(super) fn load(
+        mut architecture: Architecture,
+        weights: Weights,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let names = architecture.names;
         let Architecture { width, n_heads, n_kv_heads, head, .. } = architecture;
         if n_heads == 0 || n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) || head == 0 {
@@ -83,6 +90,7 @@ impl Transformer {
             distances: None,
             blocks: (0..n_blocks).map(|_| OnceLock::new()).collect(),
             device,
+            precision,
             architecture,
             weights,
         };
@@ -284,15 +292,16 @@ impl Transformer {
             }
             _ => None,
         };
+        let dense = |(weight, bias): Linear| Dense::new(&weight, &bias, self.precision);
         Ok(Block {
             before_attention: norm(names.before_attention)?,
-            qkv,
+            qkv: dense(qkv)?,
             query_key_norms,
-            attention: self.linear(i, &[(names.attention, self.architecture.width)])?,
+            attention: dense(self.linear(i, &[(names.attention, self.architecture.width)])?)?,
             after_attention: norm(names.after_attention)?,
             before_mlp: norm(names.before_mlp)?,
-            inner: self.linear(i, &inner)?,
-            outer: self.linear(i, &[(names.outer, self.architecture.width)])?,
+            inner: dense(self.linear(i, &inner)?)?,
+            outer: dense(self.linear(i, &[(names.outer, self.architecture.width)])?)?,
             after_mlp: norm(names.after_mlp)?,
         })
     }
@@ -385,7 +394,7 @@ impl Transformer {
             }
             let block = self.block(i)?;
             let read = norm(&x, &block.before_attention)?;
-            let qkv = linear(&read, &block.qkv.0, &block.qkv.1, false)?;
+            let qkv = block.qkv.forward(&read, false)?;
             let rotation = kind.rotary.map(|at| &rotations[at]);
             let qkv = prepare(&qkv, block.query_key_norms.as_ref(), a.epsilon, lengths, heads, rotation)?;
             let bias = bias.as_deref();
@@ -394,7 +403,7 @@ impl Transformer {
             if take(Hook::new(Site::Heads, i), &attended) {
                 return Ok(states);
             }
-            let mut attended = linear(&attended, &block.attention.0, &block.attention.1, false)?;
+            let mut attended = block.attention.forward(&attended, false)?;
             let mlp_in = match (a.order, &block.after_attention) {
                 (Order::After, Some(gain_shift)) => {
                     take(Hook::new(Site::Attention, i), &attended);
@@ -420,9 +429,9 @@ impl Transformer {
             if take(Hook::new(Site::MlpIn, i), &mlp_in) {
                 return Ok(states);
             }
-            let inner = linear(&mlp_in, &block.inner.0, &block.inner.1, false)?;
+            let inner = block.inner.forward(&mlp_in, false)?;
             let inner = activate(&inner, a.activation, self.gated)?;
-            let mut outer = linear(&inner, &block.outer.0, &block.outer.1, false)?;
+            let mut outer = block.outer.forward(&inner, false)?;
             x = match (a.order, &block.after_mlp) {
                 (Order::After, Some(gain_shift)) => {
                     take(Hook::new(Site::Mlp, i), &outer);
