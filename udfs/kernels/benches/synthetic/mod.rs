@@ -5,10 +5,10 @@ use half::f16;
 use saequel_kernels::random::Random;
 
 /// Features there are.
-pub const N_FEATURES: usize = 16_384;
+pub(crate) const N_FEATURES: usize = 16_384;
 
 /// Documents in one piece of memory.
-pub struct Corpus {
+pub(crate) struct Corpus {
     ids: Vec<u32>,
     activations: Vec<f16>,
     starts: Vec<usize>,
@@ -16,7 +16,7 @@ pub struct Corpus {
 
 impl Corpus {
     /// The first `n_docs` documents of the corpus; always the same.
-    pub fn new(n_docs: usize) -> Self {
+    pub(crate) fn new(n_docs: usize) -> Self {
         let mut random = Random::new(7, 0xBE);
         let mut sum = 0.0;
         let mut cumulative: Vec<f64> = (1..=N_FEATURES)
@@ -52,18 +52,18 @@ impl Corpus {
     }
 
     /// Documents.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
     /// Features of a document, ascending.
-    pub fn ids(&self, doc: usize) -> &[u32] {
+    pub(crate) fn ids(&self, doc: usize) -> &[u32] {
         &self.ids[self.starts[doc]..self.starts[doc + 1]]
     }
 
     /// Their activations.
     #[allow(dead_code, reason = "each bench compiles this file and only one needs activations")]
-    pub fn activations(&self, doc: usize) -> &[f16] {
+    pub(crate) fn activations(&self, doc: usize) -> &[f16] {
         &self.activations[self.starts[doc]..self.starts[doc + 1]]
     }
 }
