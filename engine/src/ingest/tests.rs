@@ -557,7 +557,7 @@ async fn a_reader_is_loaded_off_the_async_threads() {
         Err(Error::new(ErrorKind::Io, "no network"))
     };
     let path = write(dir.path(), "a.csv", b"id,text\n1,a\n");
-    let error = import(&store, keyed(&path), Arc::new(Silent), Box::new(encoding)).await.err().unwrap();
+    let error = import(&store, keyed(&path), Arc::new(Silent), Box::new(encoding), &no_sae).await.err().unwrap();
     assert_eq!(error.message(), "no network");
 }
 

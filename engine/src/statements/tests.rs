@@ -39,6 +39,7 @@ fn import_with_every_option() {
         on_conflict: OnConflict::Update,
         on_bad_row: OnBadRow::SetAside,
         limit: Some(5),
+        features: None,
     };
     assert_eq!(import, expected);
     let Ok(Statement::Import(import)) = parse("IMPORT INTO a FROM 'x.csv'") else { panic!("not an import") };

@@ -2,8 +2,7 @@
 
 /// Adjusted Rand index (Hubert and Arabie 1985): 1 for the same grouping, about 0 for independent ones. Documents
 /// without a cluster in either are left out; fewer than two documents, or one group on both sides, give 1.
-#[cfg(test)]
-pub(crate) fn adjusted_rand_index(a: &[Option<usize>], b: &[Option<usize>]) -> f64 {
+pub fn adjusted_rand_index(a: &[Option<usize>], b: &[Option<usize>]) -> f64 {
     use std::collections::HashMap;
 
     let pairs = |count: usize| (count * count.saturating_sub(1)) as f64 / 2.0;
