@@ -13,12 +13,14 @@
 pub mod v1;
 mod v1_to_v2;
 pub mod v2;
+mod v2_to_v3;
+pub mod v3;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
 /// The layout that the engine writes.
-pub const CURRENT_VERSION: u32 = 2;
+pub const CURRENT_VERSION: u32 = 3;
 /// The oldest layout that can still be brought up to date.
 pub const OLDEST_VERSION: u32 = 1;
 
@@ -106,6 +108,9 @@ pub async fn upgrade(found: u32, written_by: &str, tables: &mut dyn CatalogTable
     // One step a version, each leaving one for the next.
     if found < 2 {
         v1_to_v2::run(tables).await?;
+    }
+    if found < 3 {
+        v2_to_v3::run(tables).await?;
     }
     Ok(CURRENT_VERSION)
 }

@@ -199,8 +199,8 @@ impl Backfill<'_> {
         for gap in &gaps {
             let columns = self.columns_of(gap, &snapshot.schema());
             let parts = self.encode(gap, &columns, &folder, &mut report, begin).await?;
-            let batches = futures::stream::iter(parts.clone()).map(|part| read_part(&part));
-            let filled = store.replace_columns(guard, corpus, gap.fragment, &columns, batches.boxed()).await?;
+            let batches = || futures::stream::iter(parts.clone()).map(|part| read_part(&part)).boxed();
+            let filled = store.replace_columns(guard, corpus, gap.fragment, &columns, batches).await?;
             // Documents are the same ones: the words need not be read again for the new version.
             words.same_documents(&filled).await?;
             for part in parts {

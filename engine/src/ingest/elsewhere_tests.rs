@@ -131,7 +131,7 @@ async fn presence_alone_json_lines_and_bad_rows() {
     assert_eq!(word_hits(&store, "tea"), ["a"], "a column called text is searched, though nothing reads it");
 
     for (given, expected) in [
-        (GivenFeatures::new("idz"), "there is no column 'idz' for the features; did you mean 'ids'?"),
+        (GivenFeatures::new("idss"), "there is no column 'idss' for the features; did you mean 'ids'?"),
         (GivenFeatures::new("text"), "column 'text' cannot hold features: expected a list of whole numbers"),
         (GivenFeatures { width: Some(6), ..GivenFeatures::new("ids") }, "has 5 features already, not 6"),
     ] {

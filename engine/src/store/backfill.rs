@@ -118,8 +118,9 @@ impl Store {
         Ok(stream.map_err(move |error| lance_error(&what, &error)).map_ok(split).boxed())
     }
 
-    /// Replaces `columns` of a fragment by what `batches` hold, which must be as many rows as lie in its files, in one
-    /// commit; returns the snapshot with them.
+    /// Replaces `columns` of a fragment by what `batches` gives, which must be as many rows as lie in its files; returns the
+    /// snapshot with them. Columns that the fragment has files of already come in a commit of their own, before those that it
+    /// lacks, because Lance replaces either the one or the other.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] if the rows are others; then nothing is changed.
@@ -129,21 +130,33 @@ impl Store {
         corpus: &'a str,
         fragment: u64,
         columns: &'a [String],
-        batches: BoxStream<'static, Result<RecordBatch>>,
+        batches: impl Fn() -> BoxStream<'static, Result<RecordBatch>> + Send + 'a,
     ) -> BoxFuture<'a, Result<Snapshot>> {
         Box::pin(async move {
             let row = self.corpus_row(corpus)?;
-            let dataset = self.latest(&row).await?;
+            let mut dataset = self.latest(&row).await?;
             let what = format!("writing columns of corpus '{corpus}'");
             let failed = |error| lance_error(&what, &error);
-            let found = fragment_of(&dataset, corpus, fragment)?;
-            let names: Vec<&str> = columns.iter().map(String::as_str).collect();
-            let schema = dataset.schema().project(&names).map_err(failed)?;
-            let batches = batches.map_err(|error| lance::Error::io(error.to_string()));
-            let replacement = found.write_columns(batches, &schema).await.map_err(failed)?;
-            let operation = Operation::DataReplacement { replacements: vec![replacement] };
-            let transaction = Transaction::new(dataset.version_id(), operation, None);
-            let dataset = CommitBuilder::new(Arc::new(dataset)).execute(transaction).await.map_err(failed)?;
+            let files = fragment_of(&dataset, corpus, fragment)?.metadata().files.clone();
+            let is_stored = |column: &&String| {
+                let field = dataset.schema().field(column);
+                field.is_some_and(|field| files.iter().any(|file| file.fields.contains(&field.id)))
+            };
+            let (stored, lacking): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_stored);
+            for names in [stored, lacking].into_iter().filter(|names| !names.is_empty()) {
+                let found = fragment_of(&dataset, corpus, fragment)?;
+                let schema = dataset.schema().project(&names).map_err(failed)?;
+                let places: Vec<usize> =
+                    names.iter().filter_map(|name| columns.iter().position(|c| c == *name)).collect();
+                let batches = batches().map(move |batch| {
+                    let batch = batch.map_err(|error| lance::Error::io(error.to_string()))?;
+                    batch.project(&places).map_err(|error| lance::Error::io(error.to_string()))
+                });
+                let replacement = found.write_columns(batches, &schema).await.map_err(failed)?;
+                let operation = Operation::DataReplacement { replacements: vec![replacement] };
+                let transaction = Transaction::new(dataset.version_id(), operation, None);
+                dataset = CommitBuilder::new(Arc::new(dataset)).execute(transaction).await.map_err(failed)?;
+            }
             self.keep(&row, &dataset);
             Ok(Snapshot::new(row, dataset))
         })

@@ -1,11 +1,11 @@
-//! The catalog's content as one value, and its way to and from the tables of layout version 2.
+//! The catalog's content as one value, and its way to and from the tables of layout version 3.
 //!
 //! | table | rows | columns |
 //! |---|---|---|
 //! | `meta` | one per key | `key`, `value`: `schema_version`, `generation`, `written_by`, and `table:<name>`, the version of each other table |
 //! | `corpora` | one per corpus | `name`, `text_columns`, `key`, `dictionaries`, `created_micros` |
 //! | `readers` | one per reader | `name`, `n_layers`, `width`, `context`, `sha256` |
-//! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros`, `provenance` (JSON; missing in older folders) |
+//! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros`, `provenance` (JSON) |
 //! | `features` | one per feature | `id`, `label`, `label_source`, `label_score`, `description`, `detection`, `evidence_version`, `density`, `max_activation`, `presence_threshold`, `q50`, `q90`, `hidden`, `top_tokens`, `top_words`, `examples` |
 //! | `concepts` | one per member | `name`, `feature_id`, `weight` |
 //! | `jobs` | one per job | `id`, `kind`, `subject`, `state`, `detail`, `started_micros`, `finished_micros` |
@@ -218,7 +218,7 @@ fn saes(table: &Table) -> Result<Vec<SaeRow>> {
     let first_id = table.numbers::<UInt32Type>("first_id")?;
     let width = table.numbers::<UInt32Type>("width")?;
     let added = table.numbers::<Int64Type>("added_micros")?;
-    let provenance = if table.has("provenance") { Some(table.strings("provenance")?) } else { None };
+    let provenance = table.strings("provenance")?;
     let row = |row: usize| {
         let level = match level.value(row) {
             "token" => Level::Token,
@@ -238,7 +238,7 @@ fn saes(table: &Table) -> Result<Vec<SaeRow>> {
             first_id: first_id.value(row),
             width: width.value(row),
         };
-        let provenance = provenance.map(|texts| texts.value(row).to_owned()).unwrap_or_default();
+        let provenance = provenance.value(row).to_owned();
         Ok(SaeRow { dictionary, sha256: sha256.value(row).to_owned(), added_micros: added.value(row), provenance })
     };
     (0..table.len()).map(row).collect()

@@ -203,12 +203,12 @@ async fn the_version_that_meta_names_outlives_cleaning() {
 async fn the_catalog_has_the_layout_that_migrations_know() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;
-    assert_eq!(saequel_migrations::CURRENT_VERSION, 2, "compare with the module of the new version");
-    use saequel_migrations::v2;
-    assert_eq!(state::TABLES, v2::TABLES);
-    for name in v2::TABLES.iter().chain(&["meta"]) {
+    assert_eq!(saequel_migrations::CURRENT_VERSION, 3, "compare with the module of the new version");
+    use saequel_migrations::v3;
+    assert_eq!(state::TABLES, v3::TABLES);
+    for name in v3::TABLES.iter().chain(&["meta"]) {
         let table = store.inner.tables.read(name, None).await.unwrap().unwrap();
-        assert_eq!(*table.batch.schema(), v2::schema(name).unwrap(), "{name}");
+        assert_eq!(*table.batch.schema(), v3::schema(name).unwrap(), "{name}");
     }
 }
 

@@ -83,7 +83,7 @@ mod tests {
         let file = dir.path().join("sae.json");
         let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         spec["level"] = "document".into();
-        spec["layer"] = 6.into();
+        spec["hook"] = "residual.6".into();
         std::fs::write(&file, spec.to_string()).unwrap();
         Sae::load(dir.path()).unwrap()
     }
@@ -99,7 +99,13 @@ mod tests {
         assert_eq!(encoded.len(), 3);
         assert!(encoded[0] != encoded[1] && encoded[0].fvu.is_finite());
         assert!(encoded[2].latents.is_empty() && encoded[2].fvu.is_nan());
-        assert_eq!(sae.encode_embeddings(&rows[width..2 * width]).unwrap()[0], encoded[1], "rows are read alone");
+        let alone = sae.encode_embeddings(&rows[width..2 * width]).unwrap().remove(0);
+        assert_eq!(
+            (&alone.latents, &alone.activations),
+            (&encoded[1].latents, &encoded[1].activations),
+            "rows are read alone"
+        );
+        assert!((alone.fvu - encoded[1].fvu).abs() < 1e-6, "{alone:?}");
 
         let error = sae.encode_embeddings(&rows[1..]).unwrap_err();
         assert!(error.message().contains("no whole number of them"), "{error}");

@@ -127,11 +127,11 @@ impl Encoder {
                     reader.name()
                 ));
             }
-            if sae.level() == Level::Document && sae.layer() != reader.n_layers() {
+            let embedding = reader.embedding_hook(&[]);
+            if sae.level() == Level::Document && ![embedding, Hook::FINAL].contains(&sae.hook()) {
                 return wrong(format!(
-                    "is of level document and reads layer {}; the reader's embedding of a document is of layer {}",
-                    sae.layer(),
-                    reader.n_layers()
+                    "is of level document and reads {}; the reader's embedding of a document is of {embedding}",
+                    sae.hook()
                 ));
             }
         }

@@ -24,7 +24,7 @@ impl Door {
         let folder = TempDir::new().unwrap();
         let path = std::env::var_os("SAEQUEL_TEST_DB").map_or_else(|| folder.path().join("db"), Into::into);
         let engine = Engine::open(&path, EngineOptions::default()).await.unwrap();
-        let settings = Arc::new(SessionSettings::default());
+        let settings = Arc::new(SessionSettings::new("anna", "saequel", 1, false));
         let extension: Arc<dyn SessionExtension> =
             Arc::new(Extension { user: "anna".to_owned(), settings: Arc::clone(&settings) });
         let caller = Caller { main_schema: "public", extension: Some(extension), ..Caller::default() };
