@@ -15,6 +15,7 @@ use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::fragment::FileFragment;
 use lance::dataset::transaction::{Operation, Transaction};
+use lance::datatypes::Field;
 
 use super::corpus::batch_rows;
 use super::errors::lance_error;
@@ -37,6 +38,13 @@ pub(crate) struct Gap {
     pub(crate) lacks: Vec<String>,
 }
 
+/// Whether a column lies in one of a fragment's files; of a list only its items may be named there.
+fn is_in(field: &Field, fragment: &FileFragment) -> bool {
+    let named = |file: &[i32]| file.contains(&field.id);
+    fragment.metadata().files.iter().any(|file| named(&file.fields))
+        || field.children.iter().any(|child| is_in(child, fragment))
+}
+
 impl Store {
     /// The fragments in which a document lacks the features of one of `dictionaries`, whose columns exist.
     ///
@@ -50,7 +58,7 @@ impl Store {
         for fragment in dataset.get_fragments() {
             let has = |column: &str| {
                 let field = dataset.schema().field(column);
-                field.is_none_or(|field| fragment.data_file_for_field(field.id as u32).is_some())
+                field.is_none_or(|field| is_in(field, &fragment))
             };
             let mut lacks = dictionaries.iter().any(|name| !has(&schema::ids_column(name)));
             if !lacks {
@@ -137,10 +145,10 @@ impl Store {
             let mut dataset = self.latest(&row).await?;
             let what = format!("writing columns of corpus '{corpus}'");
             let failed = |error| lance_error(&what, &error);
-            let files = fragment_of(&dataset, corpus, fragment)?.metadata().files.clone();
+            let before = fragment_of(&dataset, corpus, fragment)?;
             let is_stored = |column: &&String| {
                 let field = dataset.schema().field(column);
-                field.is_some_and(|field| files.iter().any(|file| file.fields.contains(&field.id)))
+                field.is_some_and(|field| is_in(field, &before))
             };
             let (stored, lacking): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_stored);
             for names in [stored, lacking].into_iter().filter(|names| !names.is_empty()) {

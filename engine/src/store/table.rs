@@ -107,11 +107,6 @@ impl Table {
         self.batch.num_rows()
     }
 
-    /// Whether it has a column: later versions add some.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.batch.column_by_name(name).is_some()
-    }
-
     fn column(&self, name: &str) -> Result<&ArrayRef> {
         self.batch.column_by_name(name).ok_or_else(|| self.damaged(name, "it is missing"))
     }

@@ -14,8 +14,8 @@ fn fixture(name: &str) -> PathBuf {
 
 /// Options whose cache is empty, so that no reader is at hand.
 fn options(source: &Path) -> ImportOptions {
-    let reader_options =
-        ReaderOptions { threads: 1, cache_dir: PathBuf::from("/nonexistent/cache"), ..ReaderOptions::default() };
+    let cache_dir = std::env::temp_dir().join("saequel-test-empty-cache");
+    let reader_options = ReaderOptions { threads: 1, cache_dir, ..ReaderOptions::default() };
     ImportOptions { source: source.display().to_string(), reader_options, ..ImportOptions::default() }
 }
 
