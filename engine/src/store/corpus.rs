@@ -31,7 +31,7 @@ const ROWS_PER_FRAGMENT: usize = 128 * 1024;
 /// What a scan holds of a corpus at a time, about; bytes.
 pub(super) const BATCH_BYTES: u64 = 16 << 20;
 /// Rows of a batch, if they are small.
-const BATCH_ROWS: u64 = 8192;
+pub(super) const BATCH_ROWS: u64 = 8192;
 /// What a scan has read and not decoded yet, at most; bytes.
 pub(super) const IO_BUFFER_BYTES: u64 = 64 << 20;
 

@@ -19,6 +19,7 @@ mod errors;
 mod folder;
 mod index;
 mod lock;
+mod scan;
 mod snapshot;
 mod state;
 mod table;
