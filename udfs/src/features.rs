@@ -10,7 +10,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float16Array, Float16Builder, ListArray, ListBuilder, StructArray, UInt32Array,
     UInt32Builder,
 };
-use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Float16Type, UInt32Type};
 use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
@@ -124,15 +124,23 @@ impl IdsView {
     /// An execution error that names `function` if the array is of another type, or the ids of a row do not ascend or have
     /// a null among them.
     pub fn try_new(function: &str, array: &ArrayRef) -> Result<Self> {
+        let view = Self::stored(function, array)?;
+        (0..view.len()).try_for_each(|row| check_ascending(function, view.ids(row)))?;
+        Ok(view)
+    }
+
+    /// [`Self::try_new`] of ids that come from the store, which keeps them ascending: that is not looked at again.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`], but for the order.
+    pub fn stored(function: &str, array: &ArrayRef) -> Result<Self> {
         let wrong = || {
             DataFusionError::Execution(format!("{function}: expected a list of feature ids, got {}", array.data_type()))
         };
         let lists = array.as_list_opt::<i32>().ok_or_else(wrong)?.clone();
         let values = lists.values().as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?.clone();
         check_items(function, &values)?;
-        let view = Self { lists, values };
-        (0..view.len()).try_for_each(|row| check_ascending(function, view.ids(row)))?;
-        Ok(view)
+        Ok(Self { lists, values })
     }
 
     /// Number of rows.
@@ -157,16 +165,6 @@ impl IdsView {
         }
         let offsets = self.lists.value_offsets();
         &self.values.values()[offsets[row] as usize..offsets[row + 1] as usize]
-    }
-
-    /// Calls `each` with the number of rows and their ids, one row after the other, of every longest run of rows that were
-    /// encoded and for which `wanted` is true.
-    pub fn for_runs(&self, wanted: &BooleanBuffer, mut each: impl FnMut(usize, &[FeatureId])) {
-        let offsets = self.lists.value_offsets();
-        let valid = self.lists.nulls().map(|nulls| nulls.inner() & wanted);
-        for (start, end) in valid.as_ref().unwrap_or(wanted).set_slices() {
-            each(end - start, &self.values.values()[offsets[start] as usize..offsets[end] as usize]);
-        }
     }
 }
 

@@ -3,16 +3,17 @@
 //! [`FragmentScanExec`] is what a scan needs to be told, not a running one: a version of a dataset, stored columns, a filter
 //! and how many partitions. A partition is a run of [`Piece`]s, ranges of rows of one fragment; it reads one after the
 //! other. With a filter a piece is read twice: first the columns that the filter looks at, then, for rows that it keeps,
-//! the others, so that texts and features of other rows are not decoded. What an index answers is Lance's own plan (see
-//! [`super::Snapshot::scan`]).
+//! the others, so that texts and features of other rows are not decoded. Small columns stay decoded for the next scan
+//! ([`ColumnCache`]). What an index answers is Lance's own plan (see [`super::Snapshot::scan`]).
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::{SlicesIterator, concat, filter_record_batch, prep_null_mask_filter};
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{SlicesIterator, filter_record_batch, prep_null_mask_filter};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Statistics, internal_err};
 use datafusion::config::ConfigOptions;
@@ -28,10 +29,11 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
-use tokio::sync::OnceCell;
 
-/// Rows of a piece, at most: few enough that partitions end together, many enough that opening a piece costs nothing.
-const PIECE_ROWS: u32 = 32 * 1024;
+use super::column_cache::{ColumnCache, PieceKey};
+
+/// Batches of a piece: few enough that partitions end together, many enough that opening a piece costs nothing.
+const PIECE_BATCHES: u32 = 4;
 
 /// Pieces of one of several partitions that are read at a time, so that the disk works while the processor decodes.
 const PIECES_AHEAD: usize = 2;
@@ -39,9 +41,6 @@ const PIECES_AHEAD: usize = 2;
 /// If less than one row in so many is kept, only the kept rows are read; else all, and the others dropped, because
 /// reading many short ranges costs more.
 const SPARSE: usize = 8;
-
-/// Lance's column of a row's place: fragment in the upper, position in the lower 32 bits.
-const ROW_ADDRESS: &str = "_rowaddr";
 
 /// Rows of a fragment, deleted ones included.
 #[derive(Debug, Clone)]
@@ -58,36 +57,43 @@ pub(super) struct RowFilter {
     pub(super) schema: SchemaRef,
 }
 
-/// Readers of a fragment, opened when its first piece is read.
+/// A fragment and its readers, by the columns that they read, opened when they are first wanted.
 struct Fragment {
     file: FileFragment,
-    readers: OnceCell<Readers>,
+    readers: Mutex<Vec<(Vec<String>, Arc<FragmentReader>)>>,
 }
 
-struct Readers {
-    /// Of the filter's columns and the rows' places.
-    filter: Option<FragmentReader>,
-    /// Of the columns that the filter does not look at; `None` if there are none.
-    others: Option<FragmentReader>,
+/// What a scan reads: [`FragmentScanExec::new`].
+pub(super) struct ScanOf {
+    pub(super) dataset: Arc<Dataset>,
+    /// For messages.
+    pub(super) corpus: String,
+    /// Columns of the result, in that order; at least one.
+    pub(super) schema: SchemaRef,
+    /// Rows for which it is true; all if there is none.
+    pub(super) filter: Option<RowFilter>,
+    /// Rows of a batch, at most.
+    pub(super) batch_rows: usize,
+    /// Where decoded columns are kept; `None` if these are too large.
+    pub(super) cache: Option<Arc<ColumnCache>>,
 }
 
 /// What all partitions share.
 struct Scan {
-    dataset: Arc<Dataset>,
-    corpus: String,
+    of: ScanOf,
     fragments: Vec<Fragment>,
     pieces: Vec<Piece>,
-    schema: SchemaRef,
-    filter: Option<RowFilter>,
-    /// Names of the columns that are read after the filter.
+    /// Columns of the result that the filter does not look at.
     others: Vec<String>,
     batch_rows: u32,
     /// Rows that are not deleted.
     n_rows: usize,
+    /// Number of this scan in the cache.
+    number: u64,
 }
 
 /// See the module.
-pub(crate) struct FragmentScanExec {
+pub(super) struct FragmentScanExec {
     scan: Arc<Scan>,
     n_partitions: usize,
     properties: Arc<PlanProperties>,
@@ -95,48 +101,28 @@ pub(crate) struct FragmentScanExec {
 }
 
 impl FragmentScanExec {
-    /// Scan of the columns `schema` (stored types, in that order; at least one) of rows for which `filter` is true, in the
-    /// order of their insertion, in one partition. Batches have at most `batch_rows` rows.
-    pub(super) fn new(
-        dataset: &Arc<Dataset>,
-        corpus: &str,
-        schema: SchemaRef,
-        filter: Option<RowFilter>,
-        batch_rows: usize,
-    ) -> Self {
-        let files = dataset.get_fragments();
-        let mut pieces = Vec::new();
-        let batch_rows = u32::try_from(batch_rows.max(1)).unwrap_or(u32::MAX);
-        let piece_rows = PIECE_ROWS.min(batch_rows.saturating_mul(4)) as usize;
-        let (mut n_rows, mut fragments) = (0, Vec::with_capacity(files.len()));
-        for (fragment, file) in files.into_iter().enumerate() {
-            let n = file.metadata().physical_rows.unwrap_or_default();
-            n_rows += n - file.fast_num_deletions().unwrap_or_default().min(n);
-            let part = |start: usize| Piece { fragment, rows: start as u32..(start + piece_rows).min(n) as u32 };
-            pieces.extend((0..n).step_by(piece_rows).map(part));
-            fragments.push(Fragment { file, readers: OnceCell::new() });
+    /// A scan in one partition, in the order of insertion.
+    pub(super) fn new(of: ScanOf) -> Self {
+        let batch_rows = u32::try_from(of.batch_rows.max(1)).unwrap_or(u32::MAX);
+        let piece_rows = batch_rows.saturating_mul(PIECE_BATCHES);
+        let (mut n_rows, mut fragments, mut pieces) = (0, Vec::new(), Vec::new());
+        for (fragment, file) in of.dataset.get_fragments().into_iter().enumerate() {
+            let n = u32::try_from(file.metadata().physical_rows.unwrap_or_default()).unwrap_or(u32::MAX);
+            n_rows += file.fast_logical_rows().unwrap_or(n as usize);
+            let part = |start: u32| Piece { fragment, rows: start..start.saturating_add(piece_rows).min(n) };
+            pieces.extend((0..n).step_by(piece_rows as usize).map(part));
+            fragments.push(Fragment { file, readers: Mutex::default() });
         }
-        let of_filter =
-            |name: &str| filter.as_ref().is_some_and(|filter| filter.schema.column_with_name(name).is_some());
-        let names = schema.fields().iter().map(|field| field.name());
-        let others = names.filter(|name| !of_filter(name)).cloned().collect();
-        let scan = Scan {
-            dataset: Arc::clone(dataset),
-            corpus: corpus.to_owned(),
-            fragments,
-            pieces,
-            schema,
-            filter,
-            others,
-            batch_rows,
-            n_rows,
-        };
-        Self::with_partitions(Arc::new(scan), 1)
+        let of_filter = |name: &str| of.filter.as_ref().is_some_and(|filter| has(&filter.schema, name));
+        let others = of.schema.fields().iter().map(|field| field.name());
+        let others = others.filter(|name| !of_filter(name)).cloned().collect();
+        let number = of.cache.as_ref().map_or(0, |cache| cache.begin_scan());
+        Self::with_partitions(Arc::new(Scan { of, fragments, pieces, others, batch_rows, n_rows, number }), 1)
     }
 
     fn with_partitions(scan: Arc<Scan>, n_partitions: usize) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&scan.schema)),
+            EquivalenceProperties::new(Arc::clone(&scan.of.schema)),
             Partitioning::UnknownPartitioning(n_partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -153,12 +139,14 @@ impl fmt::Debug for FragmentScanExec {
 
 impl DisplayAs for FragmentScanExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.scan.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "FragmentScan: corpus={}, projection=[{}]", self.scan.corpus, names.join(", "))?;
-        if let Some(filter) = &self.scan.filter {
+        let of = &self.scan.of;
+        let names: Vec<&str> = of.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, "FragmentScan: corpus={}, projection=[{}]", of.corpus, names.join(", "))?;
+        if let Some(filter) = &of.filter {
             write!(f, ", filter={}", filter.predicate)?;
         }
-        write!(f, ", version={}, fragments={}", self.scan.dataset.version_id(), self.scan.fragments.len())
+        let (version, n) = (of.dataset.version_id(), self.scan.fragments.len());
+        write!(f, ", version={version}, fragments={n}, partitions={}", self.n_partitions)
     }
 }
 
@@ -179,8 +167,10 @@ impl ExecutionPlan for FragmentScanExec {
         if children.is_empty() { Ok(self) } else { internal_err!("FragmentScanExec has no children") }
     }
 
+    /// Where the order of rows does not matter, runs of pieces are read at the same time.
     fn repartitioned(&self, target: usize, _config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let n = target.min(self.scan.n_rows.div_ceil(PIECE_ROWS as usize)).min(self.scan.pieces.len());
+        let piece_rows = (self.scan.batch_rows.saturating_mul(PIECE_BATCHES)) as usize;
+        let n = target.min(self.scan.n_rows / piece_rows).min(self.scan.pieces.len());
         Ok((n > self.n_partitions).then(|| {
             let parts: Arc<dyn ExecutionPlan> = Arc::new(Self::with_partitions(Arc::clone(&self.scan), n));
             parts
@@ -188,6 +178,9 @@ impl ExecutionPlan for FragmentScanExec {
     }
 
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if partition >= self.n_partitions {
+            return internal_err!("FragmentScanExec has {} partitions, asked for {partition}", self.n_partitions);
+        }
         let n = self.scan.pieces.len();
         let range = partition * n / self.n_partitions..(partition + 1) * n / self.n_partitions;
         let metrics = BaselineMetrics::new(&self.metrics, partition);
@@ -199,8 +192,7 @@ impl ExecutionPlan for FragmentScanExec {
             async move {
                 let batches = if alone {
                     // One consumer, but all cores decode for it.
-                    let reading =
-                        datafusion::common::runtime::SpawnedTask::spawn(async move { scan.read(&piece).await });
+                    let reading = SpawnedTask::spawn(async move { scan.read(&piece).await });
                     reading.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)))??
                 } else {
                     scan.read(&piece).await?
@@ -212,7 +204,7 @@ impl ExecutionPlan for FragmentScanExec {
         let workers = tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         let ahead = if alone { workers.max(PIECES_AHEAD) } else { PIECES_AHEAD };
         let batches = stream::iter(pieces).map(read).buffered(ahead).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.scan.schema), batches)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.scan.of.schema), batches)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -220,10 +212,11 @@ impl ExecutionPlan for FragmentScanExec {
     }
 
     fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
-        let mut statistics = Statistics::new_unknown(&self.scan.schema);
-        statistics.num_rows = match (partition.filter(|_| self.n_partitions > 1), &self.scan.filter) {
+        let mut statistics = Statistics::new_unknown(&self.scan.of.schema);
+        statistics.num_rows = match (partition.filter(|_| self.n_partitions > 1), &self.scan.of.filter) {
             (None, None) => Precision::Exact(self.scan.n_rows),
-            (_, _) => Precision::Inexact(self.scan.n_rows / self.n_partitions),
+            (None, Some(_)) => Precision::Inexact(self.scan.n_rows),
+            (Some(_), _) => Precision::Inexact(self.scan.n_rows / self.n_partitions),
         };
         Ok(Arc::new(statistics))
     }
@@ -231,70 +224,93 @@ impl ExecutionPlan for FragmentScanExec {
 
 impl Scan {
     fn failed(&self, error: lance::Error) -> DataFusionError {
-        DataFusionError::from(error).context(format!("reading corpus '{}'", self.corpus))
+        DataFusionError::from(error).context(format!("reading corpus '{}'", self.of.corpus))
     }
 
-    async fn readers(&self, fragment: usize) -> Result<&Readers> {
+    async fn reader(&self, fragment: usize, names: &[String]) -> Result<Arc<FragmentReader>> {
         let fragment = &self.fragments[fragment];
-        let open = |names: Vec<&str>, with_place: bool| async move {
-            let schema = self.dataset.schema().project(&names)?;
-            fragment.file.open(&schema, FragReadConfig::default().with_row_address(with_place)).await
-        };
-        let opened = fragment.readers.get_or_try_init(|| async {
-            let filter = match &self.filter {
-                Some(filter) => {
-                    let names = filter.schema.fields().iter().map(|field| field.name().as_str()).collect();
-                    Some(open(names, true).await?)
-                }
-                None => None,
-            };
-            let others = match self.others.is_empty() {
-                true => None,
-                false => Some(open(self.others.iter().map(String::as_str).collect(), false).await?),
-            };
-            Ok::<_, lance::Error>(Readers { filter, others })
-        });
-        opened.await.map_err(|error| self.failed(error))
+        let lock = || fragment.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, reader)) = lock().iter().find(|(columns, _)| columns == names) {
+            return Ok(Arc::clone(reader));
+        }
+        let schema = self.of.dataset.schema().project(names).map_err(|error| self.failed(error))?;
+        let reader = fragment.file.open(&schema, FragReadConfig::default()).await;
+        let reader = Arc::new(reader.map_err(|error| self.failed(error))?);
+        lock().push((names.to_vec(), Arc::clone(&reader)));
+        Ok(reader)
     }
 
     /// Rows of a piece that the filter keeps.
     async fn read(&self, piece: &Piece) -> Result<Vec<RecordBatch>> {
-        let readers = self.readers(piece.fragment).await?;
-        match (&self.filter, &readers.filter) {
-            (Some(filter), Some(reader)) => self.read_filtered(piece, filter, reader, readers.others.as_ref()).await,
-            _ => match &readers.others {
-                Some(reader) => {
-                    let batches = self.batches(reader, piece.rows.clone()).await?;
-                    batches.into_iter().map(|batch| self.shaped(&batch)).collect()
-                }
-                None => internal_err!("FragmentScanExec without columns"),
-            },
+        match &self.of.filter {
+            Some(filter) => self.read_filtered(piece, filter).await,
+            None => self.columns(piece, &self.of.schema).await,
         }
     }
 
-    /// All columns of a reader for a range of rows, deleted ones left out.
-    async fn batches(&self, reader: &FragmentReader, rows: Range<u32>) -> Result<Vec<RecordBatch>> {
-        let reading = reader.take_range(rows, self.batch_rows).await.map_err(|error| self.failed(error))?;
-        reading.buffered(1).try_collect().await.map_err(|error| self.failed(error))
+    /// Where a column of a piece is kept; `None` if it is not to be.
+    fn key(&self, piece: &Piece, name: &str) -> Option<PieceKey> {
+        self.of.cache.as_ref()?;
+        let fragment = self.fragments[piece.fragment].file.metadata();
+        // An overlay changes what a file says.
+        if !fragment.overlays.is_empty() {
+            return None;
+        }
+        let field = self.of.dataset.schema().field(name)?.id;
+        let file = fragment.files.iter().find(|file| file.fields.contains(&field))?;
+        let deletions = fragment.deletion_file.as_ref().map(|file| (file.id, file.read_version));
+        Some(PieceKey { file: Arc::from(file.path.as_str()), deletions, field, rows: piece.rows.clone() })
     }
 
-    async fn read_filtered(
-        &self,
-        piece: &Piece,
-        filter: &RowFilter,
-        reader: &FragmentReader,
-        others: Option<&FragmentReader>,
-    ) -> Result<Vec<RecordBatch>> {
-        let looked_at = self.batches(reader, piece.rows.clone()).await?;
+    /// The columns `schema` of a piece, deleted rows left out, in batches.
+    async fn columns(&self, piece: &Piece, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        let names = schema.fields().iter().map(|field| field.name());
+        let keys: Vec<Option<PieceKey>> = names.map(|name| self.key(piece, name)).collect();
+        let find = |key: &Option<PieceKey>| self.of.cache.as_ref()?.get(key.as_ref()?, self.number);
+        let mut columns: Vec<Option<Arc<[ArrayRef]>>> = keys.iter().map(find).collect();
+        let missing: Vec<usize> = (0..columns.len()).filter(|at| columns[*at].is_none()).collect();
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.iter().map(|at| schema.field(*at).name().clone()).collect();
+            let reader = self.reader(piece.fragment, &names).await?;
+            let reading = reader.take_range(piece.rows.clone(), self.batch_rows).await;
+            let reading = reading.map_err(|error| self.failed(error))?.buffered(1).try_collect::<Vec<_>>();
+            let batches = reading.await.map_err(|error| self.failed(error))?;
+            for at in missing {
+                let name = schema.field(at).name();
+                let parts = batches.iter().filter(|batch| batch.num_rows() > 0).map(|batch| named(batch, name));
+                let parts: Arc<[ArrayRef]> = parts.collect::<Result<Vec<_>>>()?.into();
+                if let (Some(cache), Some(key)) = (&self.of.cache, &keys[at]) {
+                    cache.put(key.clone(), Arc::clone(&parts), self.number);
+                }
+                columns[at] = Some(parts);
+            }
+        }
+        let columns: Vec<Arc<[ArrayRef]>> = columns.into_iter().flatten().collect();
+        let n_parts = columns.first().map_or(0, |parts| parts.len());
+        let batch = |part: usize| {
+            let parts = columns.iter().map(|parts| Arc::clone(&parts[part])).collect();
+            Ok(RecordBatch::try_new(Arc::clone(schema), parts)?)
+        };
+        (0..n_parts).map(batch).collect()
+    }
+
+    async fn read_filtered(&self, piece: &Piece, filter_of: &RowFilter) -> Result<Vec<RecordBatch>> {
+        let looked_at = match filter_of.schema.fields().is_empty() {
+            false => self.columns(piece, &filter_of.schema).await?,
+            // A condition on nothing, which the optimizer left.
+            true => {
+                let options = |batch: &RecordBatch| RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                let all = self.columns(piece, &self.of.schema).await?;
+                let schema = &filter_of.schema;
+                let empty = |batch| RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &options(batch));
+                all.iter().map(empty).collect::<std::result::Result<Vec<_>, _>>()?
+            }
+        };
         let mut masks = Vec::with_capacity(looked_at.len());
         for batch in &looked_at {
-            let columns = filter.schema.fields().iter().map(|field| named(batch, field.name()));
-            let columns = columns.collect::<Result<Vec<_>>>()?;
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let batch = RecordBatch::try_new_with_options(Arc::clone(&filter.schema), columns, &options)?;
-            let mask = filter.predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+            let mask = filter_of.predicate.evaluate(batch)?.into_array(batch.num_rows())?;
             let Some(mask) = mask.as_boolean_opt() else {
-                return internal_err!("the filter {} gives no truth values", filter.predicate);
+                return internal_err!("the filter {} gives no truth values", filter_of.predicate);
             };
             masks.push(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() });
         }
@@ -303,87 +319,93 @@ impl Scan {
         if n_kept == 0 {
             return Ok(Vec::new());
         }
-        let all = n_kept == n_rows;
-        let Some(others) = others else {
-            let kept =
-                looked_at.iter().zip(&masks).map(|(batch, mask)| self.shaped(&filter_record_batch(batch, mask)?));
+        if self.others.is_empty() {
+            let kept = looked_at.iter().zip(&masks).map(|(batch, mask)| self.shaped(batch, &[], mask));
             return kept.collect();
-        };
-        // The other columns, in as many batches as come.
-        let rest = if n_kept * SPARSE < n_rows {
-            let mut ranges: Vec<Range<u64>> = Vec::new();
-            for (batch, mask) in looked_at.iter().zip(&masks) {
-                let places = named(batch, ROW_ADDRESS)?;
-                let places = places.as_primitive::<UInt64Type>();
-                for (start, end) in SlicesIterator::new(mask) {
-                    runs(&mut ranges, places, start..end);
-                }
-            }
-            let reading =
-                others.read_ranges(ranges.into(), self.batch_rows).await.map_err(|error| self.failed(error))?;
-            reading.buffered(1).try_collect::<Vec<_>>().await.map_err(|error| self.failed(error))?
-        } else {
-            let batches = self.batches(others, piece.rows.clone()).await?;
-            if all {
-                batches
-            } else {
-                let masks: Vec<&dyn Array> = masks.iter().map(|mask| mask as &dyn Array).collect();
-                let mask = concat(&masks)?;
-                let (mask, mut start) = (mask.as_boolean(), 0);
-                let kept = batches.iter().map(|batch| {
-                    let mask = mask.slice(start, batch.num_rows());
-                    start += batch.num_rows();
-                    filter_record_batch(batch, &mask)
-                });
-                kept.collect::<Result<_, _>>()?
-            }
-        };
-        // Filter columns that are wanted too, as one array each, cut like the others.
-        let mut seen: Vec<(&str, ArrayRef)> = Vec::new();
-        for field in self.schema.fields().iter().filter(|field| filter.schema.column_with_name(field.name()).is_some())
-        {
-            let parts = looked_at.iter().zip(&masks).map(|(batch, mask)| {
-                let column = named(batch, field.name())?;
-                Ok(if all { column } else { arrow::compute::filter(&column, mask)? })
-            });
-            let parts = parts.collect::<Result<Vec<_>>>()?;
-            let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-            seen.push((field.name(), concat(&parts)?));
         }
+        let others: Vec<usize> = (0..self.of.schema.fields().len())
+            .filter(|at| self.others.contains(self.of.schema.field(*at).name()))
+            .collect();
+        let others = Arc::new(self.of.schema.project(&others)?);
+        let whole = self.fragments[piece.fragment].file.metadata().deletion_file.is_none();
+        if whole && n_kept * SPARSE < n_rows && !self.is_kept(piece, &others) {
+            return self.read_some(piece, &looked_at, &masks, &others).await;
+        }
+        let rest = self.columns(piece, &others).await?;
+        if rest.len() != looked_at.len() {
+            return internal_err!("reading corpus '{}': columns differ in their batches", self.of.corpus);
+        }
+        let kept = looked_at.iter().zip(&rest).zip(&masks).filter(|(_, mask)| mask.true_count() > 0);
+        kept.map(|((seen, rest), mask)| self.shaped(seen, std::slice::from_ref(rest), mask)).collect()
+    }
+
+    fn is_kept(&self, piece: &Piece, schema: &Schema) -> bool {
+        let kept = |name: &str| {
+            let key = self.key(piece, name)?;
+            self.of.cache.as_ref()?.get(&key, self.number)
+        };
+        schema.fields().iter().all(|field| kept(field.name()).is_some())
+    }
+
+    /// The rows of a piece without deleted rows for which `masks` are true; only these are read of the columns `others`.
+    async fn read_some(
+        &self,
+        piece: &Piece,
+        looked_at: &[RecordBatch],
+        masks: &[BooleanArray],
+        others: &SchemaRef,
+    ) -> Result<Vec<RecordBatch>> {
+        let (mut ranges, mut start) = (Vec::new(), u64::from(piece.rows.start));
+        for mask in masks {
+            let runs = SlicesIterator::new(mask);
+            ranges.extend(runs.map(|(from, to)| start + from as u64..start + to as u64));
+            start += mask.len() as u64;
+        }
+        let names: Vec<String> = others.fields().iter().map(|field| field.name().clone()).collect();
+        let reader = self.reader(piece.fragment, &names).await?;
+        let reading = reader.read_ranges(ranges.into(), self.batch_rows).await;
+        let reading = reading.map_err(|error| self.failed(error))?.buffered(1).try_collect::<Vec<_>>();
+        let rest = reading.await.map_err(|error| self.failed(error))?;
+        let seen = looked_at.iter().zip(masks).map(|(batch, mask)| filter_record_batch(batch, mask));
+        let seen = seen.collect::<std::result::Result<Vec<_>, _>>()?;
+        let Some(first) = seen.first() else { return Ok(Vec::new()) };
+        let seen = arrow::compute::concat_batches(&first.schema(), &seen)?;
         let mut start = 0;
         let mut batches = Vec::with_capacity(rest.len());
         for batch in rest.iter().filter(|batch| batch.num_rows() > 0) {
-            let columns =
-                self.schema.fields().iter().map(|field| match seen.iter().find(|(name, _)| name == field.name()) {
-                    Some((_, column)) => Ok(column.slice(start, batch.num_rows())),
-                    None => named(batch, field.name()),
-                });
-            let columns = columns.collect::<Result<Vec<_>>>()?;
+            if start + batch.num_rows() > seen.num_rows() {
+                return internal_err!("reading corpus '{}': more rows than the filter keeps", self.of.corpus);
+            }
+            let beside = seen.slice(start, batch.num_rows());
             start += batch.num_rows();
-            batches.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+            batches.push(self.joined(&[&beside, batch])?);
         }
-        if start != n_kept {
-            return internal_err!("reading corpus '{}': {start} rows where the filter keeps {n_kept}", self.corpus);
+        if start != seen.num_rows() {
+            return internal_err!("reading corpus '{}': fewer rows than the filter keeps", self.of.corpus);
         }
         Ok(batches)
     }
 
-    /// The wanted columns of `batch`, in order.
-    fn shaped(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns = self.schema.fields().iter().map(|field| named(batch, field.name()));
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_>>()?)?)
+    /// The rows of a batch, whose other columns are in `rest`, for which `mask` is true, with the columns of the result.
+    fn shaped(&self, seen: &RecordBatch, rest: &[RecordBatch], mask: &BooleanArray) -> Result<RecordBatch> {
+        let parts: Vec<&RecordBatch> = std::iter::once(seen).chain(rest).collect();
+        let batch = self.joined(&parts)?;
+        Ok(if mask.true_count() == mask.len() { batch } else { filter_record_batch(&batch, mask)? })
+    }
+
+    /// The columns of the result, each from that of `parts` which has it.
+    fn joined(&self, parts: &[&RecordBatch]) -> Result<RecordBatch> {
+        let column = |name: &str| match parts.iter().find_map(|part| part.column_by_name(name)) {
+            Some(column) => Ok(Arc::clone(column)),
+            None => internal_err!("the column '{name}' was not read"),
+        };
+        let columns = self.of.schema.fields().iter().map(|field| column(field.name()));
+        Ok(RecordBatch::try_new(Arc::clone(&self.of.schema), columns.collect::<Result<_>>()?)?)
     }
 }
 
-/// Adds the places `rows` of a fragment to ranges that ascend.
-fn runs(ranges: &mut Vec<Range<u64>>, places: &UInt64Array, rows: Range<usize>) {
-    for place in &places.values()[rows] {
-        let row = place & u64::from(u32::MAX);
-        match ranges.last_mut() {
-            Some(last) if last.end == row => last.end += 1,
-            _ => ranges.push(row..row + 1),
-        }
-    }
+fn has(schema: &Schema, name: &str) -> bool {
+    schema.column_with_name(name).is_some()
 }
 
 fn named(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {

@@ -18,9 +18,10 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use lance::Dataset;
 
+use super::column_cache::ColumnCache;
 use super::corpus::{BATCH_BYTES, BATCH_ROWS, IO_BUFFER_BYTES, batch_rows, version_infos};
 use super::errors::lance_error;
-use super::scan::{FragmentScanExec, RowFilter};
+use super::scan::{FragmentScanExec, RowFilter, ScanOf};
 use super::state::CorpusRow;
 use crate::catalog::CorpusInfo;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
@@ -44,6 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) info: Arc<CorpusInfo>,
     pub(super) dataset: Arc<Dataset>,
     schema: SchemaRef,
+    cache: Arc<ColumnCache>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -60,7 +62,7 @@ pub(super) fn user_columns(dataset: &Dataset, row: &CorpusRow) -> SchemaRef {
 }
 
 impl Snapshot {
-    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf) -> Result<Self> {
+    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf, cache: &Arc<ColumnCache>) -> Result<Self> {
         let number = match as_of {
             AsOf::Latest => None,
             AsOf::Version(number) => Some(number),
@@ -80,10 +82,10 @@ impl Snapshot {
             },
             _ => latest,
         };
-        Ok(Self::new(row, dataset))
+        Ok(Self::new(row, dataset, cache))
     }
 
-    pub(super) fn new(row: CorpusRow, dataset: Dataset) -> Self {
+    pub(super) fn new(row: CorpusRow, dataset: Dataset, cache: &Arc<ColumnCache>) -> Self {
         let stored = Schema::from(dataset.schema());
         // A dictionary may have been added after this version was written.
         let has = |name: &String| stored.column_with_name(&schema::ids_column(name)).is_some();
@@ -97,7 +99,12 @@ impl Snapshot {
         };
         let fields: Vec<_> =
             stored.fields().iter().map(|field| field.as_ref().clone().with_metadata([].into())).collect();
-        Self { info: Arc::new(info), schema: Arc::new(Schema::new(fields)), dataset: Arc::new(dataset) }
+        Self {
+            info: Arc::new(info),
+            schema: Arc::new(Schema::new(fields)),
+            dataset: Arc::new(dataset),
+            cache: Arc::clone(cache),
+        }
     }
 
     /// Stored schema: `doc_id`, the user's columns, the added columns (see [`crate::schema`]).
@@ -192,7 +199,7 @@ impl Snapshot {
             names.iter().map(position).collect()
         };
         let names: Vec<&str> = projection.iter().map(String::as_str).collect();
-        let schema = self.schema.project(&columns_of(&names)?).map_err(|error| self.planned_wrongly(error.into()))?;
+        let columns = self.schema.project(&columns_of(&names)?).map_err(|error| self.planned_wrongly(error.into()))?;
         let mut looked_at: Vec<&str> = Vec::new();
         let filter = match &filter {
             Some(filter) => {
@@ -202,8 +209,16 @@ impl Snapshot {
             }
             None => None,
         };
-        let rows = self.text_batch_rows(names.into_iter().chain(looked_at)).unwrap_or(BATCH_ROWS as usize);
-        Ok(FragmentScanExec::new(&self.dataset, &self.info.name, Arc::new(schema), filter, rows))
+        let is_large = |name: &&str| *name == schema::EMBEDDING;
+        let text_rows = self.text_batch_rows(names.iter().copied().chain(looked_at));
+        Ok(FragmentScanExec::new(ScanOf {
+            dataset: Arc::clone(&self.dataset),
+            corpus: self.info.name.clone(),
+            schema: Arc::new(columns),
+            filter,
+            batch_rows: text_rows.unwrap_or(BATCH_ROWS as usize),
+            cache: (text_rows.is_none() && !names.iter().any(is_large)).then(|| Arc::clone(&self.cache)),
+        }))
     }
 
     fn row_filter(&self, filter: &Expr, columns: &[usize]) -> datafusion::error::Result<RowFilter> {

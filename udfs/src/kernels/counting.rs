@@ -19,12 +19,7 @@ impl FeatureCounts {
 
     /// Counts a document with these features, each at most once.
     pub fn update(&mut self, ids: &[FeatureId]) {
-        self.update_many(1, ids);
-    }
-
-    /// Counts `n_docs` documents whose features stand one document after the other.
-    pub fn update_many(&mut self, n_docs: usize, ids: &[FeatureId]) {
-        self.n_docs += n_docs as u64;
+        self.n_docs += 1;
         for id in ids {
             if let Some(docs) = self.docs.get_mut(*id as usize) {
                 *docs += 1;
@@ -107,11 +102,6 @@ impl GroupCounts {
         self.cells[group * self.n_strata + stratum].update(ids);
     }
 
-    /// Counts documents of `group` in `stratum`: see [`FeatureCounts::update_many`].
-    pub fn update_many(&mut self, group: usize, stratum: usize, n_docs: usize, ids: &[FeatureId]) {
-        self.cells[group * self.n_strata + stratum].update_many(n_docs, ids);
-    }
-
     /// Adds what was counted of other documents of the same groups and strata.
     pub fn merge(&mut self, other: &Self) {
         self.cells.iter_mut().zip(&other.cells).for_each(|(sum, more)| sum.merge(more));
@@ -165,7 +155,7 @@ mod tests {
             let (first, second) = documents.split_at(pairs.len() / 3);
             let mut parts = [first, second].map(|part| {
                 let mut counts = FeatureCounts::new(10);
-                counts.update_many(part.len(), &part.concat());
+                part.iter().for_each(|ids| counts.update(ids));
                 counts
             });
             let (sum, more) = parts.split_at_mut(1);

@@ -75,6 +75,9 @@ impl Once {
     }
 }
 
+/// Stands for none of the sets.
+const NO_SET: usize = usize::MAX;
+
 /// Counts sets that are read together, each of them a group, and how many documents each has.
 async fn count_parts(
     parts: Vec<SendableRecordBatchStream>,
@@ -83,13 +86,24 @@ async fn count_parts(
 ) -> Result<(GroupCounts, Vec<u64>)> {
     let nothing = (GroupCounts::new(id_bound, n_sets, 1), vec![0u64; n_sets]);
     let counted = fold_parts(NAME, parts, nothing, |(counts, n_read), batch| {
-        let ids = IdsView::try_new(NAME, batch.column(0))?;
+        let ids = IdsView::stored(NAME, batch.column(0))?;
+        // The set of each document, so that documents are passed once, in order; `more` are those of further sets.
+        let (mut set_of, mut more) = (vec![NO_SET; batch.num_rows()], Vec::new());
         for (set, n_read) in n_read.iter_mut().enumerate() {
             let Some(is_in) = batch.column(1 + set).as_boolean_opt() else {
                 return internal_err!("{NAME}: the source does not say which documents are in a set");
             };
             *n_read += is_in.true_count() as u64;
-            ids.for_runs(is_in.values(), |n_docs, ids| counts.update_many(set, 0, n_docs, ids));
+            for row in is_in.values().set_indices() {
+                match set_of[row] {
+                    NO_SET => set_of[row] = set,
+                    _ => more.push((row, set)),
+                }
+            }
+        }
+        let first = set_of.into_iter().enumerate().filter(|(_, set)| *set != NO_SET);
+        for (row, set) in first.chain(more).filter(|(row, _)| !ids.is_null(*row)) {
+            counts.update(set, 0, ids.ids(row));
         }
         Ok(())
     })
