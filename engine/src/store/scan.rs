@@ -414,3 +414,125 @@ fn named(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
         None => internal_err!("the column '{name}' was not read"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::functions_nested::expr_fn::array_has;
+    use datafusion::logical_expr::{Expr, col, lit};
+    use datafusion::physical_plan::collect_partitioned;
+
+    use super::super::testing::{Doc, batch, corpus, dictionary, open};
+    use super::super::{AsOf, Snapshot};
+    use super::*;
+
+    fn docs(from: usize, to: usize) -> Vec<Doc> {
+        let doc = |n: usize| Doc {
+            id: Box::leak(format!("d{n:03}").into_boxed_str()),
+            text: if n.is_multiple_of(3) { "three" } else { "none" },
+            model: ["x", "y", "z"][n % 3],
+            features: (0..4)
+                .filter(|id| (n + *id as usize).is_multiple_of(2 + *id as usize))
+                .map(|id| (id, 1.5))
+                .collect(),
+        };
+        (from..to).map(doc).collect()
+    }
+
+    const COLUMNS: [&str; 4] = ["_ids_first", "doc_id", "model", "_error"];
+
+    /// Sorted rows of our scan, and how many batches there were.
+    async fn ours(
+        snapshot: &Snapshot,
+        filter: Option<&Expr>,
+        batch_rows: usize,
+        parts: usize,
+        cache: Option<&Arc<ColumnCache>>,
+    ) -> Vec<String> {
+        let position = |name: &str| snapshot.schema().index_of(name).unwrap();
+        let filter = filter.map(|filter| {
+            let columns: Vec<usize> = filter.column_refs().iter().map(|column| position(&column.name)).collect();
+            snapshot.row_filter(filter, &columns).unwrap()
+        });
+        let of = ScanOf {
+            dataset: Arc::clone(&snapshot.dataset),
+            corpus: "c".to_owned(),
+            schema: Arc::new(snapshot.schema().project(&COLUMNS.map(position)).unwrap()),
+            filter,
+            batch_rows,
+            cache: cache.cloned(),
+        };
+        let scan = Arc::new(FragmentScanExec::new(of));
+        let plan: Arc<dyn ExecutionPlan> =
+            scan.repartitioned(parts, &ConfigOptions::default()).unwrap().unwrap_or(scan as Arc<dyn ExecutionPlan>);
+        let parts = collect_partitioned(plan, Arc::default()).await.unwrap();
+        let batches: Vec<RecordBatch> = parts.into_iter().flatten().collect();
+        assert!(batches.iter().all(|batch| batch.num_rows() <= batch_rows));
+        let rows = pretty_format_batches(&batches).unwrap().to_string();
+        rows.lines()
+            .filter(|line| line.contains(" d"))
+            .map(str::to_owned)
+            .filter(|line| !line.contains("doc_id"))
+            .collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn gives_what_lances_own_scan_gives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await;
+        let guard = store.write("test").await.unwrap();
+        store.add_dictionary(&guard, &dictionary("first", &["a", "b", "c", "d"])).await.unwrap();
+        drop(guard);
+        corpus(&store, "c", "first", &docs(0, 70)).await;
+        let guard = store.write("test").await.unwrap();
+        let schema = store.snapshot("c", AsOf::Latest).await.unwrap().schema();
+        store.append(&guard, "c", vec![batch(&schema, "first", &docs(70, 75))]).await.unwrap();
+        store.append(&guard, "c", vec![batch(&schema, "first", &docs(75, 130))]).await.unwrap();
+        let whole = store.snapshot("c", AsOf::Latest).await.unwrap();
+        store.delete(&guard, "c", col("doc_id").between(lit("d080"), lit("d099"))).await.unwrap();
+        let cut = store.snapshot("c", AsOf::Latest).await.unwrap();
+        let filters = [
+            None,
+            Some(col("model").eq(lit("x"))),
+            Some(col("doc_id").eq(lit("d101"))),
+            Some(col("doc_id").eq(lit("d011")).or(col("doc_id").eq(lit("d110")))),
+            Some(col("_error").is_null().and(col("text").eq(lit("three")))),
+            Some(array_has(col("_ids_first"), lit(datafusion::scalar::ScalarValue::UInt32(Some(2))))),
+            Some(col("model").eq(lit("w"))),
+            Some(lit(true)),
+        ];
+        let cache = Arc::new(ColumnCache::new(1 << 20));
+        for (snapshot, n) in [(&whole, 130), (&cut, 110)] {
+            for filter in &filters {
+                let mut scanner = snapshot.dataset.scan();
+                scanner.project(&COLUMNS).unwrap();
+                if let Some(filter) = filter {
+                    scanner.filter_expr(filter.clone());
+                }
+                let expected = scanner.try_into_batch().await.unwrap();
+                assert!(filter.is_some() || expected.num_rows() == n);
+                let expected = pretty_format_batches(&[expected]).unwrap().to_string();
+                let cells = |rows: &[String]| -> Vec<Vec<String>> {
+                    let cells = |row: &String| row.split('|').map(|cell| cell.trim().to_owned()).collect();
+                    rows.iter().map(cells).collect()
+                };
+                let lines = expected.lines().filter(|line| line.contains(" d") && !line.contains("doc_id"));
+                let mut expected = cells(&lines.map(str::to_owned).collect::<Vec<_>>());
+                for (batch_rows, parts) in [(3, 1), (3, 4), (8192, 1), (1, 2)] {
+                    for cache in [None, Some(&cache), Some(&cache)] {
+                        let mut found = cells(&ours(snapshot, filter.as_ref(), batch_rows, parts, cache).await);
+                        if parts > 1 {
+                            found.sort();
+                            expected.sort_by(|x, y| x.cmp(y));
+                        } else {
+                            // In the order of insertion.
+                            expected.sort_by(|x, y| x[2].cmp(&y[2]));
+                        }
+                        assert_eq!(found, expected, "{filter:?}, batches of {batch_rows}, {parts} parts");
+                    }
+                }
+            }
+        }
+        assert!(cache.bytes() > 0);
+    }
+}

@@ -221,7 +221,8 @@ impl Snapshot {
         }))
     }
 
-    fn row_filter(&self, filter: &Expr, columns: &[usize]) -> datafusion::error::Result<RowFilter> {
+    /// `filter` ready to be evaluated on the stored columns at these positions.
+    pub(super) fn row_filter(&self, filter: &Expr, columns: &[usize]) -> datafusion::error::Result<RowFilter> {
         let schema = Arc::new(self.schema.project(columns)?);
         let known = DFSchema::try_from(Arc::clone(&schema))?;
         let typed = ExprSimplifier::new(SimplifyContext::default()).coerce(filter.clone(), &known)?;
