@@ -1,6 +1,6 @@
 //! Columns that were decoded already: what makes the second look at a corpus fast.
 //!
-//! Decoding a list of ids takes five times as long as counting them. What is kept are whole columns of a [`PieceKey`], as
+//! Decoding a list of ids takes more than four times as long as counting them. What is kept are whole columns of a [`PieceKey`], as
 //! they were decoded, for all statements of a database; a column lies in a data file that never changes, so that nothing
 //! here can be out of date. A corpus larger than the budget must not push itself out, piece by piece, in every scan: what one
 //! of the last scans used stays, and what finds no room is decoded again.
@@ -26,6 +26,8 @@ pub(super) struct PieceKey {
     pub(super) field: i32,
     /// Rows of the file, deleted ones included.
     pub(super) rows: Range<u32>,
+    /// Rows of a batch in which it was decoded: the columns of a piece must be cut alike.
+    pub(super) batch_rows: u32,
 }
 
 struct Entry {
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     fn key(rows: Range<u32>) -> PieceKey {
-        PieceKey { file: Arc::from("a"), deletions: None, field: 1, rows }
+        PieceKey { file: Arc::from("a"), deletions: None, field: 1, rows, batch_rows: 1 }
     }
 
     fn column() -> Arc<[ArrayRef]> {

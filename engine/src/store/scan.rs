@@ -259,7 +259,8 @@ impl Scan {
         let field = self.of.dataset.schema().field(name)?.id;
         let file = fragment.files.iter().find(|file| file.fields.contains(&field))?;
         let deletions = fragment.deletion_file.as_ref().map(|file| (file.id, file.read_version));
-        Some(PieceKey { file: Arc::from(file.path.as_str()), deletions, field, rows: piece.rows.clone() })
+        let (file, rows) = (Arc::from(file.path.as_str()), piece.rows.clone());
+        Some(PieceKey { file, deletions, field, rows, batch_rows: self.batch_rows })
     }
 
     /// The columns `schema` of a piece, deleted rows left out, in batches.
@@ -441,7 +442,7 @@ mod tests {
 
     const COLUMNS: [&str; 4] = ["_ids_first", "doc_id", "model", "_error"];
 
-    /// Sorted rows of our scan, and how many batches there were.
+    /// Rows of our scan, part by part.
     async fn ours(
         snapshot: &Snapshot,
         filter: Option<&Expr>,
