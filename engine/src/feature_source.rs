@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, ParamValues};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::Result as DFResult;
 use datafusion::functions::core::expr_ext::FieldAccessor;
-use datafusion::logical_expr::{Expr, cast};
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::logical_expr::{Expr, LogicalPlan, cast};
+use datafusion::physical_plan::{ExecutionPlanProperties, SendableRecordBatchStream};
 use saequel_udfs::features::FEATURES_TYPE;
 use saequel_udfs::{
     DocumentColumn, EncodedText, FeatureCatalog, FeatureHit, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures,
@@ -27,7 +28,7 @@ use crate::picture::Picture;
 use crate::progress::Silent;
 use crate::schema::{DOC_ID, EMBEDDING, TEXT, sql};
 use crate::session;
-use crate::statements::set::DocumentSet;
+use crate::statements::set::{DocumentSet, is_in};
 
 /// [`FeatureSource`] over one picture of the database.
 #[derive(Debug)]
@@ -63,6 +64,38 @@ impl EngineSource {
         self.columns_of(parsed, columns).await.map_err(named)
     }
 
+    /// See [`FeatureSource::parts`].
+    async fn parts_of(
+        &self,
+        sets: &[String],
+        columns: &[DocumentColumn],
+    ) -> Result<Option<Vec<SendableRecordBatchStream>>> {
+        // What is wrong with a set is told by the way that reads them one by one.
+        let Ok(parsed) = sets.iter().map(|set| DocumentSet::parse(set)).collect::<Result<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let Some(statement) = DocumentSet::together(&parsed) else { return Ok(None) };
+        let session = session::session(&self.picture, Viewer::Function)?;
+        let threads = self.picture.engine.options().threads.max(1);
+        session.state_ref().write().config_mut().options_mut().execution.target_partitions = threads;
+        let no_parameters = ParamValues::List(Vec::new());
+        let Ok(frame) = session::plan(&self.picture, &session, statement, &no_parameters).await else {
+            return Ok(None);
+        };
+        if is_volatile(frame.logical_plan()) {
+            return Ok(None);
+        }
+        let wanted = columns.iter().map(|column| expression(&frame, column)).collect::<Result<Vec<_>>>();
+        let Ok(mut wanted) = wanted else { return Ok(None) };
+        wanted.extend((0..sets.len()).map(|set| Expr::Column(Column::new_unqualified(is_in(set)))));
+        let frame = frame.select(wanted).map_err(Error::from)?;
+        let context = Arc::new(frame.task_ctx());
+        let plan = frame.create_physical_plan().await.map_err(Error::from)?;
+        let n_parts = plan.output_partitioning().partition_count();
+        let parts = (0..n_parts).map(|part| plan.execute(part, Arc::clone(&context)));
+        Ok(Some(parts.collect::<DFResult<Vec<_>>>().map_err(Error::from)?))
+    }
+
     /// The documents of a set that was read already.
     pub(crate) async fn columns_of(&self, set: DocumentSet, columns: &[DocumentColumn]) -> Result<DataFrame> {
         let session = session::session(&self.picture, Viewer::Function)?;
@@ -95,6 +128,12 @@ impl Engine {
         }
         Ok(ids)
     }
+}
+
+/// Whether a plan may give different rows each time it is run, so that a condition evaluated twice may disagree.
+fn is_volatile(plan: &LogicalPlan) -> bool {
+    let volatile = plan.exists(|node| Ok(node.expressions().iter().any(Expr::is_volatile)));
+    volatile.unwrap_or(true)
 }
 
 /// The start of a set's text, for messages.
@@ -190,6 +229,14 @@ impl FeatureSource for EngineSource {
 
     async fn documents(&self, set: &str, columns: &[DocumentColumn]) -> DFResult<SendableRecordBatchStream> {
         self.frame(set, columns).await?.execute_stream().await
+    }
+
+    async fn parts(
+        &self,
+        sets: &[String],
+        columns: &[DocumentColumn],
+    ) -> DFResult<Option<Vec<SendableRecordBatchStream>>> {
+        Ok(self.parts_of(sets, columns).await?)
     }
 
     async fn search_words(&self, set: &str, query: &str, limit: usize) -> DFResult<Vec<WordHit>> {

@@ -1,5 +1,6 @@
 //! Several dictionaries of a document as one: their ids do not overlap, so that joining is concatenating in the right order.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, Float16Array, ListArray, StructArray, UInt32Array};
@@ -63,11 +64,37 @@ impl ScalarUDFImpl for Join {
     }
 }
 
-/// Positions of the inputs that have something in `row`, by their first id.
-fn order<'a>(n: usize, ids: impl Fn(usize) -> &'a [u32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).filter(|&i| !ids(i).is_empty()).collect();
-    order.sort_by_key(|&i| ids(i)[0]);
+/// In which order the inputs come, by the first id that each has; `ids` gives those of an input's row. It is the same for
+/// all rows of dictionaries, whose ids do not overlap.
+fn order<'a>(n: usize, n_rows: usize, ids: &impl Fn(usize, usize) -> &'a [u32]) -> Vec<usize> {
+    let first = |&i: &usize| (0..n_rows).find_map(|row| ids(i, row).first().copied());
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_cached_key(|i| first(i).unwrap_or(u32::MAX));
     order
+}
+
+/// Whether the inputs' ids in `row` ascend in that order.
+fn ascends<'a>(order: &[usize], row: usize, ids: &impl Fn(usize, usize) -> &'a [u32]) -> bool {
+    let mut last = None;
+    order.iter().map(|&i| ids(i, row)).filter(|ids| !ids.is_empty()).all(|ids| {
+        let ascends = last < Some(ids[0]);
+        last = ids.last().copied();
+        ascends
+    })
+}
+
+/// The order for a row: the one of all rows, or its own where a query made ids in another.
+fn order_in<'a, 'o>(
+    order_of_all: &'o [usize],
+    row: usize,
+    ids: &impl Fn(usize, usize) -> &'a [u32],
+) -> Cow<'o, [usize]> {
+    if ascends(order_of_all, row, ids) {
+        return Cow::Borrowed(order_of_all);
+    }
+    let mut own = order_of_all.to_vec();
+    own.sort_by_key(|&i| ids(i, row).first().copied());
+    Cow::Owned(own)
 }
 
 fn join_ids(lists: &[&ListArray]) -> Result<ListArray> {
@@ -86,12 +113,13 @@ fn join_ids(lists: &[&ListArray]) -> Result<ListArray> {
         let offsets = lists[i].value_offsets();
         &values[i].values()[offsets[row] as usize..offsets[row + 1] as usize]
     };
-    let mut joined = Vec::new();
+    let order_of_all = order(lists.len(), n_rows, &row_of);
+    let mut joined = Vec::with_capacity(values.iter().map(|ids| ids.len()).sum());
     let mut lengths = Vec::with_capacity(n_rows);
     let mut valid = Vec::with_capacity(n_rows);
     for row in 0..n_rows {
         let before = joined.len();
-        for i in order(lists.len(), |i| row_of(i, row)) {
+        for &i in order_in(&order_of_all, row, &row_of).iter() {
             joined.extend_from_slice(row_of(i, row));
         }
         lengths.push(joined.len() - before);
@@ -106,12 +134,14 @@ fn join_ids(lists: &[&ListArray]) -> Result<ListArray> {
 pub(crate) fn join_features(arrays: &[ArrayRef]) -> Result<ArrayRef> {
     let views = arrays.iter().map(|array| FeaturesView::try_new("join_features", array)).collect::<Result<Vec<_>>>()?;
     let n_rows = views.first().map_or(0, FeaturesView::len);
+    let row_of = |i: usize, row: usize| views[i].ids(row);
+    let order_of_all = order(views.len(), n_rows, &row_of);
     let (mut ids, mut activations) = (Vec::new(), Vec::new());
     let mut lengths = Vec::with_capacity(n_rows);
     let mut valid = Vec::with_capacity(n_rows);
     for row in 0..n_rows {
         let before = ids.len();
-        for i in order(views.len(), |i| views[i].ids(row)) {
+        for &i in order_in(&order_of_all, row, &row_of).iter() {
             ids.extend_from_slice(views[i].ids(row));
             activations.extend_from_slice(views[i].activations(row));
         }
@@ -149,6 +179,11 @@ mod tests {
         let (high, low) = (ids(vec![Some(vec![10, 12]), None, Some(vec![])]), ids(vec![Some(vec![1, 3]), None, None]));
         let joined = join_ids(&[&high, &low]).unwrap();
         assert_eq!(joined, ids(vec![Some(vec![1, 3, 10, 12]), None, Some(vec![])]));
+        // What a query made may be in another order in each row.
+        let (one, other) =
+            (ids(vec![Some(vec![1]), Some(vec![9]), None]), ids(vec![Some(vec![5]), Some(vec![2, 3]), None]));
+        let joined = join_ids(&[&one, &other]).unwrap();
+        assert_eq!(joined, ids(vec![Some(vec![1, 5]), Some(vec![2, 3, 9]), None]));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 pub struct EngineOptions {
     /// Open without the right to write; default false. A read-only engine creates no folder.
     pub read_only: bool,
-    /// Memory that queries may hold together, in bytes; default 2 GiB. Larger sorts and joins spill to disk.
+    /// Memory that queries may hold together, in bytes; default 2 GiB. Larger sorts and joins spill to disk. Beside it a
+    /// quarter as much keeps columns that were decoded already (not texts, not embeddings).
     pub memory_limit_bytes: usize,
     /// Threads for encoding and for query partitions; default: all cores.
     pub threads: usize,

@@ -214,6 +214,50 @@ async fn sets_give_the_columns_that_functions_need() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sets_read_together_are_the_sets_read_in_turn() {
+    let (_folder, engine) = engine().await;
+    let source = EngineSource::new(Picture::take(&engine, &Default::default()));
+    let sets = |sets: [&str; 2]| sets.map(str::to_owned);
+    let columns = [DocumentColumn::DocId, DocumentColumn::Ids];
+    let together = async |of: [&str; 2]| {
+        let parts = source.parts(&sets(of), &columns).await.unwrap()?;
+        let mut batches = Vec::new();
+        for part in parts {
+            batches.extend(part.try_collect::<Vec<_>>().await.unwrap());
+        }
+        let mut rows: Vec<String> = show(&batches).split('|').map(str::to_owned).collect();
+        rows.sort();
+        Some(rows.join("|"))
+    };
+    assert_eq!(
+        together(["answers WHERE model = 'x'", "answers WHERE doc_id > 'b'"]).await.unwrap(),
+        "a,[0, 2],true,false|c,[2, 4],true,true|d,[],false,true"
+    );
+    assert_eq!(
+        together(["answers", "answers WHERE has_feature(features, 'list')"]).await.unwrap(),
+        "a,[0, 2],true,false|b,[1],true,true|c,[2, 4],true,false|d,[],true,false"
+    );
+    for apart in [
+        ["answers WHERE model = 'x'", "answers ORDER BY doc_id LIMIT 2"],
+        ["answers WHERE random() < 2", "answers WHERE model = 'y'"],
+        ["answers WHERE modle = 'x'", "answers WHERE model = 'y'"],
+    ] {
+        assert_eq!(together(apart).await, None, "{apart:?}");
+    }
+    // The same documents twice: as conditions, and in an order, which is read set by set.
+    for (a, b) in [("model = ''x''", "model = ''y''"), ("doc_id < ''c''", "doc_id > ''a''")] {
+        let diff = |order: &str| {
+            format!(
+                "SELECT * FROM diff('answers WHERE {a}{order}', 'answers WHERE {b}{order}', min_docs => 1, words => false)"
+            )
+        };
+        let found = rows(&engine, &diff("")).await;
+        assert_eq!(found, rows(&engine, &diff(" ORDER BY doc_id")).await);
+        assert!(found.split('|').count() >= 3, "{found}");
+    }
+}
+
 #[tokio::test]
 async fn time_travel() {
     let (_folder, engine) = engine().await;

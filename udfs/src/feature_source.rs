@@ -96,6 +96,24 @@ pub trait FeatureSource: Debug + Send + Sync + 'static {
     /// If the set cannot be parsed, does not exist (with the nearest name), or lacks a column.
     async fn documents(&self, set: &str, columns: &[DocumentColumn]) -> Result<SendableRecordBatchStream>;
 
+    /// Streams several sets together, for work that needs no order: each document that is in any of `sets` comes once, in one
+    /// of the streams, which are meant to be read at the same time. Batches have `columns` and then a column of truth
+    /// values a set, never null: whether the document is in it. A document may come that is in none. Ids are as they are
+    /// stored, so that nobody need look whether they ascend.
+    ///
+    /// `None` if the sets cannot be read so; then [`Self::documents`] gives them, or says what is wrong with them.
+    ///
+    /// # Errors
+    /// If reading cannot begin.
+    async fn parts(
+        &self,
+        sets: &[String],
+        columns: &[DocumentColumn],
+    ) -> Result<Option<Vec<SendableRecordBatchStream>>> {
+        let _ = (sets, columns);
+        Ok(None)
+    }
+
     /// Ranks the documents of `set` by BM25 of their words against `query`; at most `limit`, best first.
     ///
     /// # Errors

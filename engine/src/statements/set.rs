@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr, TableFactor};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
 
 use super::rewrite::{VersionedName, rewrite};
+use super::walk::{Node, walk};
 use super::{depth, end_of_input, is_word, parser, reads_only, syntax, tokenize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::AsOf;
@@ -101,6 +102,55 @@ impl DocumentSet {
         if plain { VersionedName::parse(&super::rewrite::plain_name(name)).ok() } else { None }
     }
 
+    /// One query for sets that are conditions on the same version of one corpus: each document of any of them once, with
+    /// all columns of the corpus and, for every set, a column [`is_in`] of truth values that are never null. `None` for
+    /// other sets, and for conditions with a query in them, which can only filter.
+    pub(crate) fn together(sets: &[Self]) -> Option<ast::Statement> {
+        let mut conditions = Vec::with_capacity(sets.len());
+        let mut all: Option<ast::Statement> = None;
+        for set in sets {
+            let (mut statement, corpus) = (set.statement.clone(), set.plain_corpus()?);
+            let condition = select_of(&mut statement)?.selection.take();
+            // What is left must be the bare corpus, and the same one.
+            if statement != corpus || all.as_ref().is_some_and(|other| *other != statement) {
+                return None;
+            }
+            all = Some(statement);
+            conditions.push(condition);
+        }
+        let nested = |expr: &mut ast::Expr| has_query(expr);
+        if conditions.iter_mut().flatten().any(nested) {
+            return None;
+        }
+        let mut statement = all?;
+        let select = select_of(&mut statement)?;
+        let truth = |condition: &Option<ast::Expr>| match condition {
+            Some(condition) => ast::Expr::IsTrue(Box::new(ast::Expr::Nested(Box::new(condition.clone())))),
+            None => ast::Expr::value(ast::Value::Boolean(true)),
+        };
+        select.projection.extend(conditions.iter().enumerate().map(|(set, condition)| {
+            ast::SelectItem::ExprWithAlias { expr: truth(condition), alias: ast::Ident::with_quote('"', is_in(set)) }
+        }));
+        let any = conditions.into_iter().collect::<Option<Vec<_>>>().map(|conditions| {
+            let nested = conditions.into_iter().map(|condition| ast::Expr::Nested(Box::new(condition)));
+            nested.reduce(|left, right| ast::Expr::BinaryOp {
+                left: Box::new(left),
+                op: ast::BinaryOperator::Or,
+                right: Box::new(right),
+            })
+        });
+        select.selection = any.flatten();
+        Some(statement)
+    }
+
+    /// `SELECT * FROM` the table of [`Self::corpus`] and nothing else.
+    fn plain_corpus(&self) -> Option<ast::Statement> {
+        self.corpus()?;
+        let mut statement = self.statement.clone();
+        let TableFactor::Table { name, .. } = &select_of(&mut statement)?.from.first()?.relation else { return None };
+        Some(Self::parse(&name.to_string()).ok()?.statement)
+    }
+
     /// Whether it is all of [`Self::corpus`], newest version.
     pub(crate) fn is_whole_corpus(&self) -> bool {
         let ast::Statement::Query(query) = &self.statement else { return false };
@@ -112,9 +162,65 @@ impl DocumentSet {
     }
 }
 
+/// Name of the column that tells whether a document is in set number `set`.
+pub(crate) fn is_in(set: usize) -> String {
+    format!("_in_set_{set}")
+}
+
+fn select_of(statement: &mut ast::Statement) -> Option<&mut ast::Select> {
+    let ast::Statement::Query(query) = statement else { return None };
+    match query.body.as_mut() {
+        SetExpr::Select(select) => Some(select),
+        _ => None,
+    }
+}
+
+fn has_query(expr: &mut ast::Expr) -> bool {
+    let mut found = false;
+    let looked = walk(expr, &mut |node| {
+        found |= matches!(
+            node,
+            Node::Select(_)
+                | Node::Expr(ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. })
+        );
+        Ok(())
+    });
+    found || looked.is_err()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_of_one_corpus_are_read_together() {
+        let together = |sets: &[&str]| {
+            let sets: Vec<DocumentSet> = sets.iter().map(|set| DocumentSet::parse(set).unwrap()).collect();
+            DocumentSet::together(&sets).map(|statement| statement.to_string())
+        };
+        assert_eq!(
+            together(&["answers WHERE a = 1 OR b", "SELECT * FROM answers WHERE c"]).unwrap(),
+            "SELECT *, (a = 1 OR b) IS TRUE AS \"_in_set_0\", (c) IS TRUE AS \"_in_set_1\" FROM answers WHERE (a = 1 OR b) \
+             OR (c)"
+        );
+        assert_eq!(
+            together(&["answers", "answers WHERE c"]).unwrap(),
+            "SELECT *, true AS \"_in_set_0\", (c) IS TRUE AS \"_in_set_1\" FROM answers"
+        );
+        for apart in [
+            ["answers WHERE a", "other WHERE a"],
+            ["answers WHERE a LIMIT 5", "answers WHERE b"],
+            ["answers WHERE a ORDER BY b", "answers WHERE b"],
+            ["answers WHERE a", "answers AS x WHERE b"],
+            ["answers WHERE a", "SELECT DISTINCT * FROM answers"],
+            ["answers WHERE a", "answers WHERE doc_id IN (SELECT doc_id FROM other)"],
+            ["answers WHERE a", "answers WHERE EXISTS (SELECT 1)"],
+            ["answers WHERE a", "SELECT doc_id, features FROM answers"],
+            ["answers", "answers JOIN other USING (doc_id)"],
+        ] {
+            assert_eq!(together(&apart), None, "{apart:?}");
+        }
+    }
 
     fn sql(set: &str) -> String {
         DocumentSet::parse(set).unwrap().statement.to_string()

@@ -166,7 +166,7 @@ impl Store {
                 dataset = CommitBuilder::new(Arc::new(dataset)).execute(transaction).await.map_err(failed)?;
             }
             self.keep(&row, &dataset);
-            Ok(Snapshot::new(row, dataset))
+            Ok(Snapshot::new(row, dataset, &self.inner.columns))
         })
     }
 

@@ -31,7 +31,7 @@ const ROWS_PER_FRAGMENT: usize = 128 * 1024;
 /// What a scan holds of a corpus at a time, about; bytes.
 pub(super) const BATCH_BYTES: u64 = 16 << 20;
 /// Rows of a batch, if they are small.
-const BATCH_ROWS: u64 = 8192;
+pub(super) const BATCH_ROWS: u64 = 8192;
 /// What a scan has read and not decoded yet, at most; bytes.
 pub(super) const IO_BUFFER_BYTES: u64 = 64 << 20;
 
@@ -202,7 +202,7 @@ impl Store {
         let dataset = InsertBuilder::new(Arc::new(dataset)).with_params(&params).execute(batches).await;
         let dataset = dataset.map_err(|error| lance_error(&format!("writing corpus '{corpus}'"), &error))?;
         self.keep(&row, &dataset);
-        Ok(Snapshot::new(row, dataset))
+        Ok(Snapshot::new(row, dataset, &self.inner.columns))
     }
 
     /// Appends documents and replaces those whose `doc_id` is there already, in one commit; no `doc_id` may be twice in
@@ -225,7 +225,7 @@ impl Store {
         let job = builder.try_build().map_err(failed)?;
         let (dataset, stats) = job.execute_batches(batches).await.map_err(failed)?;
         self.keep(&row, &dataset);
-        let snapshot = Snapshot::new(row, (*dataset).clone());
+        let snapshot = Snapshot::new(row, (*dataset).clone(), &self.inner.columns);
         Ok((snapshot, stats.num_inserted_rows, stats.num_updated_rows))
     }
 
@@ -239,7 +239,7 @@ impl Store {
         let result = DeleteBuilder::from_expr(Arc::new(dataset), condition).execute().await;
         let result = result.map_err(|error| lance_error(&format!("deleting from corpus '{corpus}'"), &error))?;
         self.keep(&row, &result.new_dataset);
-        Ok((Snapshot::new(row, (*result.new_dataset).clone()), result.num_deleted_rows))
+        Ok((Snapshot::new(row, (*result.new_dataset).clone(), &self.inner.columns), result.num_deleted_rows))
     }
 
     /// Versions of a corpus, ascending.

@@ -15,12 +15,14 @@
 
 mod backfill;
 mod catalog;
+mod column_cache;
 mod corpus;
 mod errors;
 mod folder;
 mod index;
 mod lock;
 mod postings;
+mod scan;
 mod snapshot;
 mod state;
 mod table;
@@ -49,6 +51,7 @@ use crate::catalog::{Catalog, CorpusInfo};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::options::EngineOptions;
 use crate::sae::Sae;
+use column_cache::ColumnCache;
 use errors::lance_error;
 use folder::Picture;
 use lock::WriteLock;
@@ -59,6 +62,9 @@ use table::{TableDir, uri};
 const INDEX_CACHE_BYTES: usize = 256 << 20;
 /// Budget of Lance's cache of manifests and file footers, bytes.
 const METADATA_CACHE_BYTES: usize = 128 << 20;
+
+/// Decoded columns may take so large a part of what queries may hold, beside it.
+const COLUMN_CACHE_SHARE: usize = 4;
 
 /// A database folder. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -76,6 +82,8 @@ struct Inner {
     /// Open datasets by corpus name, with the creation time that tells a corpus from an earlier one of its name.
     datasets: Mutex<HashMap<String, (i64, Dataset)>>,
     postings: PostingsCache,
+    /// Columns that were decoded already.
+    columns: Arc<ColumnCache>,
 }
 
 impl Store {
@@ -103,6 +111,7 @@ impl Store {
             picture: RwLock::new(Arc::new(picture)),
             datasets: Mutex::default(),
             postings: PostingsCache::default(),
+            columns: Arc::new(ColumnCache::new(options.memory_limit_bytes / COLUMN_CACHE_SHARE)),
         };
         let store = Self { inner: Arc::new(inner) };
         store.publish(store.picture()).await;
@@ -171,7 +180,7 @@ impl Store {
         self.refresh().await?;
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
-        Snapshot::open(row, dataset, as_of).await
+        Snapshot::open(row, dataset, as_of, &self.inner.columns).await
     }
 
     fn corpus_row(&self, corpus: &str) -> Result<CorpusRow> {

@@ -4,18 +4,24 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use lance::Dataset;
 
-use super::corpus::{BATCH_BYTES, IO_BUFFER_BYTES, batch_rows, version_infos};
+use super::column_cache::ColumnCache;
+use super::corpus::{BATCH_BYTES, BATCH_ROWS, IO_BUFFER_BYTES, batch_rows, version_infos};
 use super::errors::lance_error;
+use super::scan::{FragmentScanExec, RowFilter, ScanOf};
 use super::state::CorpusRow;
 use crate::catalog::CorpusInfo;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
@@ -39,6 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) info: Arc<CorpusInfo>,
     pub(super) dataset: Arc<Dataset>,
     schema: SchemaRef,
+    cache: Arc<ColumnCache>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -55,7 +62,7 @@ pub(super) fn user_columns(dataset: &Dataset) -> SchemaRef {
 }
 
 impl Snapshot {
-    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf) -> Result<Self> {
+    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf, cache: &Arc<ColumnCache>) -> Result<Self> {
         let number = match as_of {
             AsOf::Latest => None,
             AsOf::Version(number) => Some(number),
@@ -75,10 +82,10 @@ impl Snapshot {
             },
             _ => latest,
         };
-        Ok(Self::new(row, dataset))
+        Ok(Self::new(row, dataset, cache))
     }
 
-    pub(super) fn new(row: CorpusRow, dataset: Dataset) -> Self {
+    pub(super) fn new(row: CorpusRow, dataset: Dataset, cache: &Arc<ColumnCache>) -> Self {
         let stored = Schema::from(dataset.schema());
         // A dictionary may have been added after this version was written.
         let has = |name: &String| stored.column_with_name(&schema::ids_column(name)).is_some();
@@ -92,7 +99,12 @@ impl Snapshot {
         };
         let fields: Vec<_> =
             stored.fields().iter().map(|field| field.as_ref().clone().with_metadata([].into())).collect();
-        Self { info: Arc::new(info), schema: Arc::new(Schema::new(fields)), dataset: Arc::new(dataset) }
+        Self {
+            info: Arc::new(info),
+            schema: Arc::new(Schema::new(fields)),
+            dataset: Arc::new(dataset),
+            cache: Arc::clone(cache),
+        }
     }
 
     /// Stored schema: `doc_id`, the user's columns, the added columns (see [`crate::schema`]).
@@ -132,6 +144,10 @@ impl Snapshot {
                 return Err(Error::new(ErrorKind::Query, message));
             }
         }
+        let readable = projection.iter().all(|name| self.schema.column_with_name(name).is_some());
+        if filters.is_empty() && limit.is_none() && readable && !projection.is_empty() {
+            return Ok(Arc::new(self.fragment_scan(projection, None)?));
+        }
         let mut scanner = self.dataset.scan();
         let failed = |error| self.failed("scanning", error);
         // Lance plans no scan of nothing: the identity is read (it is small) and dropped.
@@ -139,18 +155,23 @@ impl Snapshot {
             if projection.is_empty() { vec![schema::DOC_ID] } else { projection.iter().map(String::as_str).collect() };
         scanner.project(&columns).map_err(failed)?;
         scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(IO_BUFFER_BYTES);
-        let is_text = |name: &str| self.info.text_columns.iter().any(|text| text == name);
-        let filtered = filters.iter().flat_map(Expr::column_refs).any(|column| is_text(&column.name));
-        if filtered || columns.iter().any(|name| is_text(name)) {
-            scanner.batch_size(batch_rows(&self.dataset));
+        let filter = conjunction(filters.iter().cloned());
+        let filtered = filter.iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+        if let Some(rows) = self.text_batch_rows(filtered.chain(columns.iter().copied())) {
+            scanner.batch_size(rows);
         }
-        if let Some(filter) = conjunction(filters.iter().cloned()) {
+        if let Some(filter) = filter.clone() {
             scanner.filter_expr(filter);
         }
         if let Some(limit) = limit {
             scanner.limit(Some(i64::try_from(limit).unwrap_or(i64::MAX)), None).map_err(failed)?;
         }
         let plan = scanner.create_plan().await.map_err(failed)?;
+        if let Some(filter) = filter.filter(|_| limit.is_none() && readable && !projection.is_empty())
+            && !asks_index(&plan)
+        {
+            return Ok(Arc::new(self.fragment_scan(projection, Some(filter))?));
+        }
         let schema = plan.schema();
         let in_order = schema.fields().len() == projection.len()
             && schema.fields().iter().zip(projection).all(|(field, name)| field.name() == name);
@@ -163,6 +184,50 @@ impl Snapshot {
             expressions.push((Arc::new(column), name.clone()));
         }
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan).map_err(|error| self.planned_wrongly(error))?))
+    }
+
+    /// Rows of a batch that holds one of the text columns, if one of `columns` is.
+    fn text_batch_rows<'a>(&self, mut columns: impl Iterator<Item = &'a str>) -> Option<usize> {
+        let is_text = |name: &str| self.info.text_columns.iter().any(|text| text == name);
+        columns.any(is_text).then(|| batch_rows(&self.dataset))
+    }
+
+    /// A scan without Lance's planner: no index, no limit, at least one column.
+    fn fragment_scan(&self, projection: &[String], filter: Option<Expr>) -> Result<FragmentScanExec> {
+        let columns_of = |names: &[&str]| -> Result<Vec<usize>> {
+            let position = |name: &&str| self.schema.index_of(name).map_err(|error| self.planned_wrongly(error.into()));
+            names.iter().map(position).collect()
+        };
+        let names: Vec<&str> = projection.iter().map(String::as_str).collect();
+        let columns = self.schema.project(&columns_of(&names)?).map_err(|error| self.planned_wrongly(error.into()))?;
+        let mut looked_at: Vec<&str> = Vec::new();
+        let filter = match &filter {
+            Some(filter) => {
+                looked_at.extend(filter.column_refs().into_iter().map(|column| column.name.as_str()));
+                looked_at.sort_unstable();
+                Some(self.row_filter(filter, &columns_of(&looked_at)?).map_err(|error| self.planned_wrongly(error))?)
+            }
+            None => None,
+        };
+        let is_large = |name: &&str| *name == schema::EMBEDDING;
+        let text_rows = self.text_batch_rows(names.iter().copied().chain(looked_at));
+        Ok(FragmentScanExec::new(ScanOf {
+            dataset: Arc::clone(&self.dataset),
+            corpus: self.info.name.clone(),
+            schema: Arc::new(columns),
+            filter,
+            batch_rows: text_rows.unwrap_or(BATCH_ROWS as usize),
+            cache: (text_rows.is_none() && !names.iter().any(is_large)).then(|| Arc::clone(&self.cache)),
+        }))
+    }
+
+    /// `filter` ready to be evaluated on the stored columns at these positions.
+    pub(super) fn row_filter(&self, filter: &Expr, columns: &[usize]) -> datafusion::error::Result<RowFilter> {
+        let schema = Arc::new(self.schema.project(columns)?);
+        let known = DFSchema::try_from(Arc::clone(&schema))?;
+        let typed = ExprSimplifier::new(SimplifyContext::default()).coerce(filter.clone(), &known)?;
+        let predicate = create_physical_expr(&typed, &known, &ExecutionProps::new())?;
+        Ok(RowFilter { predicate, schema })
     }
 
     /// Streams what [`Self::scan`] plans, in batches of at most a few thousand rows and of bounded size.
@@ -214,6 +279,11 @@ impl Snapshot {
     pub(super) fn failed(&self, what: &str, error: lance::Error) -> Error {
         lance_error(&format!("{what} corpus '{}'", self.info.name), &error)
     }
+}
+
+/// Whether a plan of Lance's asks an index which rows there are.
+fn asks_index(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.name().contains("Index") || plan.children().into_iter().any(asks_index)
 }
 
 fn no_version(corpus: &str, wanted: &str, versions: &[super::corpus::VersionInfo]) -> Error {

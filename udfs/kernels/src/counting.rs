@@ -27,6 +27,12 @@ impl FeatureCounts {
         }
     }
 
+    /// Adds what was counted of other documents.
+    pub fn merge(&mut self, other: &Self) {
+        self.n_docs += other.n_docs;
+        self.docs.iter_mut().zip(&other.docs).for_each(|(sum, more)| *sum += more);
+    }
+
     /// Documents that have feature `id`.
     pub fn docs(&self, id: FeatureId) -> u64 {
         self.docs.get(id as usize).copied().map_or(0, u64::from)
@@ -96,6 +102,11 @@ impl GroupCounts {
         self.cells[group * self.n_strata + stratum].update(ids);
     }
 
+    /// Adds what was counted of other documents of the same groups and strata.
+    pub fn merge(&mut self, other: &Self) {
+        self.cells.iter_mut().zip(&other.cells).for_each(|(sum, more)| sum.merge(more));
+    }
+
     /// Number of groups.
     pub fn n_groups(&self) -> usize {
         self.cells.len() / self.n_strata.max(1)
@@ -110,10 +121,7 @@ impl GroupCounts {
     pub fn total(&self) -> Vec<FeatureCounts> {
         let mut total = self.group(0).to_vec();
         for group in 1..self.n_groups() {
-            for (sum, more) in total.iter_mut().zip(self.group(group)) {
-                sum.n_docs += more.n_docs;
-                sum.docs.iter_mut().zip(&more.docs).for_each(|(sum, more)| *sum += more);
-            }
+            total.iter_mut().zip(self.group(group)).for_each(|(sum, more)| sum.merge(more));
         }
         total
     }
@@ -143,6 +151,16 @@ mod tests {
                 prop_assert_eq!(paired.b.docs(id), with(&|(_, b)| b.contains(&id)));
                 prop_assert_eq!(u64::from(paired.both[id as usize]), with(&|(a, b)| a.contains(&id) && b.contains(&id)));
             }
+            let documents: Vec<Vec<u32>> = pairs.iter().map(|(a, _)| a.iter().copied().collect()).collect();
+            let (first, second) = documents.split_at(pairs.len() / 3);
+            let mut parts = [first, second].map(|part| {
+                let mut counts = FeatureCounts::new(10);
+                part.iter().for_each(|ids| counts.update(ids));
+                counts
+            });
+            let (sum, more) = parts.split_at_mut(1);
+            sum[0].merge(&more[0]);
+            prop_assert_eq!((sum[0].n_docs, &sum[0].docs), (paired.a.n_docs, &paired.a.docs));
             prop_assert_eq!(few.n_docs, pairs.len() as u64);
             prop_assert!((0..3u32).all(|id| few.docs(id) == paired.a.docs(id)) && few.docs(3) == 0);
         }

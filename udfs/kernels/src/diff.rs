@@ -8,7 +8,7 @@ use crate::FeatureId;
 use crate::cancellation::Cancellation;
 use crate::counting::{FeatureCounts, GroupCounts, PairedCounts};
 use crate::statistics::{benjamini_hochberg, mcnemar_p, newcombe_paired, odds_ratio_paired};
-use crate::stratified::{Table, frequencies, pooled_odds_ratio, test};
+use crate::stratified::{Table, frequencies, pooled_odds_ratio, test, two_sided_p};
 
 /// Rows with a q value below this come first: they are called significant.
 pub const SIGNIFICANT_Q: f64 = 0.05;
@@ -228,7 +228,7 @@ impl Sides<'_> {
         if n_a == 0 {
             return None;
         }
-        let (shares, p_value) = (frequencies(tables, z), test(tables).two_sided);
+        let (shares, p_value) = (frequencies(tables, z), two_sided_p(tables));
         Some(DiffRow {
             group: self.group,
             other: self.other,

@@ -67,6 +67,14 @@ impl Tails {
     }
 }
 
+/// [`test`] where only the two-sided p is wanted.
+pub fn two_sided_p(tables: &[Table]) -> f64 {
+    match tables {
+        [Table { docs_a, n_a, docs_b, n_b }] => two_proportions_p(*docs_a, *n_a, *docs_b, *n_b),
+        tables => test(tables).two_sided,
+    }
+}
+
 /// Tests whether a feature is as frequent in A as in B.
 ///
 /// One table: Fisher's exact test where an expected count is below [`EXACT_BELOW`], Pearson's chi-squared test elsewhere.
@@ -268,6 +276,7 @@ mod tests {
         for (a, n_a, b, n_b) in [(3, 10, 9, 20), (0, 5, 0, 9), (7, 7, 9, 9), (400, 2000, 30_000, 100_000)] {
             let tails = test(&[table(a, n_a, b, n_b)]);
             assert_eq!(tails.two_sided, two_proportions_p(a, n_a, b, n_b));
+            assert_eq!(tails.two_sided, two_sided_p(&[table(a, n_a, b, n_b)]));
             assert!(tails.greater.min(tails.less) <= tails.two_sided + 1e-12);
             // Convolved with nothing else it is Fisher's test.
             let exact = exact_tails(&[table(a.min(90), n_a.min(90), b.min(90), n_b.min(90))]).unwrap();

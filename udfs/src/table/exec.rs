@@ -116,6 +116,44 @@ where
     result
 }
 
+/// Reads streams at the same time, each on a task of its own, and gives what each of them adds up to: `update` takes the
+/// batches of a stream in turn, beginning with `start`. Short arithmetic on a batch is done where the batch was decoded,
+/// while it is in the processor's cache.
+///
+/// # Errors
+/// What a stream or `update` gives; the other tasks then end.
+pub async fn fold_parts<T, F>(
+    function: &'static str,
+    parts: Vec<SendableRecordBatchStream>,
+    start: T,
+    update: F,
+) -> Result<Vec<T>>
+where
+    T: Clone + Send + 'static,
+    F: Fn(&mut T, &RecordBatch) -> Result<()> + Clone + Send + 'static,
+{
+    let tasks: Vec<SpawnedTask<Result<T>>> = parts
+        .into_iter()
+        .map(|mut part| {
+            let (mut sum, update) = (start.clone(), update.clone());
+            SpawnedTask::spawn(async move {
+                while let Some(batch) = part.try_next().await? {
+                    update(&mut sum, &batch)?;
+                }
+                Ok(sum)
+            })
+        })
+        .collect();
+    let mut sums = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        match task.join_unwind().await {
+            Ok(sum) => sums.push(sum?),
+            Err(_) => return exec_err!("{function}: the runtime is shutting down"),
+        }
+    }
+    Ok(sums)
+}
+
 /// Result of a table function as a table.
 #[derive(Debug)]
 pub struct ComputedTable {

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-use arrow::array::Array;
-use datafusion::common::exec_err;
+use arrow::array::{Array, AsArray};
+use datafusion::common::{exec_err, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::SendableRecordBatchStream;
 
 use super::lookups::Note;
 use super::reader::{Grouping, Reader};
@@ -19,7 +20,7 @@ use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::trend::{LEAST_DOCS, Ranks, TrendCounts, TrendRow, trends};
 use crate::table::control::numbers;
 use crate::table::document_columns::texts;
-use crate::table::exec::{Request, blocking};
+use crate::table::exec::{Request, blocking, fold_parts};
 use crate::table::pairing::match_pairs;
 
 /// What was counted.
@@ -74,6 +75,47 @@ impl Once {
     }
 }
 
+/// Stands for none of the sets.
+const NO_SET: usize = usize::MAX;
+
+/// Counts sets that are read together, each of them a group, and how many documents each has.
+async fn count_parts(
+    parts: Vec<SendableRecordBatchStream>,
+    id_bound: usize,
+    n_sets: usize,
+) -> Result<(GroupCounts, Vec<u64>)> {
+    let nothing = (GroupCounts::new(id_bound, n_sets, 1), vec![0u64; n_sets]);
+    let counted = fold_parts(NAME, parts, nothing, |(counts, n_read), batch| {
+        let ids = IdsView::stored(NAME, batch.column(0))?;
+        // The set of each document, so that documents are passed once, in order; `more` are those of further sets.
+        let (mut set_of, mut more) = (vec![NO_SET; batch.num_rows()], Vec::new());
+        for (set, n_read) in n_read.iter_mut().enumerate() {
+            let Some(is_in) = batch.column(1 + set).as_boolean_opt() else {
+                return internal_err!("{NAME}: the source does not say which documents are in a set");
+            };
+            *n_read += is_in.true_count() as u64;
+            for row in is_in.values().set_indices() {
+                match set_of[row] {
+                    NO_SET => set_of[row] = set,
+                    _ => more.push((row, set)),
+                }
+            }
+        }
+        let first = set_of.into_iter().enumerate().filter(|(_, set)| *set != NO_SET);
+        for (row, set) in first.chain(more).filter(|(row, _)| !ids.is_null(*row)) {
+            counts.update(set, 0, ids.ids(row));
+        }
+        Ok(())
+    })
+    .await?;
+    let (mut counts, mut n_read) = (GroupCounts::new(id_bound, n_sets, 1), vec![0u64; n_sets]);
+    for (part, n_part) in &counted {
+        counts.merge(part);
+        n_read.iter_mut().zip(n_part).for_each(|(sum, more)| *sum += more);
+    }
+    Ok((counts, n_read))
+}
+
 impl DiffCall {
     pub(super) async fn count(&self, request: &Request, selected: Vec<bool>) -> Result<Counted> {
         let z = normal_quantile_two_sided(self.confidence);
@@ -124,18 +166,17 @@ impl DiffCall {
         let (n_groups, n_strata) = (reader.groups.len(), reader.n_strata());
         let memory = request.memory(NAME);
         memory.try_grow(GroupCounts::bytes(id_bound, n_groups + 2, n_strata))?;
-        let mut counts = GroupCounts::new(id_bound, n_groups, n_strata);
-        let mut once = Once::new(request);
-        let mut n_read = vec![0u64; self.sets.len()];
-        let mut documents = reader.open(&[DocumentColumn::Ids], Some(DocumentColumn::DocId));
-        while let Some(batch) = documents.next().await? {
-            n_read[batch.set] += batch.n_rows as u64;
-            if let Some(doc_ids) = &batch.optional {
-                once.check(batch.set, &self.sets[batch.set], doc_ids)?;
+        let together = match (&reader.grouping, &reader.strata) {
+            (Grouping::Sets, None) => self.source.parts(&self.sets, &[DocumentColumn::Ids]).await?,
+            _ => None,
+        };
+        let (counts, n_read) = match together {
+            Some(parts) => {
+                memory.try_grow(GroupCounts::bytes(id_bound, n_groups * parts.len(), 1))?;
+                count_parts(parts, id_bound, n_groups).await?
             }
-            let ids = IdsView::try_new(NAME, &batch.columns[0])?;
-            batch.places.iter().for_each(|place| counts.update(place.group, place.stratum, ids.ids(place.row)));
-        }
+            None => self.count_in_order(&reader, GroupCounts::new(id_bound, n_groups, n_strata), request).await?,
+        };
         let n_docs: Vec<Vec<u64>> =
             (0..n_groups).map(|group| counts.group(group).iter().map(|cell| cell.n_docs).collect()).collect();
         self.check_groups(&reader, &n_docs, &n_read)?;
@@ -150,6 +191,27 @@ impl DiffCall {
         })
         .await?;
         Ok(Counted { reader, rows: Rows::Groups(rows), n_docs, n_read: n_read.iter().sum(), _memory: Some(row_memory) })
+    }
+
+    /// Counts the documents of one set after the other, and how many were read of each.
+    async fn count_in_order(
+        &self,
+        reader: &Reader,
+        mut counts: GroupCounts,
+        request: &Request,
+    ) -> Result<(GroupCounts, Vec<u64>)> {
+        let mut once = Once::new(request);
+        let mut n_read = vec![0u64; self.sets.len()];
+        let mut documents = reader.open(&[DocumentColumn::Ids], Some(DocumentColumn::DocId));
+        while let Some(batch) = documents.next().await? {
+            n_read[batch.set] += batch.n_rows as u64;
+            if let Some(doc_ids) = &batch.optional {
+                once.check(batch.set, &self.sets[batch.set], doc_ids)?;
+            }
+            let ids = IdsView::try_new(NAME, &batch.columns[0])?;
+            batch.places.iter().for_each(|place| counts.update(place.group, place.stratum, ids.ids(place.row)));
+        }
+        Ok((counts, n_read))
     }
 
     /// Whether there is something to compare.
