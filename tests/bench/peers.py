@@ -61,7 +61,8 @@ class Scipy:
         return [[int(id), float(difference[id])] for id in order]
 
     def npmi(self):
-        np, x = self.np, self.present.astype(np.int32)
+        np = self.np
+        x = self.present.astype(np.int32)
         both = self.sp.triu((x.T @ x).tocsr(), k=1).tocoo()
         often = both.data >= SUPPORT
         i, j, n_both = both.row[often], both.col[often], both.data[often].astype(np.float64)

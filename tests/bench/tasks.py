@@ -82,6 +82,8 @@ class Server:
 
     def ask(self, task):
         statement = self.statement(task)
+        self.connection.close()  # the server ends what is idle while a peer takes long
+        self.connection.connect()
         peak_reset(self.process.pid)
         start = time.perf_counter()
         rows = self.rows(statement)
@@ -94,6 +96,7 @@ class Server:
                     f"LIMIT {peers.TOP}")
         if task == "npmi":
             return (f"SELECT feature_a, feature_b, npmi FROM correlate('{CORPUS}', level => 'all', min_docs => {peers.SUPPORT}, "
+                    f"min_both => {peers.SUPPORT}, "
                     f"echoes => true, fold => false, rank_by => 'npmi', limit => {peers.TOP})")
         ids, weights = peers.query()
         query = ", ".join(f"{self.first_id + int(id)}:{float(weight):.9g}" for id, weight in zip(ids, weights))

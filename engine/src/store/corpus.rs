@@ -35,17 +35,15 @@ pub(super) const BATCH_ROWS: u64 = 8192;
 /// What a scan has read and not decoded yet, at most; bytes.
 pub(super) const IO_BUFFER_BYTES: u64 = 64 << 20;
 
-/// Whole rows that make a batch of [`BATCH_BYTES`], by the mean of what is stored. Lance only learns their size from the
-/// batches that it has decoded, the first of which may be too large.
+/// Whole rows that make a batch of [`BATCH_BYTES`], by what is stored in the fragment whose rows are largest. Lance only
+/// learns their size from the batches that it has decoded, the first of which may be too large.
 pub(super) fn batch_rows(dataset: &Dataset) -> usize {
-    let (mut bytes, mut rows) = (0, 0);
-    for fragment in dataset.iter_fragments() {
+    let row = dataset.iter_fragments().map(|fragment| {
         let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
-        bytes += sizes.map(std::num::NonZero::get).sum::<u64>();
-        rows += fragment.physical_rows.unwrap_or_default() as u64;
-    }
-    let row = bytes.div_ceil(rows.max(1)).max(1);
-    (BATCH_BYTES / row).clamp(1, BATCH_ROWS) as usize
+        let bytes = sizes.map(std::num::NonZero::get).sum::<u64>();
+        bytes.div_ceil(fragment.physical_rows.unwrap_or_default().max(1) as u64)
+    });
+    (BATCH_BYTES / row.max().unwrap_or(1).max(1)).clamp(1, BATCH_ROWS) as usize
 }
 
 /// A corpus that is to be made.

@@ -1,4 +1,4 @@
-//! Scalar indexes of a corpus: `doc_id` (BTree) and, per dictionary, feature to documents (LabelList).
+//! Indexes of a corpus: `doc_id` (BTree) and, per dictionary, feature to documents (LabelList); and its postings.
 
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -8,7 +8,7 @@ use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::{BuiltinIndexType, ScalarIndexParams};
 
 use super::errors::lance_error;
-use super::{Snapshot, Store, WriteGuard};
+use super::{AsOf, Snapshot, Store, WriteGuard};
 use crate::error::Result;
 use crate::schema;
 
@@ -63,6 +63,11 @@ impl Store {
             }
         }
         self.keep(&row, &dataset);
+        // A process that only reads cannot make them. Without them the same answer comes, more slowly.
+        let snapshot = self.snapshot(corpus, AsOf::Latest).await?;
+        if let Err(error) = self.postings(&snapshot, true).await {
+            tracing::warn!("no postings of '{corpus}': {error}");
+        }
         Ok(())
     }
 }

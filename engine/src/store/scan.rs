@@ -32,7 +32,8 @@ use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 
 use super::column_cache::{ColumnCache, PieceKey};
 
-/// Batches of a piece: few enough that partitions end together, many enough that opening a piece costs nothing.
+/// Batches of a piece of small columns: few enough that partitions end together, many enough that opening a piece costs
+/// nothing. A batch of large ones (texts) is a piece of its own, because a piece is in memory as a whole.
 const PIECE_BATCHES: u32 = 4;
 
 /// Pieces of one of several partitions that are read at a time, so that the disk works while the processor decodes.
@@ -104,7 +105,7 @@ impl FragmentScanExec {
     /// A scan in one partition, in the order of insertion.
     pub(super) fn new(of: ScanOf) -> Self {
         let batch_rows = u32::try_from(of.batch_rows.max(1)).unwrap_or(u32::MAX);
-        let piece_rows = batch_rows.saturating_mul(PIECE_BATCHES);
+        let piece_rows = batch_rows.saturating_mul(if of.cache.is_some() { PIECE_BATCHES } else { 1 });
         let (mut n_rows, mut fragments, mut pieces) = (0, Vec::new(), Vec::new());
         for (fragment, file) in of.dataset.get_fragments().into_iter().enumerate() {
             let n = u32::try_from(file.metadata().physical_rows.unwrap_or_default()).unwrap_or(u32::MAX);
@@ -169,8 +170,7 @@ impl ExecutionPlan for FragmentScanExec {
 
     /// Where the order of rows does not matter, runs of pieces are read at the same time.
     fn repartitioned(&self, target: usize, _config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let piece_rows = (self.scan.batch_rows.saturating_mul(PIECE_BATCHES)) as usize;
-        let n = target.min(self.scan.n_rows / piece_rows).min(self.scan.pieces.len());
+        let n = target.min(self.scan.pieces.len());
         Ok((n > self.n_partitions).then(|| {
             let parts: Arc<dyn ExecutionPlan> = Arc::new(Self::with_partitions(Arc::clone(&self.scan), n));
             parts

@@ -144,7 +144,10 @@ impl Snapshot {
                 return Err(Error::new(ErrorKind::Query, message));
             }
         }
-        let readable = projection.iter().all(|name| self.schema.column_with_name(name).is_some());
+        let is_stored = |name: &str| self.schema.column_with_name(name).is_some();
+        let looked_at = filters.iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+        // Row addresses and versions are what only Lance's own scan knows.
+        let readable = projection.iter().map(String::as_str).chain(looked_at).all(is_stored);
         if filters.is_empty() && limit.is_none() && readable && !projection.is_empty() {
             return Ok(Arc::new(self.fragment_scan(projection, None)?));
         }

@@ -219,7 +219,7 @@ async fn large_documents_come_in_small_batches() {
     let guard = store.write("test").await.unwrap();
     store.add_dictionary(&guard, &dictionary("first", &LABELS)).await.unwrap();
     drop(guard);
-    // A mebibyte of letters that do not compress.
+    // A mebibyte of letters, three quarters of it when stored.
     let mut random = 1_u64;
     let mut letter = || {
         random ^= random << 13;
@@ -235,7 +235,7 @@ async fn large_documents_come_in_small_batches() {
     corpus(&store, "long", "first", &docs).await;
     let snapshot = store.snapshot("long", AsOf::Latest).await.unwrap();
     let sizes: Vec<usize> = rows(&snapshot, &["text"], &[]).await.iter().map(RecordBatch::num_rows).collect();
-    assert!(sizes.iter().sum::<usize>() == 40 && sizes.iter().all(|rows| *rows <= 20), "{sizes:?}");
+    assert!(sizes.iter().sum::<usize>() == 40 && sizes.iter().all(|rows| *rows <= 22), "{sizes:?}");
 }
 
 #[tokio::test]

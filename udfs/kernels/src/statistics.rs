@@ -4,13 +4,26 @@
 //! binomial probabilities"), which keeps full precision for counts of millions, where sums of log-factorials lose it.
 //! `udfs/kernels/tests/statistics_fixtures.py` compares with scipy and statsmodels.
 
+use std::cmp::Ordering;
 use std::f64::consts::{PI, SQRT_2};
+use std::sync::LazyLock;
+
+/// Probabilities that differ by less than this share of themselves are equal: rounding must not break ties.
+const TIE: f64 = 1e-7;
+
+/// Stirling's error where its series does not hold.
+static SMALL_STIRLING_ERRORS: LazyLock<[f64; 16]> = LazyLock::new(|| {
+    std::array::from_fn(|n| {
+        let factorial: f64 = (2..=n as u64).map(|k| k as f64).product();
+        let n = n as f64;
+        if n == 0.0 { 0.0 } else { factorial.ln() - (n + 0.5) * n.ln() + n - 0.5 * (2.0 * PI).ln() }
+    })
+});
 
 /// `ln(n!) - ln(sqrt(2 pi n) (n/e)^n)`, the error of Stirling's formula.
 fn stirling_error(n: f64) -> f64 {
     if n <= 15.0 {
-        let factorial: f64 = (2..=n as u64).map(|k| k as f64).product();
-        return if n == 0.0 { 0.0 } else { factorial.ln() - (n + 0.5) * n.ln() + n - 0.5 * (2.0 * PI).ln() };
+        return SMALL_STIRLING_ERRORS[n as usize];
     }
     let square = n * n;
     (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - (1.0 / 1680.0 - 1.0 / 1188.0 / square) / square) / square) / square)
@@ -102,6 +115,47 @@ impl Hypergeometric {
         up / ((x + 1) as f64 * (self.n + x + 1 - self.with_first - self.with_second) as f64)
     }
 
+    /// The largest count below the mode whose probability is at most `exp(limit)`, and that probability's logarithm. Looked
+    /// for from `guess`, step by step: the law is nearly symmetric, so that there are few.
+    fn no_likelier_below(self, mode: u64, guess: u64, limit: f64) -> Option<(u64, f64)> {
+        let (mut x, mut ln_p) = (guess, self.ln_probability(guess));
+        while ln_p > limit {
+            if x == self.low() {
+                return None;
+            }
+            x -= 1;
+            ln_p -= self.ratio_up(x).ln();
+        }
+        while x + 1 < mode {
+            let next = ln_p + self.ratio_up(x).ln();
+            if next > limit {
+                break;
+            }
+            (x, ln_p) = (x + 1, next);
+        }
+        Some((x, ln_p))
+    }
+
+    /// [`Self::no_likelier_below`] on the other side: the smallest count above the mode.
+    fn no_likelier_above(self, mode: u64, guess: u64, limit: f64) -> Option<(u64, f64)> {
+        let (mut x, mut ln_p) = (guess, self.ln_probability(guess));
+        while ln_p > limit {
+            if x == self.high() {
+                return None;
+            }
+            ln_p += self.ratio_up(x).ln();
+            x += 1;
+        }
+        while x > mode + 1 {
+            let next = ln_p - self.ratio_up(x - 1).ln();
+            if next > limit {
+                break;
+            }
+            (x, ln_p) = (x - 1, next);
+        }
+        Some((x, ln_p))
+    }
+
     /// `P(X >= x) / P(x)`.
     fn tail_up(self, x: u64) -> f64 {
         let (mut term, mut sum) = (1.0, 1.0);
@@ -159,34 +213,23 @@ pub fn fisher_two_sided(both: u64, with_first: u64, with_second: u64, n: u64) ->
     }
     let mode = law.mode();
     let observed = law.ln_probability(both);
-    let limit = observed + 1e-7;
-    if law.ln_probability(mode) <= limit {
+    let limit = observed + TIE;
+    // Probabilities fall on both sides of the mode, so that a step towards it nearly always tells.
+    let towards_mode = match both.cmp(&mode) {
+        Ordering::Less => law.ratio_up(both),
+        Ordering::Equal => return 1.0,
+        Ordering::Greater => 1.0 / law.ratio_up(both - 1),
+    };
+    if towards_mode <= 1.0 + TIE && law.ln_probability(mode) <= limit {
         return 1.0;
     }
     let own = observed.exp();
     let (near, far) = if both > mode {
-        // On the other side of the mode probabilities fall towards `low`: find the largest that is no likelier.
-        let (mut low, mut high) = (law.low(), mode);
-        if law.ln_probability(low) > limit {
-            (own * law.tail_up(both), 0.0)
-        } else {
-            while low + 1 < high {
-                let middle = low + (high - low) / 2;
-                if law.ln_probability(middle) <= limit { low = middle } else { high = middle }
-            }
-            (own * law.tail_up(both), law.ln_probability(low).exp() * law.tail_down(low))
-        }
+        let far = law.no_likelier_below(mode, mode.saturating_sub(both - mode).max(law.low()), limit);
+        (own * law.tail_up(both), far.map_or(0.0, |(x, ln_p)| ln_p.exp() * law.tail_down(x)))
     } else {
-        let (mut low, mut high) = (mode, law.high());
-        if law.ln_probability(high) > limit {
-            (own * law.tail_down(both), 0.0)
-        } else {
-            while low + 1 < high {
-                let middle = low + (high - low) / 2;
-                if law.ln_probability(middle) <= limit { high = middle } else { low = middle }
-            }
-            (own * law.tail_down(both), law.ln_probability(high).exp() * law.tail_up(high))
-        }
+        let far = law.no_likelier_above(mode, (mode + (mode - both)).min(law.high()), limit);
+        (own * law.tail_down(both), far.map_or(0.0, |(x, ln_p)| ln_p.exp() * law.tail_up(x)))
     };
     (near + far).min(1.0)
 }
