@@ -111,3 +111,15 @@ async fn version_2_is_brought_up_to_date() {
         ["none: fires on none 0.75", "one letter: fires on one ", "two letters: fires on two "]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_3_is_the_present_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let database = folder.path().join("v3");
+    copy(&fixture("v3"), &database);
+    let engine = Engine::open(&database, read_only()).await.expect("it needs no change");
+    says_what_it_said(&engine).await;
+    assert_eq!(lines(&engine, "SELECT DISTINCT provenance FROM saequel.saes").await, [""; 0]);
+    drop(engine);
+    opens_and_can_be_changed("v3", folder.path()).await;
+}

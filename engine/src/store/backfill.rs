@@ -15,9 +15,8 @@ use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::fragment::FileFragment;
 use lance::dataset::transaction::{Operation, Transaction};
-use lance::datatypes::Field;
 
-use super::corpus::batch_rows;
+use super::corpus::{batch_rows, files_of};
 use super::errors::lance_error;
 use super::{Snapshot, Store, WriteGuard};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,13 +37,6 @@ pub(crate) struct Gap {
     pub(crate) lacks: Vec<String>,
 }
 
-/// Whether a column lies in one of a fragment's files; of a list only its items may be named there.
-fn is_in(field: &Field, fragment: &FileFragment) -> bool {
-    let named = |file: &[i32]| file.contains(&field.id);
-    fragment.metadata().files.iter().any(|file| named(&file.fields))
-        || field.children.iter().any(|child| is_in(child, fragment))
-}
-
 impl Store {
     /// The fragments in which a document lacks the features of one of `dictionaries`, whose columns exist.
     ///
@@ -58,7 +50,7 @@ impl Store {
         for fragment in dataset.get_fragments() {
             let has = |column: &str| {
                 let field = dataset.schema().field(column);
-                field.is_none_or(|field| is_in(field, &fragment))
+                field.is_none_or(|field| !files_of(field, fragment.metadata()).is_empty())
             };
             let mut lacks = dictionaries.iter().any(|name| !has(&schema::ids_column(name)));
             if !lacks {
@@ -148,7 +140,7 @@ impl Store {
             let before = fragment_of(&dataset, corpus, fragment)?;
             let is_stored = |column: &&String| {
                 let field = dataset.schema().field(column);
-                field.is_some_and(|field| is_in(field, &before))
+                field.is_some_and(|field| !files_of(field, before.metadata()).is_empty())
             };
             let (stored, lacking): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_stored);
             for names in [stored, lacking].into_iter().filter(|names| !names.is_empty()) {

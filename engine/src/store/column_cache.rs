@@ -66,10 +66,10 @@ impl ColumnCache {
         self.scans.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Bytes that are kept.
+    /// Columns of pieces that are kept.
     #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    pub(super) fn len(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).entries.len()
     }
 
     /// The column in the parts in which it was decoded.
@@ -138,7 +138,7 @@ mod tests {
         };
         assert_eq!(read(&cache), 0);
         assert_eq!((read(&cache), read(&cache)), (3, 3));
-        assert_eq!(cache.bytes(), 3 * one);
+        assert_eq!(cache.len(), 3);
         // What was not used for long makes room.
         for _ in 0..=KEPT_SCANS + 1 {
             cache.begin_scan();
@@ -146,8 +146,8 @@ mod tests {
         let scan = cache.begin_scan();
         cache.put(key(20..21), column(), scan);
         assert!(cache.get(&key(20..21), scan).is_some() && cache.get(&key(0..1), scan).is_none());
-        assert_eq!(cache.bytes(), one);
+        assert_eq!(cache.len(), 1);
         cache.put(key(30..31), Arc::from(vec![Arc::new(UInt32Array::from(vec![7; 9000])) as ArrayRef]), scan);
-        assert_eq!(cache.bytes(), one, "larger than all of it");
+        assert_eq!(cache.len(), 1, "larger than all of it");
     }
 }

@@ -12,6 +12,8 @@ use lance::dataset::{
     DeleteBuilder, InsertBuilder, MergeInsertBuilder, NewColumnTransform, WhenMatched, WhenNotMatched, WriteMode,
     WriteParams,
 };
+use lance::datatypes::Field as LanceField;
+use lance::table::format::{DataFile, Fragment};
 use lance_file::version::LanceFileVersion;
 
 #[cfg(test)]
@@ -44,6 +46,14 @@ pub(super) fn batch_rows(dataset: &Dataset) -> usize {
         bytes.div_ceil(fragment.physical_rows.unwrap_or_default().max(1) as u64)
     });
     (BATCH_BYTES / row.max().unwrap_or(1).max(1)).clamp(1, BATCH_ROWS) as usize
+}
+
+/// The data files of a fragment that hold a column; of a list only its items are named there.
+pub(super) fn files_of<'a>(field: &LanceField, fragment: &'a Fragment) -> Vec<&'a DataFile> {
+    fn holds(field: &LanceField, file: &DataFile) -> bool {
+        file.fields.contains(&field.id) || field.children.iter().any(|child| holds(child, file))
+    }
+    fragment.files.iter().filter(|file| holds(field, file)).collect()
 }
 
 /// A corpus that is to be made.

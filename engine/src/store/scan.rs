@@ -31,6 +31,7 @@ use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 
 use super::column_cache::{ColumnCache, PieceKey};
+use super::corpus::files_of;
 
 /// Batches of a piece of small columns: few enough that partitions end together, many enough that opening a piece costs
 /// nothing. A batch of large ones (texts) is a piece of its own, because a piece is in memory as a whole.
@@ -256,11 +257,11 @@ impl Scan {
         if !fragment.overlays.is_empty() {
             return None;
         }
-        let field = self.of.dataset.schema().field(name)?.id;
-        let file = fragment.files.iter().find(|file| file.fields.contains(&field))?;
+        let field = self.of.dataset.schema().field(name)?;
+        let [file] = files_of(field, fragment)[..] else { return None };
         let deletions = fragment.deletion_file.as_ref().map(|file| (file.id, file.read_version));
         let (file, rows) = (Arc::from(file.path.as_str()), piece.rows.clone());
-        Some(PieceKey { file, deletions, field, rows, batch_rows: self.batch_rows })
+        Some(PieceKey { file, deletions, field: field.id, rows, batch_rows: self.batch_rows })
     }
 
     /// The columns `schema` of a piece, deleted rows left out, in batches.
@@ -534,6 +535,8 @@ mod tests {
                 }
             }
         }
-        assert!(cache.bytes() > 0);
+        let other = Arc::new(ColumnCache::new(1 << 20));
+        ours(&whole, None, 8192, 1, Some(&other)).await;
+        assert_eq!(other.len(), 3 * COLUMNS.len(), "each column of three fragments, lists as well");
     }
 }
