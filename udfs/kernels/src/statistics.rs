@@ -158,31 +158,43 @@ impl Hypergeometric {
 
     /// `P(X >= x) / P(x)`.
     fn tail_up(self, x: u64) -> f64 {
-        let (mut term, mut sum) = (1.0, 1.0);
-        for at in x..self.high() {
-            let ratio = self.ratio_up(at);
-            term *= ratio;
-            sum += term;
-            if ratio < 1.0 && term < sum * 1e-17 {
-                break;
-            }
-        }
-        sum
+        let (first, second, rest) = self.parts();
+        let (mut at, high) = (x as f64, self.high() as f64);
+        tail(|| {
+            let ratio = (first - at) * (second - at) / ((at + 1.0) * (rest + at));
+            at += 1.0;
+            (at <= high).then_some(ratio)
+        })
     }
 
     /// `P(X <= x) / P(x)`.
     fn tail_down(self, x: u64) -> f64 {
-        let (mut term, mut sum) = (1.0, 1.0);
-        for at in (self.low()..x).rev() {
-            let ratio = 1.0 / self.ratio_up(at);
-            term *= ratio;
-            sum += term;
-            if ratio < 1.0 && term < sum * 1e-17 {
-                break;
-            }
-        }
-        sum
+        let (first, second, rest) = self.parts();
+        let (mut at, low) = (x as f64, self.low() as f64);
+        tail(|| {
+            at -= 1.0;
+            (at >= low).then(|| (at + 1.0) * (rest + at) / ((first - at) * (second - at)))
+        })
     }
+
+    /// The margins, and `n + 1` without them: what [`Self::ratio_up`] is made of.
+    fn parts(self) -> (f64, f64, f64) {
+        let (first, second) = (self.with_first as f64, self.with_second as f64);
+        (first, second, self.n as f64 + 1.0 - first - second)
+    }
+}
+
+/// `1 + r1 + r1 r2 + ...` of falling ratios, until nothing is added any more.
+fn tail(mut next_ratio: impl FnMut() -> Option<f64>) -> f64 {
+    let (mut term, mut sum) = (1.0, 1.0);
+    while let Some(ratio) = next_ratio() {
+        term *= ratio;
+        sum += term;
+        if ratio < 1.0 && term < sum * 1e-17 {
+            break;
+        }
+    }
+    sum
 }
 
 /// Fisher's exact test of a 2x2 table, one-sided: probability of `both` or more documents with both properties, if
