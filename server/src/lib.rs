@@ -48,6 +48,7 @@ pub fn main() -> u8 {
         logs::of_a_command();
     }
     logs::report_panics();
+    memory::keep_freed();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -199,7 +199,8 @@ def measure(args, n_docs):
     if not file.exists():
         say(f"{n_docs:,} documents: making the corpus")
         corpus.write(file, n_docs)
-    figures = {"docs": n_docs, "tasks": {}}
+    former = next((figures for figures in args.former if figures["docs"] == n_docs), {})
+    figures = {**former, "docs": n_docs, "tasks": dict(former.get("tasks", {}))}
     if not db.exists():
         say(f"{n_docs:,} documents: importing")
         figures |= load(args.saequel, db, file, args.threads)
@@ -239,7 +240,7 @@ def measure(args, n_docs):
                 name = tool if way == task else f"{tool} {way.removeprefix(task).strip('_').replace('_', ' ')}"
                 found[name] = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds),
                                "peak_mib": max(run["peak_mib"] for run in runs)}
-            found["saequel"]["cold"] = cold[task]
+            found["saequel"] |= {"cold": cold[task], "when": f"{datetime.date.today().isoformat()}, commit {commit()}"}
             figures["tasks"][task] = found
             for name, figure in found.items():
                 ratio = figure["median"] / found["saequel"]["median"]
@@ -269,16 +270,19 @@ def machine():
     return f"{cpu}, {os.cpu_count()} cores, {wide}, {memory} GiB"
 
 
+def commit():
+    """Of the working tree; + if it was changed."""
+    changed = run(["git", "-C", HERE, "status", "--porcelain", "--untracked-files=no"]).strip()
+    return run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"]).strip() + ("+" if changed else "")
+
+
 def tables(args, results, load_before):
-    commit = run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"]).strip()
-    dirty = "+" if run(["git", "-C", HERE, "status", "--porcelain", "--untracked-files=no"]).strip() else ""
-    today = datetime.date.today().isoformat()
     versions = ", ".join(f"{name} {__import__(name).__version__}" for name in ("scipy", "duckdb", "polars") if name in args.tools)
-    lines = [f"{today}, commit {commit}{dirty}, {args.build} build; {machine()}; {args.threads} threads each; {versions}. "
+    lines = [f"{args.build} build; {machine()}; {args.threads} threads each; {versions}. "
              f"Medians of {args.runs} rounds (least to most); load of the machine before: {load_before:.1f}.", ""]
     ms = lambda seconds: f"{seconds * 1000:,.1f}" if seconds < 1 else f"{seconds * 1000:,.0f}"
-    for task in args.tasks:
-        lines += [f"**{TITLES[task]}**", "", "| documents | tool | ms | least to most | times saequel | peak MiB |",
+    for task in [task for task in TASKS if all(task in figures["tasks"] for figures in results)]:
+        lines += [f"**{TITLES[task]}** ({results[0]['tasks'][task]['saequel']['when']})", "", "| documents | tool | ms | least to most | times saequel | peak MiB |",
                   "|---:|---|---:|---:|---:|---:|"]
         for figures in results:
             found = figures["tasks"][task]
@@ -324,11 +328,13 @@ def main():
                         metavar="TOOL:TASK:DOCS", help="tools that do a task only up to so many documents, because they "
                         "would take minutes and tens of GiB beyond")
     parser.add_argument("--json", help="write the figures to this file too")
+    parser.add_argument("--update", action="store_true", help="what is not measured now stays as it is in the --json file")
     parser.add_argument("--keep", action="store_true", help="leave corpora and databases")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
     args = parser.parse_args()
     args.tools = ["saequel", *(tool for tool in args.tools if tool != "saequel")]
     args.most = {tuple(skip.split(":")[:2]): int(skip.split(":")[2]) for skip in args.skip}
+    args.former = json.loads(pathlib.Path(args.json).read_text()) if args.update else []
     pathlib.Path(args.work).mkdir(parents=True, exist_ok=True)
     load_before = os.getloadavg()[0]
     results = [measure(args, n_docs) for n_docs in args.docs]

@@ -152,6 +152,11 @@ impl IdsView {
         self.len() == 0
     }
 
+    /// Rows that were never encoded, if any, and where the ids of each row begin and end among the ids of all.
+    pub(crate) fn parts(&self) -> (Option<&NullBuffer>, &[i32], &[FeatureId]) {
+        (self.lists.nulls(), self.lists.value_offsets(), self.values.values())
+    }
+
     /// Whether row `row` was never encoded, as opposed to holding no feature.
     pub fn is_null(&self, row: usize) -> bool {
         self.lists.is_null(row)
@@ -170,7 +175,7 @@ impl IdsView {
 /// Read access to a column of `features` values, one row a document, without copying.
 #[derive(Debug, Clone)]
 pub struct FeaturesView {
-    nulls: Option<arrow::buffer::NullBuffer>,
+    nulls: Option<NullBuffer>,
     ids: ListArray,
     activations: ListArray,
     id_values: UInt32Array,

@@ -15,7 +15,6 @@ use crate::say::{remark, say};
 use crate::signals::Signals;
 
 pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
-    crate::memory::keep_freed();
     let dir = context.existing_db_dir()?;
     let ServeArgs { config, print_config, no_postgres, mut given } = args;
     if no_postgres {

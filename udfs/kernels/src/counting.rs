@@ -78,6 +78,22 @@ impl PairedCounts {
     }
 }
 
+/// Stands for no group in a list of groups by document.
+pub const NO_GROUP: u16 = u16::MAX;
+
+/// Puts the documents whose bit is set in `words` (64 documents each, the first in the lowest bit) into `group`; those that
+/// are in another already go to `again`, with their number.
+pub fn assign(group_of: &mut [u16], group: u16, words: &[u64], again: &mut Vec<(usize, u16)>) {
+    for (at, (places, word)) in group_of.chunks_mut(64).zip(words).enumerate() {
+        for (bit, place) in places.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 1) {
+            match *place {
+                NO_GROUP => *place = group,
+                _ => again.push((64 * at + bit, group)),
+            }
+        }
+    }
+}
+
 /// Document counts of several groups of documents, each by stratum.
 #[derive(Debug, Clone, Default)]
 pub struct GroupCounts {
@@ -100,6 +116,15 @@ impl GroupCounts {
     /// Counts a document of `group` in `stratum`.
     pub fn update(&mut self, group: usize, stratum: usize, ids: &[FeatureId]) {
         self.cells[group * self.n_strata + stratum].update(ids);
+    }
+
+    /// Counts documents of the first stratum that lie one behind the other: document `i` is in `group_of[i]`, or in none
+    /// ([`NO_GROUP`]), and has the features `ids[offsets[i]..offsets[i + 1]]`.
+    pub fn update_all(&mut self, group_of: &[u16], offsets: &[i32], ids: &[FeatureId]) {
+        for (group, ends) in group_of.iter().zip(offsets.windows(2)).filter(|(group, _)| **group != NO_GROUP) {
+            let own = ids.get(ends[0] as usize..ends[1] as usize).unwrap_or_default();
+            self.update(usize::from(*group), 0, own);
+        }
     }
 
     /// Adds what was counted of other documents of the same groups and strata.
@@ -161,6 +186,27 @@ mod tests {
             let (sum, more) = parts.split_at_mut(1);
             sum[0].merge(&more[0]);
             prop_assert_eq!((sum[0].n_docs, &sum[0].docs), (paired.a.n_docs, &paired.a.docs));
+            // The documents at even places are in group 0, those at places of three in group 1, some in both or none.
+            let is_in = |group: usize, at: usize| at.is_multiple_of(group + 2);
+            let (mut group_of, mut again) = (vec![NO_GROUP; documents.len()], Vec::new());
+            for group in 0..2 {
+                let word = |at: usize| {
+                    (0..64).filter(|bit| is_in(group, 64 * at + bit)).map(|bit| 1u64 << bit).sum::<u64>()
+                };
+                let words: Vec<u64> = (0..documents.len().div_ceil(64)).map(word).collect();
+                assign(&mut group_of, group as u16, &words, &mut again);
+            }
+            let ends = documents.iter().scan(0, |end, ids| { *end += ids.len() as i32; Some(*end) });
+            let offsets: Vec<i32> = std::iter::once(0).chain(ends).collect();
+            let mut counts = GroupCounts::new(10, 2, 1);
+            counts.update_all(&group_of, &offsets, &documents.concat());
+            again.iter().for_each(|(at, group)| counts.update(usize::from(*group), 0, &documents[*at]));
+            for group in 0..2 {
+                let mut expected = FeatureCounts::new(10);
+                documents.iter().enumerate().filter(|(at, _)| is_in(group, *at)).for_each(|(_, ids)| expected.update(ids));
+                let found = &counts.group(group)[0];
+                prop_assert_eq!((found.n_docs, &found.docs), (expected.n_docs, &expected.docs));
+            }
             prop_assert_eq!(few.n_docs, pairs.len() as u64);
             prop_assert!((0..3u32).all(|id| few.docs(id) == paired.a.docs(id)) && few.docs(3) == 0);
         }

@@ -203,7 +203,9 @@ impl Sides<'_> {
             let tables = self.tables(*id);
             self.row(*id, &tables, z).filter(|row| row.docs_a + row.docs_b >= min_docs.max(1))
         };
-        ids.par_iter().filter_map(row).collect()
+        // Collected by place, which copies each row once.
+        let rows: Vec<Option<DiffRow>> = ids.par_iter().map(row).collect();
+        rows.into_iter().flatten().collect()
     }
 
     fn tables(self, id: FeatureId) -> Vec<Table> {
@@ -254,8 +256,10 @@ fn corrected(mut rows: Vec<DiffRow>) -> Vec<DiffRow> {
     for (row, q) in rows.iter_mut().zip(benjamini_hochberg(&p, p.len() as u64)) {
         row.q_value = q;
     }
-    rows.sort_by(order);
-    rows
+    // Rows are large: their places are sorted, and each row moves once.
+    let mut places: Vec<usize> = (0..rows.len()).collect();
+    places.par_sort_by(|x, y| order(&rows[*x], &rows[*y]));
+    places.into_iter().map(|place| rows[place].clone()).collect()
 }
 
 /// By group; then significant rows first, then the larger difference, whatever its sign; ties by q, then by id.

@@ -9,7 +9,7 @@ use super::text::{Piece, TokenizedText, Window, tokenize};
 use super::{Hook, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Positions (tokens, special ones included) that a thread reads at once: enough for the matrix products to be busy, few
+/// Positions (tokens, special ones included) that a thread reads at once, about: enough for the matrix products to be busy, few
 /// enough for the activations to stay in the cache.
 const BATCH_POSITIONS: usize = 1024;
 
@@ -106,19 +106,21 @@ impl Reader {
                 order.push((doc, i, piece.windows.iter().map(|window| window.read.len() + n_special).sum()));
             }
         }
-        // Longest first: the last batches are then small, and no thread waits long for another.
+        // Batches of equal size, as many as make all threads end at the same time. Of similar lengths each, so that
+        // what attention costs is similar within a batch.
         order.sort_by_key(|&(_, _, positions)| std::cmp::Reverse(positions));
-        let mut batches: Vec<Range<usize>> = Vec::new();
-        let mut filled = 0;
+        let total: usize = order.iter().map(|(_, _, positions)| positions).sum();
+        let n_batches = total.div_ceil(BATCH_POSITIONS).next_multiple_of(self.threads.max(1));
+        let mut batches: Vec<Range<usize>> = Vec::with_capacity(n_batches);
+        let (mut before, mut current) = (0, 0);
         for (at, &(_, _, positions)) in order.iter().enumerate() {
+            let number = (before + positions / 2) * n_batches / total.max(1);
+            before += positions;
             match batches.last_mut() {
-                Some(batch) if filled + positions <= BATCH_POSITIONS => {
-                    batch.end = at + 1;
-                    filled += positions;
-                }
+                Some(batch) if number < current => batch.end = at + 1,
                 _ => {
                     batches.push(at..at + 1);
-                    filled = positions;
+                    current = number + 1;
                 }
             }
         }

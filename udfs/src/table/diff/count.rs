@@ -14,7 +14,7 @@ use super::reader::{Grouping, Reader};
 use super::{Design, DiffCall, NAME};
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, IdsView};
-use crate::kernels::counting::{GroupCounts, PairedCounts};
+use crate::kernels::counting::{GroupCounts, NO_GROUP, PairedCounts, assign};
 use crate::kernels::diff::{DiffRow, default_min_docs, diff_groups, diff_paired, tested};
 use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::trend::{LEAST_DOCS, Ranks, TrendCounts, TrendRow, trends};
@@ -75,9 +75,6 @@ impl Once {
     }
 }
 
-/// Stands for none of the sets.
-const NO_SET: usize = usize::MAX;
-
 /// Counts sets that are read together, each of them a group, and how many documents each has.
 async fn count_parts(
     parts: Vec<SendableRecordBatchStream>,
@@ -87,24 +84,20 @@ async fn count_parts(
     let nothing = (GroupCounts::new(id_bound, n_sets, 1), vec![0u64; n_sets]);
     let counted = fold_parts(NAME, parts, nothing, |(counts, n_read), batch| {
         let ids = IdsView::stored(NAME, batch.column(0))?;
-        // The set of each document, so that documents are passed once, in order; `more` are those of further sets.
-        let (mut set_of, mut more) = (vec![NO_SET; batch.num_rows()], Vec::new());
+        let (nulls, offsets, all) = ids.parts();
+        // The set of each document, so that documents are passed once, in order; `again` are those of further sets.
+        let (mut set_of, mut again) = (vec![NO_GROUP; batch.num_rows()], Vec::new());
         for (set, n_read) in n_read.iter_mut().enumerate() {
             let Some(is_in) = batch.column(1 + set).as_boolean_opt() else {
                 return internal_err!("{NAME}: the source does not say which documents are in a set");
             };
             *n_read += is_in.true_count() as u64;
-            for row in is_in.values().set_indices() {
-                match set_of[row] {
-                    NO_SET => set_of[row] = set,
-                    _ => more.push((row, set)),
-                }
-            }
+            let encoded = nulls.map_or_else(|| is_in.values().clone(), |nulls| is_in.values() & nulls.inner());
+            let words: Vec<u64> = encoded.bit_chunks().iter_padded().collect();
+            assign(&mut set_of, set as u16, &words, &mut again);
         }
-        let first = set_of.into_iter().enumerate().filter(|(_, set)| *set != NO_SET);
-        for (row, set) in first.chain(more).filter(|(row, _)| !ids.is_null(*row)) {
-            counts.update(set, 0, ids.ids(row));
-        }
+        counts.update_all(&set_of, offsets, all);
+        again.into_iter().for_each(|(row, set)| counts.update(usize::from(set), 0, ids.ids(row)));
         Ok(())
     })
     .await?;
