@@ -1,17 +1,12 @@
 //! What sets documents apart from others: one row per feature, from counts alone.
 
-use std::cmp::Ordering;
-
 use rayon::prelude::*;
 
 use crate::FeatureId;
 use crate::cancellation::Cancellation;
 use crate::counting::{FeatureCounts, GroupCounts, PairedCounts};
-use crate::statistics::{benjamini_hochberg, mcnemar_p, newcombe_paired, odds_ratio_paired};
+use crate::statistics::{correct, mcnemar_p, newcombe_paired, odds_ratio_paired, rank};
 use crate::stratified::{Table, frequencies, pooled_odds_ratio, test, two_sided_p};
-
-/// Rows with a q value below this come first: they are called significant.
-pub const SIGNIFICANT_Q: f64 = 0.05;
 
 /// One feature compared between A and B.
 #[derive(Debug, Clone, PartialEq)]
@@ -250,31 +245,18 @@ impl Sides<'_> {
     }
 }
 
-/// Corrects p for the number of rows and sorts.
+/// Corrects p for the number of rows, and sorts them by group and rank.
 fn corrected(mut rows: Vec<DiffRow>) -> Vec<DiffRow> {
-    let p: Vec<f64> = rows.iter().map(|row| row.p_value).collect();
-    for (row, q) in rows.iter_mut().zip(benjamini_hochberg(&p, p.len() as u64)) {
-        row.q_value = q;
-    }
-    // Rows are large: their places are sorted, and each row moves once.
-    let mut places: Vec<usize> = (0..rows.len()).collect();
-    places.par_sort_by(|x, y| order(&rows[*x], &rows[*y]));
-    places.into_iter().map(|place| rows[place].clone()).collect()
-}
-
-/// By group; then significant rows first, then the larger difference, whatever its sign; ties by q, then by id.
-pub fn order(x: &DiffRow, y: &DiffRow) -> Ordering {
-    let rank = |row: &DiffRow| u8::from(row.q_value >= SIGNIFICANT_Q);
-    (x.group.cmp(&y.group))
-        .then_with(|| rank(x).cmp(&rank(y)))
-        .then_with(|| y.difference.abs().total_cmp(&x.difference.abs()))
-        .then_with(|| x.q_value.total_cmp(&y.q_value))
-        .then_with(|| x.feature_id.cmp(&y.feature_id))
+    correct(rows.iter_mut().map(|row| (row.p_value, &mut row.q_value)));
+    // Rows are large: their keys are sorted, and each row moves once.
+    rows.sort_by_cached_key(|row| (row.group, rank(row.q_value, row.difference, row.feature_id)));
+    rows
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistics::{SIGNIFICANT_Q, benjamini_hochberg};
 
     const Z95: f64 = 1.959_963_984_540_054;
 

@@ -1,7 +1,7 @@
 //! Which features of a ranking say the same as one above them.
 
 use crate::cooccurrence::PairCounts;
-use crate::diff::SIGNIFICANT_Q;
+use crate::statistics::SIGNIFICANT_Q;
 use crate::stratified::{Table, frequencies, test};
 
 /// Features whose presence correlates at least this much say the same.

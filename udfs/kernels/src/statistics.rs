@@ -4,9 +4,14 @@
 //! binomial probabilities"), which keeps full precision for counts of millions, where sums of log-factorials lose it.
 //! `udfs/kernels/tests/statistics_fixtures.py` compares with scipy and statsmodels.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::f64::consts::{PI, SQRT_2};
 use std::sync::LazyLock;
+
+use crate::FeatureId;
+
+/// Rows with a q value below this are called significant.
+pub const SIGNIFICANT_Q: f64 = 0.05;
 
 /// Probabilities that differ by less than this share of themselves are equal: rounding must not break ties.
 const TIE: f64 = 1e-7;
@@ -477,6 +482,20 @@ pub fn benjamini_hochberg(p: &[f64], n_tests: u64) -> Vec<f64> {
         q[position] = least;
     }
     q
+}
+
+/// Writes the Benjamini-Hochberg q value of each p, of which there are no more, to the place beside it.
+pub fn correct<'a>(values: impl Iterator<Item = (f64, &'a mut f64)>) {
+    let (p, places): (Vec<f64>, Vec<&mut f64>) = values.unzip();
+    for (place, q) in places.into_iter().zip(benjamini_hochberg(&p, p.len() as u64)) {
+        *place = q;
+    }
+}
+
+/// Place of a row among others: significant ones first, then the larger effect, whatever its sign; ties by q, then by id.
+pub fn rank(q_value: f64, effect: f64, feature_id: FeatureId) -> impl Ord {
+    // The bits of numbers that are not negative have their order.
+    (q_value >= SIGNIFICANT_Q, Reverse(effect.abs().to_bits()), q_value.to_bits(), feature_id)
 }
 
 #[cfg(test)]

@@ -4,13 +4,11 @@
 //! with mid-ranks and the variance corrected for ties. Its standard score over `sqrt(n - 1)` is Spearman's correlation
 //! of presence (0 or 1) and value.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::f64::consts::{PI, SQRT_2};
 
 use crate::FeatureId;
-use crate::diff::SIGNIFICANT_Q;
-use crate::statistics::benjamini_hochberg;
+use crate::statistics::{correct, rank};
 
 /// Fewer documents have no interval of a correlation.
 pub const LEAST_DOCS: u64 = 4;
@@ -275,20 +273,9 @@ pub fn trends(counts: &TrendCounts, ranks: &Ranks, ids: &[FeatureId], min_docs: 
             q_value: p_value,
         });
     }
-    let p: Vec<f64> = rows.iter().map(|row| row.p_value).collect();
-    for (row, q) in rows.iter_mut().zip(benjamini_hochberg(&p, p.len() as u64)) {
-        row.q_value = q;
-    }
-    rows.sort_by(order);
+    correct(rows.iter_mut().map(|row| (row.p_value, &mut row.q_value)));
+    rows.sort_by_key(|row| rank(row.q_value, row.correlation, row.feature_id));
     rows
-}
-
-fn order(x: &TrendRow, y: &TrendRow) -> Ordering {
-    let rank = |row: &TrendRow| u8::from(row.q_value >= SIGNIFICANT_Q);
-    (rank(x).cmp(&rank(y)))
-        .then_with(|| y.correlation.abs().total_cmp(&x.correlation.abs()))
-        .then_with(|| x.q_value.total_cmp(&y.q_value))
-        .then_with(|| x.feature_id.cmp(&y.feature_id))
 }
 
 /// `P(U <= u)` of `m` documents against `n`, for each `u` up to the middle; `None` if there are too many.
@@ -323,6 +310,7 @@ fn u_law(m: u64, n: u64) -> Option<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistics::SIGNIFICANT_Q;
 
     const Z95: f64 = 1.959_963_984_540_054;
 

@@ -5,6 +5,7 @@ mod calm;
 mod chat;
 mod families;
 mod fetch;
+mod gguf;
 mod hook;
 mod layers;
 mod ops;
@@ -233,7 +234,7 @@ impl Parts {
         };
         let content = &gguf.content;
         let named = |error: Error| error.context(path.display());
-        let architecture = families::of_gguf(content).map_err(named)?;
+        let architecture = gguf::architecture(content).map_err(named)?;
         let tokenizer = vocabulary::of_gguf(content).map_err(named)?;
         let qwen = architecture.family.starts_with("qwen");
         let begin = vocabulary::special(content, "bos")

@@ -245,18 +245,8 @@ impl CustomOp3 for AddNorm {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-
-    fn random(rows: usize, columns: usize) -> Tensor {
-        Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap()
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f32 {
-        assert_eq!(a.dims(), b.dims());
-        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
-    }
+    use crate::reader::tests::{distance, random};
 
     #[test]
     fn linear_agrees_with_candle() {

@@ -3,6 +3,17 @@
 use super::*;
 use crate::progress::Silent;
 
+/// A matrix of normal numbers.
+pub(super) fn random(rows: usize, columns: usize) -> Tensor {
+    Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap()
+}
+
+/// The largest difference of two tensors of one shape.
+pub(super) fn distance(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
 #[test]
 fn names_of_the_hub_are_told_from_others() {
     assert!(on_hub("google/gemma-3-270m") && on_hub("o/r/model-q8_0.gguf"));

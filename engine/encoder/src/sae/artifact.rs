@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::level::Level;
 use half::{bf16, f16};
@@ -368,7 +369,7 @@ impl Sae {
         if centred || weights.shift.iter().all(|&value| value == 0.0) {
             weights.shift.clear();
         }
-        Self { spec, weights, latents }
+        Self { spec, weights, latents, gram: Arc::default() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From hidden states to sparse activations.
 
+use super::pursuit::{Taken, largest};
 use super::{Architecture, InputNormalization, Sae};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Precision;
@@ -56,7 +57,8 @@ impl SparseRows {
         self.offsets.push(self.latents.len());
     }
 
-    fn push_found(&mut self, found: &[(f32, u32)]) {
+    /// Adds a row of activations and latents (ascending).
+    pub(super) fn push_found(&mut self, found: &[(f32, u32)]) {
         self.latents.extend(found.iter().map(|&(_, latent)| latent));
         self.activations.extend(found.iter().map(|&(activation, _)| activation));
         self.offsets.push(self.latents.len());
@@ -73,10 +75,12 @@ impl SparseRows {
 /// What encoding needs between calls, so that it allocates nothing.
 #[derive(Debug, Default)]
 pub(crate) struct EncodeScratch {
-    dense: Vec<f32>,
-    found: Vec<(f32, u32)>,
+    pub(super) dense: Vec<f32>,
+    pub(super) found: Vec<(f32, u32)>,
     reconstruction: Vec<f32>,
-    residuals: Vec<f32>,
+    /// Of a pursuit: what is left of each row, and what was taken of one.
+    pub(super) left: Vec<f32>,
+    pub(super) taken: Vec<Taken>,
 }
 
 multiversion! {
@@ -137,25 +141,6 @@ multiversion! {
                 found.push((value, (done + j) as u32));
             }
         }
-    }
-}
-
-multiversion! {
-    /// Position and value of the largest number; of the largest amount if `signed`. The first of equal ones.
-    fn largest(values: &[f32], signed: bool) -> (usize, f32) {
-        let most = if signed {
-            values.iter().fold(0.0f32, |most, value| most.max(value.abs()))
-        } else {
-            simd::max(values)
-        };
-        let at = values.iter().position(|&value| if signed { value.abs() == most } else { value == most });
-        at.map_or((0, 0.0), |at| (at, values[at]))
-    }
-}
-
-multiversion! {
-    fn scalar_product(a: &[f32], b: &[f32]) -> f32 {
-        simd::dot(a, b)
     }
 }
 
@@ -324,7 +309,6 @@ impl Sae {
         for block in rows.chunks(block_rows * inputs) {
             let n = block.len() / inputs;
             if self.architecture().is_tied() {
-                scratch.dense.resize(n * width, 0.0);
                 self.pursue(block, scratch, out);
                 continue;
             }
@@ -360,8 +344,7 @@ impl Sae {
                     Architecture::GroupMax { k } => {
                         products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
                         for (i, group) in products.chunks_exact(width / k).enumerate() {
-                            let (at, value) = largest(group, false);
-                            if value > 0.0 {
+                            if let Some((at, value)) = largest(group) {
                                 found.push((value, (i * (width / k) + at) as u32));
                             }
                         }
@@ -421,68 +404,6 @@ impl Sae {
         // What was taken off the input is part of the state.
         state.iter_mut().zip(&self.weights.shift).for_each(|(value, shift)| *value += shift);
         state
-    }
-
-    /// Adds the activations of a block of rows by matching pursuit.
-    fn pursue(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
-        let (width, inputs) = (self.spec.width, self.input_width());
-        let decoder = &self.weights.decoder[..width * inputs];
-        let (steps, least, stop_on_duplicate, signed) = match self.architecture() {
-            Architecture::MatchingPursuit { max_iterations, residual_threshold, stop_on_duplicate } => {
-                (max_iterations, residual_threshold, stop_on_duplicate, false)
-            }
-            Architecture::Itda { k } => (k, 0.0, false, true),
-            _ => return,
-        };
-        let residuals = &mut scratch.residuals;
-        residuals.clear();
-        residuals.extend_from_slice(rows);
-        let mut found: Vec<Vec<(f32, u32)>> = vec![Vec::new(); rows.len() / inputs];
-        // Row of each residual; rows that are done leave, so that the product gets smaller.
-        let mut active: Vec<usize> = (0..found.len()).collect();
-        for _ in 0..steps {
-            let dense = &mut scratch.dense[..active.len() * width];
-            MatMul::linear(active.len(), width, inputs).run(residuals, decoder, dense);
-            let mut kept = 0;
-            for i in 0..active.len() {
-                let (at, _) = largest(&dense[i * width..(i + 1) * width], signed);
-                let atom = &decoder[at * inputs..(at + 1) * inputs];
-                let residual = &mut residuals[i * inputs..(i + 1) * inputs];
-                let product = scalar_product(residual, atom);
-                let value = if signed { product } else { product.max(0.0) };
-                let row = &mut found[active[i]];
-                let there = row.iter_mut().find(|(_, latent)| *latent == at as u32);
-                let duplicate = there.is_some() || value == 0.0;
-                match there {
-                    Some((activation, _)) => *activation += value,
-                    None if value != 0.0 => row.push((value, at as u32)),
-                    None => {}
-                }
-                subtract(value, atom, residual);
-                let small = least > 0.0 && scalar_product(residual, residual).sqrt() < least;
-                // A step that changes nothing would be repeated for ever.
-                if !(value == 0.0 || small || stop_on_duplicate && duplicate) {
-                    residuals.copy_within(i * inputs..(i + 1) * inputs, kept * inputs);
-                    active[kept] = active[i];
-                    kept += 1;
-                }
-            }
-            active.truncate(kept);
-            residuals.truncate(kept * inputs);
-            if active.is_empty() {
-                break;
-            }
-        }
-        for mut row in found {
-            row.retain(|&(activation, _)| activation != 0.0);
-            for (activation, feature) in &mut row {
-                if *activation < 0.0 {
-                    (*activation, *feature) = (-*activation, *feature + width as u32);
-                }
-            }
-            row.sort_unstable_by_key(|&(_, feature)| feature);
-            out.push_found(&row);
-        }
     }
 
     /// Leaves the reconstruction of a normalised row, less the row, in `error`; returns its squared length. Not of a

@@ -156,6 +156,16 @@ fn compare(architecture: Architecture, normalization: InputNormalization) {
     let states = numbers(10, ROWS * INPUTS, 2.0);
     let rows = sae.encode_states(&states).unwrap();
     assert_eq!(rows.len(), ROWS);
+    if architecture.is_tied() {
+        let (mut rows_read, mut dense) = (states.clone(), SparseRows::default());
+        sae.normalize(&mut rows_read);
+        densely(&sae, &rows_read, &mut EncodeScratch::default(), &mut dense);
+        for (i, row) in rows.iter().enumerate() {
+            let (latents, activations) = dense.row(i);
+            assert!(row.iter().map(|(latent, _)| latent).eq(latents), "{architecture:?} {normalization:?}: row {i}");
+            assert!(row.iter().zip(activations).all(|(a, b)| (a.1 - b).abs() < 2e-5), "{architecture:?}: row {i}");
+        }
+    }
     let mut fired = 0;
     for (state, row) in states.chunks_exact(INPUTS).zip(&rows) {
         let want = expected(&normalized(state, normalization, &weights), architecture, &weights);
@@ -326,6 +336,96 @@ fn what_is_out_of_range_is_said() {
     let mut nested = spec(Architecture::Relu, CENTRED);
     nested.prefixes = vec![30, 20, WIDTH];
     assert!(nested.wrong().unwrap().contains("grow up to width 70"));
+}
+
+/// A dictionary of directions that is pursued, and states made of `n_parts` of them and a little noise.
+fn pursued(architecture: Architecture, width: usize, inputs: usize, n_rows: usize, n_parts: usize) -> (Sae, Vec<f32>) {
+    let mut decoder = numbers(16, width * inputs, 1.0);
+    for row in decoder.chunks_exact_mut(inputs) {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    let mut states = numbers(17, n_rows * inputs, 0.01);
+    let mut random = Random::new(18, 0);
+    for state in states.chunks_exact_mut(inputs) {
+        for _ in 0..n_parts {
+            let (part, amount) = (random.below(width), 0.5 + random.below(1000) as f32 / 1000.0);
+            state.iter_mut().zip(&decoder[part * inputs..]).for_each(|(x, d)| *x += amount * d);
+        }
+    }
+    let spec =
+        Spec { width, input_width: inputs, prefixes: Vec::new(), ..spec(architecture, InputNormalization::None) };
+    let weights = Weights { decoder, decoder_bias: vec![0.0; inputs], ..Weights::default() };
+    (Sae::new(spec, weights), states)
+}
+
+fn densely(sae: &Sae, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
+    out.clear();
+    for block in rows.chunks(BLOCK_ROWS * sae.input_width()) {
+        scratch.left.clear();
+        scratch.left.extend_from_slice(block);
+        sae.pursue_densely(&sae.pursuit().unwrap(), scratch, out);
+    }
+}
+
+#[test]
+fn a_pursuit_takes_the_same_by_products_of_rows_as_by_products_computed_anew() {
+    for architecture in [
+        Architecture::MatchingPursuit { max_iterations: 24, residual_threshold: 0.2, stop_on_duplicate: false },
+        Architecture::MatchingPursuit { max_iterations: 24, residual_threshold: 0.0, stop_on_duplicate: true },
+        Architecture::Itda { k: 24 },
+    ] {
+        let (sae, mut states) = pursued(architecture, 700, 48, 400, 8);
+        // Rows of which nothing is left after no step, and after one.
+        states[..48].fill(0.0);
+        states[48..96].copy_from_slice(&sae.decoder()[..48]);
+        let (mut scratch, mut dense) = (EncodeScratch::default(), SparseRows::default());
+        densely(&sae, &states, &mut scratch, &mut dense);
+        let (mut taken, mut others) = (0, 0);
+        for (i, row) in sae.encode_states(&states).unwrap().iter().enumerate() {
+            let (latents, activations) = dense.row(i);
+            let same = row.iter().map(|(latent, _)| latent).eq(latents);
+            others += usize::from(!same);
+            if same {
+                let most = row.iter().zip(activations).map(|(a, b)| (a.1 - b).abs()).fold(0.0, f32::max);
+                assert!(most < 1e-5, "{architecture:?}: row {i} differs by {most}");
+            }
+            taken += row.len();
+        }
+        // Where two latents say the same to the last digit either may be taken, as of what rounding leaves of an atom.
+        assert!(taken > 400 * 4 && others <= 4, "{architecture:?}: {taken} taken, {others} rows differ");
+    }
+}
+
+/// Prints how long pursuits take by products of rows, in multiples of those that compute them anew, interleaved: run it
+/// alone, with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_pursuits() {
+    for (width, inputs, k) in [(4096, 384, 16), (4096, 384, 32), (8192, 768, 32)] {
+        let (sae, states) = pursued(Architecture::Itda { k }, width, inputs, 512, k);
+        let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
+        let start = std::time::Instant::now();
+        sae.encode_rows(&states[..inputs], &mut scratch, &mut sparse);
+        let first = start.elapsed().as_secs_f64();
+        let mut seconds = [Vec::new(), Vec::new()];
+        for _ in 0..5 {
+            let start = std::time::Instant::now();
+            sae.encode_rows(&states, &mut scratch, &mut sparse);
+            seconds[0].push(start.elapsed().as_secs_f64());
+            let start = std::time::Instant::now();
+            densely(&sae, &states, &mut scratch, &mut sparse);
+            seconds[1].push(start.elapsed().as_secs_f64());
+        }
+        let mut ratios: Vec<f64> = seconds[1].iter().zip(&seconds[0]).map(|(anew, kept)| anew / kept).collect();
+        ratios.sort_by(f64::total_cmp);
+        let [kept, anew] = seconds.map(|seconds| 512.0 / seconds.into_iter().fold(f64::INFINITY, f64::min));
+        println!(
+            "{width} x {inputs}, {k} steps: {kept:.0} rows/s by products of rows ({first:.2} s to compute them), \
+             {anew:.0} anew, median ratio {:.1}",
+            ratios[2]
+        );
+    }
 }
 
 /// Prints how long encoding takes, in multiples of the loop of version 1 on the same states, interleaved: run it alone, with

@@ -16,12 +16,15 @@ pub(crate) mod harvest;
 mod import;
 mod method;
 mod neighbours;
+mod pursuit;
 pub(crate) mod random;
 mod samples;
 pub(crate) mod survey;
 pub(crate) mod texts;
 mod train;
 mod trainer;
+
+use std::sync::{Arc, OnceLock};
 
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +48,8 @@ pub struct Sae {
     spec: Spec,
     weights: Weights,
     latents: Vec<LatentInfo>,
+    /// Products of all pairs of decoder rows, computed when a pursuit first needs them.
+    gram: Arc<OnceLock<Vec<f32>>>,
 }
 
 /// What is known of one latent, beside the weights (file `features.jsonl` of the artifact).

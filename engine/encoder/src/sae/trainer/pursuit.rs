@@ -1,5 +1,4 @@
-//! Dictionaries without an encoder, read by matching pursuit (Mallat and Zhang 1993): the decoder row that says most of what
-//! is left is taken, `c_t = d_t r_{t-1}`, `r_t = r_{t-1} - c_t d_t`, `k` times.
+//! Training of dictionaries that are read by [matching pursuit](crate::sae::pursuit).
 //!
 //! MP-SAE (Costa et al. 2025, arXiv:2506.03093) learns the rows by descent through the unrolled pursuit, which row is taken
 //! being fixed: of the loss `|r_k|^2` with `g_k = 2 r_k`, row `d_t` gets `-(g_t d_t) r_{t-1} - c_t g_t`, and
@@ -7,30 +6,20 @@
 //!
 //! ITDA (Leask et al. 2025, arXiv:2505.17769) learns nothing: samples that the pursuit over the rows so far leaves too much
 //! of become rows themselves. Rows are taken with either sign.
-//!
-//! A pursuit needs the products of all rows with what is left. These are computed once for the sample and then kept up to
-//! date with the products of the rows among themselves (`gram`, `width^2` numbers), which makes a step `inputs` times
-//! cheaper.
 
 use super::adam::{AdamStep, turn_rows};
 use super::{StepReport, Trainer, squared_length};
 use crate::error::Result;
 use crate::reader::parallel;
 use crate::reader::simd::{self, MatMul, multiversion};
+use crate::sae::pursuit::{Pursuit, Taken, gram, pursue};
 
 /// Rows that a thread pursues at once.
 const BLOCK_ROWS: usize = 64;
 /// Rows of which gradients are held at once.
 const GROUP_ROWS: usize = 512;
-/// Latents whose products a thread computes at once.
-const GRAM_ROWS: usize = 128;
-
-/// A step of a pursuit.
-#[derive(Debug, Clone, Copy)]
-struct Taken {
-    latent: u32,
-    amount: f32,
-}
+/// A row that says no more than this is not taken.
+const LEAST_AMOUNT: f32 = 1e-6;
 
 /// What the pursuits of a block of rows found.
 struct Pursued {
@@ -41,55 +30,6 @@ struct Pursued {
     residuals: Vec<f32>,
     /// Different latents of all rows together.
     n_latents: usize,
-}
-
-/// Largest number of a slice, or largest magnitude if `signed`, and the first place of it; 0 where there is none above 0.
-#[inline(always)]
-fn most(values: &[f32], signed: bool) -> (usize, f32) {
-    const LANES: usize = 32;
-    let strength = |value: f32| if signed { value.abs() } else { value };
-    let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            let value = strength(value);
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    let most = lanes.iter().chain(rest).fold(0.0f32, |most, &value| most.max(strength(value)));
-    let at = chunks.iter().position(|chunk| {
-        let hits: u32 = chunk.iter().map(|&value| u32::from(strength(value) == most)).sum();
-        hits > 0
-    });
-    let start = at.unwrap_or(chunks.len()) * LANES;
-    let within = values[start..].iter().position(|&value| strength(value) == most);
-    (start + within.unwrap_or(0), most)
-}
-
-multiversion! {
-    /// Pursues a row by its products with all latents, which become those with what is left.
-    fn pursue(products: &mut [f32], gram: &[f32], stride: usize, k: usize, signed: bool, taken: &mut Vec<Taken>) {
-        let n = products.len();
-        for _ in 0..k {
-            let (latent, strength) = most(products, signed);
-            if strength <= 1e-6 {
-                break;
-            }
-            let amount = products[latent];
-            simd::axpy(-amount, &gram[latent * stride..latent * stride + n], products);
-            taken.push(Taken { latent: latent as u32, amount });
-        }
-    }
-}
-
-multiversion! {
-    /// Takes the rows off what is left.
-    fn subtract(taken: &[Taken], decoder: &[f32], residual: &mut [f32]) {
-        for step in taken {
-            let from = step.latent as usize * residual.len();
-            simd::axpy(-step.amount, &decoder[from..from + residual.len()], residual);
-        }
-    }
 }
 
 multiversion! {
@@ -150,30 +90,23 @@ impl Trainer {
     }
 
     /// Products of the first `n` decoder rows among themselves, `[n, width]`.
-    fn measure_gram(&mut self, n: usize) -> Result<()> {
-        let (width, inputs) = (self.width, self.inputs);
-        let rows = &self.decoder.value[..n * inputs];
-        let blocks: Vec<&[f32]> = rows.chunks(GRAM_ROWS * inputs).collect();
-        let products = parallel(blocks.len(), self.threads, |(): &mut (), i| {
-            let m = blocks[i].len() / inputs;
-            let mut products = vec![0.0; m * n];
-            MatMul::linear(m, n, inputs).run(blocks[i], rows, &mut products);
-            Ok(products)
-        })?;
-        self.gram.clear();
-        self.gram.resize(width * width, 0.0);
-        let products = products.iter().flat_map(|block| block.chunks_exact(n));
-        for (row, products) in self.gram.chunks_exact_mut(width).zip(products) {
-            row[..n].copy_from_slice(products);
-        }
-        Ok(())
+    fn measure_gram(&mut self, n: usize) {
+        let rows = &self.decoder.value[..n * self.inputs];
+        self.gram = gram(rows, self.inputs, self.width, self.threads);
     }
 
     /// Pursues `rows` over the first `n` latents, whose [`Self::gram`] is known; gradients are those of `scale` times the
     /// squared error, none for 0.
     fn pursue_rows(&self, rows: &[f32], n: usize, scale: f32) -> Result<Vec<Pursued>> {
-        let (width, inputs, signed) = (self.width, self.inputs, self.signed());
-        let decoder = &self.decoder.value;
+        let (width, inputs, decoder) = (self.width, self.inputs, &self.decoder.value);
+        let pursuit = Pursuit {
+            decoder,
+            steps: self.k,
+            signed: self.signed(),
+            least_amount: LEAST_AMOUNT,
+            least_left: 0.0,
+            stop_on_duplicate: false,
+        };
         let blocks: Vec<&[f32]> = rows.chunks(BLOCK_ROWS * inputs).collect();
         parallel(blocks.len(), self.threads, |(dense, scratch): &mut (Vec<f32>, (Vec<f32>, Vec<f32>)), i| {
             let m = blocks[i].len() / inputs;
@@ -185,10 +118,9 @@ impl Trainer {
                 let from = found.taken.len();
                 if n > 0 {
                     let products = &mut dense[j * n..(j + 1) * n];
-                    pursue(products, &self.gram, width, self.k, signed, &mut found.taken);
+                    pursue(&pursuit, &self.gram, width, products, residual, &mut found.taken);
                 }
                 let taken = &found.taken[from..];
-                subtract(taken, decoder, residual);
                 if scale > 0.0 {
                     backward_pursuit(taken, decoder, residual, scale, scratch, &mut found.gradients);
                 }
@@ -201,8 +133,8 @@ impl Trainer {
     }
 
     #[cfg(test)]
-    pub(super) fn measure_products(&mut self) -> Result<()> {
-        self.measure_gram(self.width)
+    pub(super) fn measure_products(&mut self) {
+        self.measure_gram(self.width);
     }
 
     /// Latents that each row takes, in order.
@@ -218,7 +150,7 @@ impl Trainer {
 
     /// Reconstruction minus row, `[n, inputs]`.
     pub(super) fn errors_of_pursuit(&mut self, batch: &[f32]) -> Result<Vec<f32>> {
-        self.measure_gram(self.width)?;
+        self.measure_gram(self.width);
         let found = self.pursue_rows(batch, self.width, 0.0)?;
         Ok(found.iter().flat_map(|block| &block.residuals).map(|x| -x).collect())
     }
@@ -227,7 +159,7 @@ impl Trainer {
     pub(super) fn step_by_pursuit(&mut self, batch: &[f32], rate: f32) -> Result<StepReport> {
         let (width, inputs) = (self.width, self.inputs);
         let n = batch.len() / inputs;
-        self.measure_gram(width)?;
+        self.measure_gram(width);
         self.step += 1;
         let share = width.div_ceil(self.threads);
         let mut gradient = vec![0.0; width * inputs];
@@ -269,7 +201,7 @@ impl Trainer {
         let (width, inputs) = (self.width, self.inputs);
         let mut n_atoms = self.n_atoms();
         if self.gram.is_empty() {
-            self.measure_gram(n_atoms)?;
+            self.measure_gram(n_atoms);
         }
         self.step += 1;
         let (mut error_sum, mut n_latents) = (0.0, 0);
