@@ -83,7 +83,7 @@ class Saequel:
 
     def sql(self, db, query):
         out = subprocess.run(
-            [self.program, "--db", db, "sql", query, "--format", "jsonl", "--limit", "0"],
+            [self.program, "--db", db, "sql", query, "--format", "jsonl"],
             check=True, capture_output=True, text=True,
         )
         return [json.loads(line) for line in out.stdout.splitlines()]
