@@ -25,7 +25,7 @@ if [ ! -f "$cache/$stamp.done" ]; then
   echo "installing Python packages into $cache/python ..." >&2
   rm -rf "$cache/python"
   python3 -m venv "$cache/python"
-  "$cache/python/bin/pip" install -q --disable-pip-version-check --no-deps -r requirements.txt
+  "$cache/python/bin/pip" install -q --disable-pip-version-check --no-deps --no-compile -r requirements.txt
   touch "$cache/$stamp.done"
 fi
 python="$cache/python/bin/python"

@@ -8,6 +8,7 @@ work=$1 out=$2 heldout=$3
 shift 3
 saequel=${SAEQUEL:-saequel}
 width=${WIDTH:-1024} k=${K:-16} seeds=${SEEDS:-1}
+architectures=${ARCHITECTURES:-batchtopk topk matryoshka jumprelu abstopk matching-pursuit itda}
 mkdir -p "$out"
 TIMEFORMAT='%U %S'
 
@@ -18,7 +19,8 @@ measure() { # level architecture seed tokens samples
             --level "$1" --architecture "$2" --width "$width" --k "$k" --seed "$3" --tokens "$4" --samples "$5" \
             --no-examples --also 4:token 4:span 2>"$out/$name.log"; } 2>"$out/$name.seconds"
     fi
-    "$saequel" --quiet sae eval "$out/$name" --input "$heldout" --tokens 30000 --format jsonl >"$out/$name.eval"
+    [ -s "$out/$name.eval" ] ||
+        "$saequel" --quiet sae eval "$out/$name" --input "$heldout" --tokens 30000 --format jsonl >"$out/$name.eval"
     python3 - "$out/$name" "$1,$2,$3" <<'PYTHON'
 import json, re, sys
 path, row = sys.argv[1:]
@@ -35,7 +37,7 @@ texts=("$@")
 
 echo "level,architecture,seed,fvu,l0,dead_percent,hidden_percent,fvu_heldout,l0_heldout,seconds"
 for seed in $seeds; do
-    for architecture in batchtopk topk matryoshka jumprelu abstopk matching-pursuit itda; do
+    for architecture in $architectures; do
         measure token "$architecture" "$seed" 400000 1024000
         measure span "$architecture" "$seed" 2000000 512000
     done
