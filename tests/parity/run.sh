@@ -2,7 +2,8 @@
 # The long suite: features, hidden states and measures beside those of the tools that they come from.
 #   tests/parity/run.sh [readers] [embeddings] [dictionaries] [evaluation] [interp_embed]      default: all of them
 # Prints a line for each and exits with 1 if one failed; what each printed is in the cache folder's parity/*.log.
-# Installs PyTorch, transformers, sae-lens and others into an environment of their own (about 2.5 GB, once). Needs what
+# Installs PyTorch, transformers, sae-lens and others into an environment of their own, once (some gigabytes: on Linux,
+# pip's PyTorch brings libraries for GPUs), or takes PARITY_PYTHON, a Python that has them. Needs what
 # `cargo build --workspace --all-targets` makes: the program, or SAEQUEL_BIN, and the encoder's examples, or
 # SAEQUEL_EXAMPLES, their folder. INTERP_EMBED is a checkout of interp_embed; without it one is tried to be cloned.
 set -euo pipefail
@@ -20,15 +21,17 @@ for program in "$saequel" "$examples/states" "$examples/sae_encode"; do
 done
 
 mkdir -p "$cache"
+python="${PARITY_PYTHON:-$cache/python/bin/python}"
 stamp="$(sha256sum requirements.txt | cut -c1-16)"
-if [ ! -f "$cache/$stamp.done" ]; then
+if [ -z "${PARITY_PYTHON:-}" ] && [ ! -f "$cache/$stamp.done" ]; then
   echo "installing Python packages into $cache/python ..." >&2
   rm -rf "$cache/python"
   python3 -m venv "$cache/python"
-  "$cache/python/bin/pip" install -q --disable-pip-version-check --no-deps --no-compile -r requirements.txt
+  "$python" -m pip install -q --disable-pip-version-check -r requirements.txt
+  # What it asks for beyond that list is for models and interfaces that are not used here.
+  "$python" -m pip install -q --disable-pip-version-check --no-deps interp-embed==0.1.0
   touch "$cache/$stamp.done"
 fi
-python="$cache/python/bin/python"
 # Nothing but our own reader may come from the network, and nothing is reported.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false
 work="$(mktemp -d)"
@@ -46,7 +49,7 @@ interp_embed() {
   # The package that pip installs, and the repository, which is newer and has diff_features.
   "$python" interp_embed.py --saequel "$saequel"
   local checkout="${INTERP_EMBED:-$cache/interp_embed}"
-  if [ -d "$checkout" ] || git clone -q --depth 1 https://github.com/nickjiang2378/interp_embed "$checkout"; then
+  if [ -d "$checkout" ] || GIT_TERMINAL_PROMPT=0 git clone -q --depth 1 https://github.com/nickjiang2378/interp_embed "$checkout"; then
     "$python" interp_embed.py --interp-embed "$checkout" --saequel "$saequel"
   else
     echo "the package of pip only: interp_embed's repository, which has diff_features, cannot be reached"
