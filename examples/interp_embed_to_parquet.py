@@ -70,7 +70,8 @@ class DataOnly(pickle.Unpickler):
     """An unpickler that knows data and nothing else."""
 
     def find_class(self, module, name):
-        if (module, name) == ("interp_embed.sae.base_sae", "SAEType"):
+        # The package that pip installs calls the folder saes, its repository sae.
+        if module in ("interp_embed.sae.base_sae", "interp_embed.saes.base_sae") and name == "SAEType":
             return Kind
         if name in DATA.get(module, ()):
             return super().find_class(module, name)

@@ -123,7 +123,7 @@ impl Engine {
         if let Some(other) = wanted.iter().find(|dictionary| dictionary.reader != reader) {
             let message = format!(
                 "dictionary '{}' belongs to the reader '{}' and '{}' to '{reader}': one pass reads with one reader, name \
-                 dictionaries of one of them",
+                 dictionaries of one of them (--sae)",
                 other.name, other.reader, wanted[0].name
             );
             return Err(Error::new(ErrorKind::Query, message));

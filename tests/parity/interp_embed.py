@@ -7,9 +7,13 @@
 
 Two datasets are made by `interp_embed.Dataset`, saved by its `save_to_file`, converted by
 `examples/interp_embed_to_parquet.py`, imported, and compared: frequencies in both and their difference, of every feature,
-to 1e-6. Only what would need a GPU or a network is replaced: the modules torch, transformers, sae_lens, goodfire,
-dotenv and huggingface_hub are empty stand-ins, and the SAE is one of random sparse activations behind interp_embed's own
+to 1e-6. Only what would need a GPU or a network is replaced: the modules torch, transformers, sae_lens,
+transformer_lens, goodfire, dotenv and huggingface_hub are empty stand-ins, and the SAE is one of random sparse activations behind interp_embed's own
 `BaseSAE`. Also tried: a document that could not be encoded, and a pickle that would run a program.
+
+`diff_features` is in the examples of its repository, not in its package (`pip install --no-deps interp-embed`). Without a
+checkout the installed package is tried, and the frequencies are those of its `latents("binarize")`, which `diff_features`
+averages.
 """
 import argparse
 import csv
@@ -43,6 +47,7 @@ def without_gpu():
     stand_in("torch", cuda=cuda, no_grad=lambda: (lambda function: function), load=nothing)
     stand_in("transformers", AutoTokenizer=None, AutoModelForCausalLM=None, BitsAndBytesConfig=None)
     stand_in("sae_lens", SAE=None)
+    stand_in("transformer_lens", HookedTransformer=None)
     stand_in("huggingface_hub", hf_hub_download=nothing)
     stand_in("dotenv", load_dotenv=nothing)
     for name in ("goodfire", "goodfire.api", "goodfire.api.features"):
@@ -51,7 +56,10 @@ def without_gpu():
 
 
 def make_sae(seed):
-    from interp_embed.sae.base_sae import BaseSAE, SAEType
+    try:
+        from interp_embed.sae.base_sae import BaseSAE, SAEType
+    except ImportError:  # Version 0.1.0, the one that pip installs.
+        from interp_embed.saes.base_sae import BaseSAE, SAEType
     from scipy.sparse import csr_matrix
 
     class Tokenizer:
@@ -74,6 +82,7 @@ def make_sae(seed):
 
         def load_models(self):
             self.tokenizer = Tokenizer()
+            self.load_feature_labels()  # Version 0.1.0 asks for labels here.
 
         def destroy_models(self):
             self.tokenizer = None
@@ -102,6 +111,16 @@ def texts(n, group, rng):
     return [" ".join(list(rng.choice(words, 8)) + list(rng.choice(often, 4))) for _ in range(n)]
 
 
+def binarized(a, b):
+    """What `diff_features` says, from the package alone."""
+    import pandas as pd
+
+    shares = [np.mean(dataset.latents("binarize"), axis=0) for dataset in (a, b)]
+    labels = [a.feature_labels().get(latent, "") for latent in range(WIDTH)]
+    return pd.DataFrame({"feature_id": range(WIDTH), "feature": labels, a.id: shares[0], b.id: shares[1],
+                         "frequency_difference": shares[0] - shares[1]})
+
+
 def run(*command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
@@ -111,15 +130,21 @@ def run(*command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interp-embed", type=Path, required=True, help="a checkout of interp_embed")
+    parser.add_argument("--interp-embed", type=Path, help="a checkout of interp_embed; else the installed package")
     parser.add_argument("--saequel", type=Path, default=HERE.parent.parent / "target/debug/saequel")
     args = parser.parse_args()
 
     without_gpu()
-    sys.path[:0] = [str(args.interp_embed), str(args.interp_embed / "examples")]
+    # This file has the name of the package.
+    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
+    if args.interp_embed:
+        sys.path[:0] = [str(args.interp_embed), str(args.interp_embed / "examples")]
     import pandas as pd
-    from functions import diff_features
     from interp_embed import Dataset
+    if args.interp_embed:
+        from functions import diff_features
+    else:
+        diff_features = binarized
 
     converter = HERE.parent.parent / "examples/interp_embed_to_parquet.py"
     rng = np.random.default_rng(5)
@@ -155,7 +180,8 @@ def main():
         left_out = theirs.drop(index=sorted(seen))
         assert (left_out[[a, b]] == 0).all().all(), f"features that differ are missing:\n{left_out}"
         assert worst <= TOLERANCE, f"largest difference {worst}"
-        print(f"diff_features: {len(ours)} features of {WIDTH} (the others are in no document), largest difference {worst:.1e}")
+        print(f"{'diff_features' if args.interp_embed else 'frequencies'}: {len(ours)} features of {WIDTH} "
+              f"(the others are in no document), largest difference {worst:.1e}")
 
         # Strongest activations, as the dataset pools them.
         stored = run(args.saequel, "sql", "--db", db, "--format", "csv",

@@ -2,6 +2,10 @@
 
     pip install torch sentence-transformers
     python tests/parity/make_reference.py [MODEL]
+    python tests/parity/make_reference.py --check --saequel target/debug/saequel [MODEL]
+
+With --check nothing is written: the stored reference must be what sentence-transformers says today, and the embeddings
+that the program stores of the same texts must agree with both (cosine of at least 0.9999; all in half precision).
 
 MODEL is a name or folder of all-MiniLM-L6-v2. Texts of up to 254 tokens are embedded by `SentenceTransformer.encode`.
 sentence-transformers cuts longer ones after 254 tokens; saequel reads them whole, in windows of 254 tokens that overlap by
@@ -12,16 +16,19 @@ first window alone is what sentence-transformers gives.
 Each line: text, n_tokens (special tokens excluded), embedding (384 float16, little-endian, in hexadecimal).
 """
 
+import argparse
 import json
 import pathlib
 import random
-import sys
+import subprocess
+import tempfile
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 CAPACITY, OVERLAP = 254, 32
+REFERENCE = pathlib.Path(__file__).with_name("reference.jsonl")
 
 SHORT = [
     "", " ", "\n\n\t", ".", "...", "?!", "a", "I", "42", "-1.5e-10", "\u200b", "\u00a0", "\x00", "\x07\x1b[0m",
@@ -95,8 +102,9 @@ def windows(n: int) -> list[tuple[int, int, int, int]]:
         start += stride
 
 
-def main() -> None:
-    model = SentenceTransformer(sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2", device="cpu")
+def embed(name: str) -> list[tuple[str, int, np.ndarray]]:
+    """Text, tokens and embedding of length 1, by sentence-transformers."""
+    model = SentenceTransformer(name, device="cpu")
     model.max_seq_length = CAPACITY + 2
     bert, tokenizer = model[0].auto_model.eval(), model.tokenizer
 
@@ -105,10 +113,7 @@ def main() -> None:
         with torch.no_grad():
             return bert(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)).last_hidden_state[0].double().numpy()
 
-    def unit(vector: np.ndarray) -> np.ndarray:
-        return vector / np.linalg.norm(vector)
-
-    lines = []
+    embedded = []
     for text in SHORT + LONG:
         ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         # Special tokens written in a text are special tokens to this tokenizer, as they are to saequel's.
@@ -124,11 +129,55 @@ def main() -> None:
                 total += hidden[0] + hidden[-1] + hidden[1 + own_start - start:1 + own_end - start].sum(0)
                 count += 2 + own_end - own_start
             embedding = total / count
-        packed = unit(embedding).astype("<f2").tobytes().hex()
-        lines.append(json.dumps({"text": text, "n_tokens": len(ids), "embedding": packed}))
-    path = pathlib.Path(__file__).with_name("reference.jsonl")
-    path.write_text("\n".join(lines) + "\n", encoding="ascii")
-    print(f"{len(lines)} texts in {path}")
+        embedded.append((text, len(ids), unit(embedding)))
+    return embedded
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def check(embedded: list[tuple[str, int, np.ndarray]], program: str) -> None:
+    stored = [json.loads(line) for line in REFERENCE.read_text(encoding="ascii").splitlines()]
+    assert [line["text"] for line in stored] == [text for text, _, _ in embedded], "the texts are others: write it anew"
+    with tempfile.TemporaryDirectory() as folder:
+        texts, db = pathlib.Path(folder) / "texts.jsonl", pathlib.Path(folder) / "db"
+        texts.write_text("".join(json.dumps({"n": n, "text": line["text"]}) + "\n" for n, line in enumerate(stored)))
+        run = lambda *arguments: subprocess.run([program, "--db", db, "--quiet", *arguments], check=True,  # noqa: E731
+                                                stdout=subprocess.PIPE, text=True).stdout
+        run("import", texts, "--corpus", "texts", "--text", "text", "--key", "n")
+        answer = run("sql", "--format", "jsonl",
+                     "SELECT doc_id, _n_tokens AS n_tokens, _embedding AS embedding FROM stored.texts")
+    ours = {int(row["doc_id"]): row for row in map(json.loads, answer.splitlines())}
+    worst = {"the stored reference": 1.0, "the program": 1.0}
+    for number, (line, (text, n_tokens, embedding)) in enumerate(zip(stored, embedded)):
+        assert line["n_tokens"] == n_tokens == ours[number]["n_tokens"], f"tokens of {text[:40]!r}"
+        kept = np.frombuffer(bytes.fromhex(line["embedding"]), "<f2").astype(np.float64)
+        own = np.array(ours[number]["embedding"], np.float64)
+        for name, other in (("the stored reference", kept), ("the program", own)):
+            cosine = float(unit(other) @ embedding)
+            assert cosine >= 0.9999, f"cosine {cosine} of {name} for {text[:40]!r}"
+            worst[name] = min(worst[name], cosine)
+    assert len(ours) == len(stored), f"{len(ours)} documents of {len(stored)}"
+    print(f"{len(stored)} texts, 1 - cosine at most: "
+          + ", ".join(f"{name} {1 - cosine:.1e}" for name, cosine in worst.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="sentence-transformers/all-MiniLM-L6-v2", metavar="MODEL")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--saequel", default="saequel", help="the program, for --check")
+    arguments = parser.parse_args()
+    embedded = embed(arguments.model)
+    if arguments.check:
+        return check(embedded, arguments.saequel)
+    lines = []
+    for text, n_tokens, embedding in embedded:
+        packed = embedding.astype("<f2").tobytes().hex()
+        lines.append(json.dumps({"text": text, "n_tokens": n_tokens, "embedding": packed}))
+    REFERENCE.write_text("\n".join(lines) + "\n", encoding="ascii")
+    print(f"{len(lines)} texts in {REFERENCE}")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ def main():
     # What is exact agrees to the precision of the states; the shares depend on the halves.
     if worst > 0.05:
         sys.exit("they differ")
+    print(f"{len(mine)} measures of {len(rows)} samples, largest relative difference {worst:.1e}")
 
 
 if __name__ == "__main__":

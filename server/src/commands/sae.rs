@@ -87,7 +87,17 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
     let engine = context.open_or_create(&context.db_dir()).await?;
     let first = engine.add_dictionary(&sae).await?;
     let last = u64::from(first) + sae.width() as u64 - 1;
-    say!("{}: features {first} to {last}; new corpora use it, or `--sae {}`", sae.name(), sae.name())
+    let name = sae.name();
+    let catalog = engine.catalog();
+    let known = catalog.features.dictionaries();
+    // Features that were computed elsewhere have no reader, and a new corpus leaves them out.
+    if known.iter().any(|other| other.reader != sae.reader() && !other.reader.is_empty()) {
+        return say!(
+            "{name}: features {first} to {last}; the database has dictionaries of several readers, so an import must name those \
+             that it uses: `--sae {name}`"
+        );
+    }
+    say!("{name}: features {first} to {last}; new corpora use it, or `--sae {name}`")
 }
 
 /// Says what was found.

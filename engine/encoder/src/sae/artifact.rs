@@ -264,6 +264,14 @@ impl Sae {
                 Error::new(kind, format!("cannot read dictionary file {}", path.display())).with_source(error)
             })
         };
+        if dir.is_dir() && !dir.join(JSON).exists() {
+            let dir = dir.display();
+            let message = format!(
+                "{dir} holds no dictionary of this program: it has no {JSON}; `saequel sae import {dir}` reads those of other \
+                 tools"
+            );
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         Self::from_files(&dir.display().to_string(), &read(JSON)?, &read(TENSORS)?, &read(FEATURES)?)
     }
 

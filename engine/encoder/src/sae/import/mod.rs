@@ -263,7 +263,15 @@ fn locate(options: &ImportOptions, progress: &dyn Progress) -> Result<(Place, Op
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     };
-    let place = hub::fetch(&released, &options.reader_options.cache_dir, progress)?;
+    let fetched = hub::fetch(&released, &options.reader_options.cache_dir, progress);
+    let place = fetched.map_err(|error| match registry::resembling(&options.source)[..] {
+        [] => error,
+        ref near => error.context(format!(
+            "'{}' is of no release of SAELens (did you mean {}?), so it was looked for as a repository",
+            options.source,
+            near.join(" or ")
+        )),
+    })?;
     Ok((place, Some(released)))
 }
 
@@ -404,8 +412,18 @@ fn reader_name(options: &ImportOptions, found: &Found) -> Result<String> {
 
 fn hook_point(options: &ImportOptions, found: &Found) -> Result<Hook> {
     if let Some(hook) = options.hook {
-        // Another place of the same model is a mistake more often than not, but some sources say it wrongly.
-        return Ok(hook);
+        return match &found.hook {
+            // A name that is not known here may be said in another way.
+            Some(name) if name.parse::<Hook>().is_ok_and(|own| own != hook) => {
+                let message = format!(
+                    "the dictionary was trained at '{name}', not at {hook} ({}): its features mean nothing there; leave --hook \
+                     out, or correct the source's files if they name a wrong place",
+                    hook.transformer_lens()
+                );
+                Err(Error::new(ErrorKind::Query, message))
+            }
+            _ => Ok(hook),
+        };
     }
     match &found.hook {
         Some(name) => {

@@ -126,6 +126,12 @@ pub(super) fn find(name: &str) -> Result<Option<Released>> {
     }))
 }
 
+/// Releases that resemble the first part of a name that is of none.
+pub(super) fn resembling(name: &str) -> Vec<&'static str> {
+    let first = name.split('/').next().unwrap_or(name);
+    if lines().any(|line| line.release == first) { Vec::new() } else { near(first) }
+}
+
 /// Releases with nearly all parts of the name, the nearest first.
 fn near(name: &str) -> Vec<&'static str> {
     let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|part| part.len() > 1).collect();

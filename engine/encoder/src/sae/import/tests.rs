@@ -89,12 +89,21 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     let message = refused(&wrong_reader);
     assert!(message.contains("trained on 'gpt2-small', not on 'all-MiniLM-L6-v2'"), "{message}");
     assert!(message.contains("--same-model"), "{message}");
+    let at = |hook: &str| ImportOptions { hook: Some(hook.parse().unwrap()), ..options(&fixture("saelens")) };
+    let message = refused(&at("blocks.4.hook_resid_post"));
+    assert!(message.contains("trained at 'blocks.5.hook_resid_post', not at residual.5"), "{message}");
+    assert!(refused(&at("heads.5")).contains("not at heads.5 (blocks.5.attn.hook_z)"));
+    // The same place under another name.
+    assert_eq!(import(&at("blocks.6.hook_resid_pre"), &Silent).unwrap().0.hook(), Hook::residual(6));
     // The same model under another name is none of this test's business.
     let renamed =
         ImportOptions { reader: Some("my-gpt2".to_owned()), same_model: true, ..options(&fixture("saelens")) };
     assert_eq!(import(&renamed, &Silent).unwrap().0.reader(), "my-gpt2");
     let gpt2 = ImportOptions { reader: Some("openai-community/gpt2".to_owned()), ..options(&fixture("saelens")) };
     assert_eq!(import(&gpt2, &Silent).unwrap().0.reader(), "openai-community/gpt2");
+
+    let message = Sae::load(&fixture("saelens")).unwrap_err().to_string();
+    assert!(message.contains("`saequel sae import") && message.contains("no sae.json"), "{message}");
 
     let dir = tempfile::tempdir().unwrap();
     let message = refused(&options(dir.path()));
@@ -164,9 +173,9 @@ fn a_reader_that_is_there_is_compared_with() {
     assert!(elsewhere.check.fvu > 1.5 * report.check.fvu, "{:?} {:?}", elsewhere.check, report.check);
     let message = refused(&with("9"));
     assert!(message.contains("does not fit the reader") && message.contains("residuals 0 to 6"), "{message}");
-    let narrow = ImportOptions { source: fixture("saelens").display().to_string(), ..with("4") };
+    let narrow = ImportOptions { source: fixture("saelens").display().to_string(), ..with("6") };
     let message = refused(&narrow);
-    assert!(message.contains("reads 8 values, but reader 'all-MiniLM-L6-v2' has 384 at residual.4"), "{message}");
+    assert!(message.contains("reads 8 values, but reader 'all-MiniLM-L6-v2' has 384 at residual.6"), "{message}");
 }
 
 /// Writes a token-level dictionary of ours as SAELens would.
@@ -243,4 +252,8 @@ fn a_released_name_is_fetched_from_the_hub() {
     assert!(error.message().contains("holds no dictionary that is known here"), "{error}");
     let error = hub::fetch_from(gone, &other, cache.path(), &Silent).unwrap_err();
     assert!(error.message().contains("HF_ENDPOINT") && error.message().contains("put the files"), "{error}");
+    // A slip in a release's name looks like a repository.
+    assert_eq!(registry::resembling("gpt2-small-res-jbb/blocks.8.hook_resid_pre")[0], "gpt2-small-res-jb");
+    assert!(registry::resembling("gpt2-small-res-jb/blocks.8.hook_resid_pre").is_empty());
+    assert!(registry::resembling("EleutherAI/sae-pythia-70m-32k/layers.3").is_empty());
 }
