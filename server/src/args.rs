@@ -459,7 +459,7 @@ pub(crate) struct CorrelateArgs {
     pub(crate) paired_by: Option<String>,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// Only features that are in at least so many documents [default: 0.5 % of them, at least 5]
+    /// Only features that are in at least so many documents [default: 0.25 % of them, at least 5]
     #[arg(long, value_name = "N")]
     pub(crate) min_docs: Option<u64>,
     /// Only pairs that are together in at least so many documents

@@ -23,7 +23,9 @@ Rare pairs (with --rare, which needs a file with models and prompts as in plante
 in 1 % of 5000 documents, each alone in a third as many; ten pairs of templated kinds (of those that the reader can
 see) and ten of paraphrased properties, other documents for each. The rank is the row of `correlate(..., unexpected =>
 0.3)`, in its own order, in which the first pair of a feature that tracks X and one that tracks Y stands (in the sense
-of planted.py).
+of planted.py). "Judged by the documents": the first row of which at least half of the documents were given both, and of
+whose features one is more often in those given X alone and the other in those given Y alone; a feature that sees the
+planted sentences but not others of the same property counts.
 
 Control: presence of words and pairs of words, ranked in the same ways (pairs that share a word or are themselves a
 pair of words are left out, as `correlate` leaves out echoes). Intervals are 95 %, Wilson's, over properties, splits
@@ -46,7 +48,9 @@ from workbench import ALL, WORDS, Workbench, add_arguments, count_words
 PAIR_RATE = 0.05
 RARE_RATE = 0.01
 N_RARE = 10  # pairs of each group
+N_JUDGED = 50  # first rows that are judged by their documents
 RARE_DOCS = 5000
+BY_DOCUMENTS = "first 10, judged by the documents"
 RARE_VARIANTS = {"first 10, features of all levels": ", level => 'all'", "first 10, topics not held": ", control => 'none'"}
 NOT_SEEN = ("capitals", "emoji")
 UNEXPECTED = 0.3
@@ -151,10 +155,12 @@ def pair_table(texts, pairs, properties, rng):
 
 
 class WordPairs:
-    """Pairs of terms that come together more often than chance, by log-likelihood ratio; echoes left out."""
+    """Pairs of terms that come together more often than chance, by log-likelihood ratio; echoes left out. Terms are in
+    as many documents as the features that `correlate` takes."""
 
     def __init__(self, texts):
-        words, vocabulary = count_words(texts, min_docs=max(5, round(0.005 * len(texts))))
+        words, vocabulary = count_words(texts, min_docs=max(5, len(texts) // 400))
+        self.words = words.tocsc()
         self.place, n = vocabulary, len(texts)
         with_word = words.getnnz(0).astype(np.float64)
         both = sparse.triu(words.T @ words, 1).tocoo()
@@ -167,6 +173,8 @@ class WordPairs:
             (only_b, n - with_word[a], with_word[b]), (n - together - only_a - only_b, n - with_word[a], n - with_word[b])))
         self.llr = sparse.coo_matrix((llr, (a, b)), shape=both.shape).tocsr()
         self.sorted = np.sort(llr)
+        best = np.argsort(-llr, kind="stable")[:N_JUDGED]
+        self.first = list(zip(a[best], b[best]))
 
     def rank(self, x, y):
         """Rank of the first pair of a term of each."""
@@ -229,6 +237,15 @@ def measure_pairs(bench, pool, properties, judged, vocabulary, views, docs, seed
     return ranks
 
 
+def shows_both(first, second, given):
+    """Whether a pair of features (which documents have them) shows what was put into documents; `given`: those with
+    both, with the first property alone, and with the second alone."""
+    both, one, other = given
+    together = first & second
+    more = [np.count_nonzero(feature & one) - np.count_nonzero(feature & other) for feature in (first, second)]
+    return 2 * np.count_nonzero(together & both) >= max(np.count_nonzero(together), 1) and more[0] * more[1] < 0
+
+
 def rare_pairs(properties, n_pairs):
     """[(group, properties x and y)]; of all neighbours in a shuffled circle, then of all that are farther apart."""
     rng = random.Random(2000)
@@ -242,11 +259,12 @@ def rare_pairs(properties, n_pairs):
 
 
 def rare_table(texts, pairs, rng):
-    """Texts as they are (`pair` -1), and for each pair some of them with both properties or with one. Returns the table
-    and for each pair the slots of its texts."""
+    """Texts as they are (`pair` -1), and for each pair some of them with both properties or with one (`given`: 0, 1, 2).
+    Returns the table, for each pair the slots of its texts, and for each row what it was given (-1 for nothing)."""
     n_both = round(RARE_RATE * len(texts))
     n_one = round(n_both / 3)
     n_own = min(n_both + 2 * n_one, len(texts) // len(pairs))
+    given = [-1] * len(texts)
     rows = [(-1, slot, text) for slot, text in enumerate(texts)]
     for number, (_, (x, y)) in enumerate(pairs):
         for at in range(n_own):
@@ -256,9 +274,10 @@ def rare_table(texts, pairs, rng):
             if not n_both <= at < n_both + n_one:
                 text = y.put(text, "train", rng)
             rows.append((number, number * n_own + at, text))
+            given.append(0 if at < n_both else 1 if at < n_both + n_one else 2)
     table = pa.table({"doc_id": [f"{pair}-{slot}" for pair, slot, _ in rows], "text": [text for _, _, text in rows],
                       "pair": [pair for pair, _, _ in rows], "slot": [slot for _, slot, _ in rows]})
-    return table, [(number * n_own, (number + 1) * n_own) for number in range(len(pairs))]
+    return table, [(number * n_own, (number + 1) * n_own) for number in range(len(pairs))], np.array(given)
 
 
 def members(row):
@@ -275,10 +294,16 @@ def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pair
     figures = Figures("rare pairs")
     rng = random.Random(3000)
     pairs = rare_pairs(properties, n_pairs)
-    table, slots = rare_table(rng.sample(pool, min(len(pool), docs)), pairs, rng)
+    table, slots, given = rare_table(rng.sample(pool, min(len(pool), docs)), pairs, rng)
     corpus = bench.corpus("rare_pairs", table)
     own_pair, own_slot = (np.array(corpus.table[name]) for name in ("pair", "slot"))
+    features = {dictionary.first_id: corpus.features[dictionary.name].tocsc() for dictionary in bench.dictionaries}
     ranks = {}
+
+    def presence(feature, kept):
+        first_id = max(first_id for first_id in features if first_id <= feature)
+        return features[first_id][:, [feature - first_id]].toarray()[kept, 0] > 0
+
     jobs = [(view, "first 10", selection(view)) for view in views or bench.views]
     for title, options in RARE_VARIANTS.items():
         if bench.offers(f"SELECT 1 FROM correlate('{corpus.name}', unexpected => {UNEXPECTED}{options}) LIMIT 0"):
@@ -294,14 +319,22 @@ def measure_rare_pairs(bench, pool, properties, tracking, docs=RARE_DOCS, n_pair
         for row in bench.sql(*statements):
             orders[row["job"]].append(members(row))
         kept = ((own_pair == -1) & ((own_slot < start) | (own_slot >= end))) | (own_pair == number)
-        found = {(WORDS, "first 10"): WordPairs([corpus.texts[i] for i in np.flatnonzero(kept)]).rank(
-            tracking[x.name][WORDS], tracking[y.name][WORDS])}
+        kept = np.flatnonzero(kept)
+        put = [(own_pair[kept] == number) & (given[kept] == what) for what in range(3)]
+        words = WordPairs([corpus.texts[i] for i in kept])
+        has = lambda term: words.words[:, [term]].toarray()[:, 0] > 0
+        found = {(WORDS, "first 10"): words.rank(tracking[x.name][WORDS], tracking[y.name][WORDS]),
+                 (WORDS, BY_DOCUMENTS): next((rank for rank, (a, b) in enumerate(words.first, 1)
+                                              if shows_both(has(a), has(b), put)), None)}
         for (view, title, _), order in zip(jobs, orders):
             of_x, of_y = tracking[x.name][view], tracking[y.name][view]
             found[view, title] = next((rank for rank, own in enumerate(order, 1) if any(
                 (a in of_x and b in of_y) or (a in of_y and b in of_x) for a, b in own)), None)
+            if title == "first 10":
+                found[view, BY_DOCUMENTS] = next((rank for rank, own in enumerate(order[:N_JUDGED], 1) if shows_both(
+                    presence(own[0][0], kept), presence(own[0][1], kept), put)), None)
         for (view, title), rank in found.items():
-            possible = tracking[x.name][view] and tracking[y.name][view]
+            possible = title == BY_DOCUMENTS or tracking[x.name][view] and tracking[y.name][view]
             ranks.setdefault((group, view, title), {})[f"{x.name} + {y.name}"] = [rank if possible else NONE]
     for (group, view, title), by_pair in ranks.items():
         every = [rank for own in by_pair.values() for rank in own]

@@ -145,6 +145,7 @@ ANALYSES = [
     *(line for group in ("templated", "paraphrased") for line in (
         Line(f"pairs in 1 %, {group}: in the first 10", "rare pairs", f"1 %, {group}", "first 10", 0.9, counts=True,
              because="pairs"),
+        Line("the same, judged by the documents", "rare pairs", f"1 %, {group}", pairs_diffs.BY_DOCUMENTS, told=False),
         *(Line(f"the same{title.removeprefix('first 10')}", "rare pairs", f"1 %, {group}", title, in_controls={}, told=False)
           for title in pairs_diffs.RARE_VARIANTS))),
     Line("emotion of tweets, \"which emotion is expressed\", NMI", "clustering", "tweets_emotion", "question, cluster", 0.20,

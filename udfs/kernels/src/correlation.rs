@@ -116,10 +116,11 @@ impl Ord for Best {
     }
 }
 
-/// Smallest number of documents with a feature for its pairs to be tested, if the user gives none: 0.5 % of the
-/// documents, but at least 5 (or a twentieth of the documents if there are fewer than 100).
+/// Smallest number of documents with a feature for its pairs to be tested, if the user gives none: 0.25 % of the
+/// documents, but at least 5 (or a twentieth of the documents if there are fewer than 100). A feature fires in a quarter
+/// to a half of the documents that say once what it stands for: what is in 1 % of them has features in so few.
 pub fn default_min_docs(n_docs: u64) -> u64 {
-    crate::diff::default_min_docs(n_docs).max(n_docs / 200)
+    crate::diff::default_min_docs(n_docs).max(n_docs / 400)
 }
 
 /// The pairs of a block of counts that are tested.
@@ -664,6 +665,12 @@ mod tests {
         let best = &rank(&rows, 4, Direction::Positive, 1, 1000)[0];
         assert_eq!((best.npmi(), best.p_a_given_b(), best.p_b_given_a()), (1.0, 1.0, 1.0));
         assert!(best.q_value > best.p_value && best.q_value < 1e-7, "6 pairs were tested");
+    }
+
+    #[test]
+    fn features_of_a_quarter_of_a_percent_are_tested() {
+        let at_least = [1, 60, 100, 1_999, 2_400, 5_000, 100_000].map(default_min_docs);
+        assert_eq!(at_least, [1, 3, 5, 5, 6, 12, 250]);
     }
 
     #[test]

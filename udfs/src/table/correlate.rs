@@ -96,7 +96,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ),
         (
             "min_docs",
-            "documents that must have a feature for its pairs to be tested; default 0.5 %, at least 5 (a \
+            "documents that must have a feature for its pairs to be tested; default 0.25 %, at least 5 (a \
                       twentieth, at least 1, of fewer than 100 documents)",
         ),
         (

@@ -283,7 +283,7 @@ pub(super) fn correlate_tool() -> Tool {
             (
                 "min_docs",
                 whole(
-                    "Only features in at least so many documents. Default 0.5 % of them, at least 5",
+                    "Only features in at least so many documents. Default 0.25 % of them, at least 5",
                     1,
                     u64::from(u32::MAX),
                 ),
