@@ -113,12 +113,18 @@ impl Architecture {
 pub enum InputNormalization {
     /// Nothing.
     None,
-    /// `(x - mean) * scale`, of length `scale` if `unit`: what `sae train` makes.
+    /// `(x - mean) * scale`, of length `scale` if `unit`: what `sae train` makes of encoders.
     Centred {
         /// Factor.
         scale: f32,
         /// Whether centred states are brought to length 1 first.
         unit: bool,
+    },
+    /// `(x / r - mean) / deviation * scale`, where `r` is the root of the mean square of the row: what `sae train` makes of
+    /// a decoder's residual stream, of which a few dimensions hold most of the variance.
+    Standardised {
+        /// Factor.
+        scale: f32,
     },
     /// `x * factor`; the factor makes the average length the square root of the width, as a rule.
     Scale {
@@ -138,12 +144,20 @@ pub enum InputNormalization {
 }
 
 impl InputNormalization {
+    /// Whether a mean is subtracted, so that 0 is the state that tells nothing.
+    pub(crate) const fn is_centred(self) -> bool {
+        matches!(self, Self::Centred { .. } | Self::Standardised { .. })
+    }
+
     /// Its description for people.
     pub fn describe(self) -> String {
         match self {
             Self::None => "none".to_owned(),
             Self::Centred { scale, unit: false } => format!("mean subtracted, times {scale}"),
             Self::Centred { scale, unit: true } => format!("mean subtracted, length {scale}"),
+            Self::Standardised { scale } => {
+                format!("each row to length sqrt(width), mean subtracted, divided by deviations, times {scale}")
+            }
             Self::Scale { factor } => format!("times {factor}"),
             Self::RowNorm => "each row to length sqrt(width)".to_owned(),
             Self::RowCentred { factor } => format!("mean of each row subtracted, times {factor}"),
@@ -178,8 +192,10 @@ pub(crate) struct Weights {
     pub(crate) decoder: Vec<f32>,
     /// `[output width]`: what is rebuilt without any latent, in the dictionary's space.
     pub(crate) decoder_bias: Vec<f32>,
-    /// `[input width]`, of [`InputNormalization::Centred`].
+    /// `[input width]`, of [`InputNormalization::Centred`] and [`InputNormalization::Standardised`].
     pub(crate) mean: Vec<f32>,
+    /// `[input width]`, above 0, of [`InputNormalization::Standardised`].
+    pub(crate) deviation: Vec<f32>,
     /// `[input width]`: subtracted from normalised states (a decoder bias that is applied to the input).
     pub(crate) shift: Vec<f32>,
     /// `[latents]`, of JumpReLU.

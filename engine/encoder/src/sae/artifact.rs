@@ -187,6 +187,7 @@ impl Spec {
         };
         let normalized = match self.normalization {
             InputNormalization::Centred { scale: factor, .. }
+            | InputNormalization::Standardised { scale: factor }
             | InputNormalization::Scale { factor }
             | InputNormalization::RowCentred { factor } => finite(factor) && factor > 0.0,
             _ => true,
@@ -316,6 +317,9 @@ impl Sae {
                 *of_mut(&mut weights) = tensor(name, &shape)?;
             }
         }
+        if let Some(value) = weights.deviation.iter().find(|&&value| value <= 0.0) {
+            return Err(damaged(TENSORS, format!("deviation: holds {value}, expected numbers above 0")));
+        }
         let sae = Self::of(spec, weights, Vec::new());
         sae.with_latents(latents).map_err(|error| damaged(FEATURES, error.message().to_owned()))
     }
@@ -373,8 +377,7 @@ impl Sae {
             let half = weights.decoder.len() / 2;
             weights.decoder[half..].iter_mut().for_each(|value| *value = -*value);
         }
-        let centred = matches!(spec.normalization, InputNormalization::Centred { .. });
-        if centred || weights.shift.iter().all(|&value| value == 0.0) {
+        if spec.normalization.is_centred() || weights.shift.iter().all(|&value| value == 0.0) {
             weights.shift.clear();
         }
         Self { spec, weights, latents, gram: Arc::default() }
@@ -407,10 +410,14 @@ fn parts(spec: &Spec) -> Vec<Part> {
     }
     parts.push(part!("decoder.weight", [width, outputs], decoder));
     parts.push(part!("decoder.bias", [outputs], decoder_bias));
-    parts.push(match spec.normalization {
-        InputNormalization::Centred { .. } => part!("mean", [inputs], mean),
-        _ => part!(SHIFT, [inputs], shift),
+    parts.push(if spec.normalization.is_centred() {
+        part!("mean", [inputs], mean)
+    } else {
+        part!(SHIFT, [inputs], shift)
     });
+    if matches!(spec.normalization, InputNormalization::Standardised { .. }) {
+        parts.push(part!("deviation", [inputs], deviation));
+    }
     match spec.architecture {
         Architecture::JumpRelu => parts.push(part!("threshold", [width], thresholds)),
         Architecture::Gated => {

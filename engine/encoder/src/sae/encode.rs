@@ -174,14 +174,31 @@ multiversion! {
     }
 }
 
-/// Centres rows on `mean`, makes them of length 1 if `unit`, and multiplies them by `scale`.
-pub(super) fn normalize(rows: &mut [f32], mean: &[f32], scale: f32, unit: bool) {
-    center_and_scale(rows, mean, scale, unit);
+multiversion! {
+    /// Brings rows to the length that is the square root of their width, centres them on `mean`, and divides them by
+    /// `deviation` and multiplies by `scale`.
+    fn standardise(rows: &mut [f32], mean: &[f32], deviation: &[f32], scale: f32) {
+        for row in rows.chunks_exact_mut(mean.len()) {
+            let factor = (row.len() as f32).sqrt() / simd::dot(row, row).sqrt().max(1e-30);
+            for ((value, mean), deviation) in row.iter_mut().zip(mean).zip(deviation) {
+                *value = (*value * factor - mean) / deviation * scale;
+            }
+        }
+    }
+}
+
+/// Normalises rows on a mean, as one of the two [`InputNormalization::is_centred`] says.
+pub(super) fn normalize(rows: &mut [f32], how: InputNormalization, mean: &[f32], deviation: &[f32]) {
+    match how {
+        InputNormalization::Centred { scale, unit } => center_and_scale(rows, mean, scale, unit),
+        InputNormalization::Standardised { scale } => standardise(rows, mean, deviation, scale),
+        _ => {}
+    }
 }
 
 multiversion! {
     /// Brings each row to the length that is the square root of its width.
-    fn to_row_norm(rows: &mut [f32], inputs: usize) {
+    pub(super) fn to_row_norm(rows: &mut [f32], inputs: usize) {
         for row in rows.chunks_exact_mut(inputs) {
             let factor = (inputs as f32).sqrt() / simd::dot(row, row).sqrt().max(1e-30);
             for value in row.iter_mut() {
@@ -269,8 +286,8 @@ impl Sae {
     /// Brings hidden states (`[rows, input width]`) into the dictionary's space, in place.
     pub(crate) fn normalize(&self, rows: &mut [f32]) {
         match self.spec.normalization {
-            InputNormalization::Centred { scale, unit } => {
-                normalize(rows, &self.weights.mean, scale, unit);
+            how @ (InputNormalization::Centred { .. } | InputNormalization::Standardised { .. }) => {
+                normalize(rows, how, &self.weights.mean, &self.weights.deviation);
                 return;
             }
             InputNormalization::None => {}
@@ -427,7 +444,7 @@ impl Sae {
         if self.is_transcoder() {
             return (residual, total);
         }
-        let centred = matches!(self.spec.normalization, InputNormalization::Centred { .. });
+        let centred = self.spec.normalization.is_centred();
         for i in range {
             let row = &rows[i * inputs..(i + 1) * inputs];
             let (latents, activations) = sparse.row(i);

@@ -44,6 +44,7 @@ fn weights() -> Weights {
         decoder: numbers(3, WIDTH * INPUTS, 0.4),
         decoder_bias: numbers(4, INPUTS, 0.3),
         mean: numbers(5, INPUTS, 0.5),
+        deviation: numbers(10, INPUTS, 0.8).iter().map(|x| x.exp()).collect(),
         shift: numbers(6, INPUTS, 0.5),
         thresholds: numbers(7, WIDTH, 0.6),
         magnitude: numbers(8, WIDTH, 0.4).iter().map(|x| x.exp()).collect(),
@@ -63,6 +64,13 @@ fn normalized(row: &[f32], normalization: InputNormalization, weights: &Weights)
             let row: Vec<f64> = row.iter().zip(&weights.mean).map(|(x, mean)| x - f64::from(*mean)).collect();
             let length = if unit { row.iter().map(|x| x * x).sum::<f64>().sqrt() } else { 1.0 };
             row.iter().map(|x| x / length * f64::from(scale)).collect()
+        }
+        InputNormalization::Standardised { scale } => {
+            let root = (row.iter().map(|x| x * x).sum::<f64>() / n).sqrt();
+            let means = weights.mean.iter().zip(&weights.deviation);
+            let one =
+                |(x, (mean, deviation)): (&f64, (&f32, &f32))| (x / root - f64::from(*mean)) / f64::from(*deviation);
+            row.iter().zip(means).map(one).map(|x| x * f64::from(scale)).collect()
         }
         InputNormalization::None => shifted(row),
         InputNormalization::Scale { factor } => shifted(row.iter().map(|x| x * f64::from(factor)).collect()),
@@ -188,8 +196,7 @@ fn compare(architecture: Architecture, normalization: InputNormalization) {
         for (i, rebuilt) in rebuilt.iter().enumerate() {
             let sum: f64 =
                 want.iter().enumerate().map(|(latent, a)| a * f64::from(weights.decoder[latent * INPUTS + i])).sum();
-            let shift =
-                if matches!(normalization, InputNormalization::Centred { .. }) { 0.0 } else { weights.shift[i] };
+            let shift = if normalization.is_centred() { 0.0 } else { weights.shift[i] };
             let want = sum + f64::from(weights.decoder_bias[i]) + f64::from(shift);
             assert!((f64::from(*rebuilt) - want).abs() < 1e-4, "{architecture:?}: {rebuilt} for {want}");
         }
@@ -223,6 +230,7 @@ fn every_architecture_follows_its_formula() {
 fn every_normalization_follows_its_formula() {
     for normalization in [
         InputNormalization::Centred { scale: 2.0, unit: true },
+        InputNormalization::Standardised { scale: 0.6 },
         InputNormalization::Scale { factor: 0.4 },
         InputNormalization::RowNorm,
         InputNormalization::RowCentred { factor: 1.5 },
@@ -255,6 +263,7 @@ fn dictionaries_of_every_kind_survive_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     for (i, (architecture, normalization)) in [
         (Architecture::BatchTopk { threshold: 0.8, cap: None }, CENTRED),
+        (Architecture::TopK { k: 6 }, InputNormalization::Standardised { scale: 0.6 }),
         (Architecture::JumpRelu, InputNormalization::LayerNorm),
         (Architecture::Gated, InputNormalization::RowNorm),
         (Architecture::AbsTopK { k: 7 }, InputNormalization::Scale { factor: 0.5 }),
@@ -297,13 +306,13 @@ fn transcoders_rebuild_other_states() {
 fn the_shipped_dictionaries_of_version_1_read_as_they_did() {
     for sae in Sae::shipped().unwrap() {
         let Architecture::BatchTopk { threshold, cap: Some(cap) } = sae.architecture() else { panic!() };
-        let InputNormalization::Centred { scale, unit } = sae.normalization() else { panic!() };
+        let InputNormalization::Centred { unit, .. } = sae.normalization() else { panic!() };
         assert_eq!((cap, sae.layer(), sae.input_width(), sae.precision()), (32, 4, 384, Precision::F16));
         assert_eq!(unit, sae.level() == Level::Span);
         // The way of version 1, written out.
         let states = numbers(14, 20 * 384, 1.0);
         let mut rows = states.clone();
-        super::normalize(&mut rows, &sae.weights.mean, scale, unit);
+        super::normalize(&mut rows, sae.normalization(), &sae.weights.mean, &[]);
         let mut dense = vec![0.0; 20 * sae.width()];
         MatMul::linear(20, sae.width(), 384).run(&rows, &sae.weights.encoder, &mut dense);
         let encoded = sae.encode_states(&states).unwrap();

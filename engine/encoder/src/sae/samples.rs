@@ -5,7 +5,8 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::encode::normalize;
+use super::InputNormalization;
+use super::encode::{normalize, to_row_norm};
 use super::harvest::{Harvest, Tap, Unit};
 use super::random::Random;
 use crate::error::Result;
@@ -13,12 +14,16 @@ use crate::error::Result;
 /// Samples that are held and shuffled together: enough that a batch is made of hundreds of documents.
 const GROUP_SAMPLES: usize = 1 << 18;
 
+/// Of a dimension that hardly varies the noise is not blown up: no deviation is below this share of the median one.
+const LEAST_DEVIATION: f32 = 1.0 / 3.0;
+
 /// How hidden states are brought into the dictionary's space; see [`super::Sae`].
 #[derive(Debug, Clone)]
 pub(super) struct Normalization {
+    pub(super) how: InputNormalization,
     pub(super) mean: Vec<f32>,
-    pub(super) scale: f32,
-    pub(super) unit: bool,
+    /// Empty unless standardised.
+    pub(super) deviation: Vec<f32>,
 }
 
 /// Batches of normalised samples. Each epoch goes once through the harvest: units in random order, [`GROUP_SAMPLES`] at a
@@ -160,25 +165,101 @@ impl SampleStream {
     /// The next batch, normalised.
     pub(super) fn next(&mut self, normalization: &Normalization, out: &mut Vec<f32>) -> Result<()> {
         self.next_raw(out)?;
-        normalize(out, &normalization.mean, normalization.scale, normalization.unit);
+        normalization.apply(out);
         Ok(())
     }
 }
 
 impl Normalization {
-    /// Measures the mean and the scale that gives centred samples a mean squared length of 1, on raw `samples`.
-    pub(super) fn measure(samples: &[f32], inputs: usize, unit: bool) -> Self {
+    /// Measures the mean and the scale that gives centred samples a mean squared length of 1, on raw `samples`; if `unit`,
+    /// each is given that length.
+    pub(super) fn centred(samples: &[f32], inputs: usize, unit: bool) -> Self {
+        let Moments { mean, variance } = Moments::of(samples, inputs);
+        let scale = if unit { 1.0 } else { (1.0 / variance.iter().sum::<f64>().max(1e-12).sqrt()) as f32 };
+        Self { how: InputNormalization::Centred { scale, unit }, mean, deviation: Vec::new() }
+    }
+
+    /// Measures mean and deviation of each dimension of samples that were brought to one length, and the scale that gives
+    /// them a mean squared length of 1 after that.
+    pub(super) fn standardised(samples: &[f32], inputs: usize) -> Self {
+        let mut rows = samples.to_vec();
+        to_row_norm(&mut rows, inputs);
+        let Moments { mean, variance } = Moments::of(&rows, inputs);
+        let mut deviation: Vec<f32> = variance.iter().map(|variance| variance.sqrt() as f32).collect();
+        let mut sorted = deviation.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let least = (sorted[inputs / 2] * LEAST_DEVIATION).max(1e-12);
+        deviation.iter_mut().for_each(|deviation| *deviation = deviation.max(least));
+        let squares: f64 = variance.iter().zip(&deviation).map(|(v, d)| v / f64::from(*d).powi(2)).sum();
+        let scale = (1.0 / squares.max(1e-12).sqrt()) as f32;
+        Self { how: InputNormalization::Standardised { scale }, mean, deviation }
+    }
+
+    /// Normalises raw samples.
+    pub(super) fn apply(&self, rows: &mut [f32]) {
+        normalize(rows, self.how, &self.mean, &self.deviation);
+    }
+}
+
+/// Mean and variance of each dimension.
+struct Moments {
+    mean: Vec<f32>,
+    variance: Vec<f64>,
+}
+
+impl Moments {
+    fn of(samples: &[f32], inputs: usize) -> Self {
         let n = (samples.len() / inputs).max(1) as f64;
         let mut sums = vec![0.0f64; inputs];
         for row in samples.chunks_exact(inputs) {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         let mean: Vec<f32> = sums.iter().map(|sum| (sum / n) as f32).collect();
-        let squares: f64 = samples
-            .chunks_exact(inputs)
-            .flat_map(|row| row.iter().zip(&mean).map(|(x, mean)| f64::from(x - mean).powi(2)))
-            .sum();
-        let scale = if unit { 1.0 } else { (1.0 / (squares / n).max(1e-12).sqrt()) as f32 };
-        Self { mean, scale, unit }
+        let mut variance = vec![0.0f64; inputs];
+        for row in samples.chunks_exact(inputs) {
+            let squares = row.iter().zip(&mean).map(|(x, mean)| f64::from(x - mean).powi(2));
+            variance.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square / n);
+        }
+        Self { mean, variance }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::Random;
+    use super::*;
+
+    #[test]
+    fn standardised_samples_have_every_dimension_alike() {
+        const INPUTS: usize = 40;
+        let mut random = Random::new(5, 0);
+        // One dimension with nearly all of the variance and one with hardly any, far from 0; rows of different lengths.
+        let mut samples = Vec::new();
+        for row in 0..4000 {
+            let length = 1.0 + (row % 7) as f32;
+            samples.extend((0..INPUTS).map(|dimension| {
+                let size = [50.0, 1e-3, 1.0][dimension.min(2)];
+                (3.0 + size * (random.below(20_001) as f32 / 10_000.0 - 1.0)) * length
+            }));
+        }
+        let normalization = Normalization::standardised(&samples, INPUTS);
+        let mut rows = samples.clone();
+        normalization.apply(&mut rows);
+        let Moments { mean, variance } = Moments::of(&rows, INPUTS);
+        assert!(mean.iter().all(|mean| mean.abs() < 1e-3), "{mean:?}");
+        assert!((variance.iter().sum::<f64>() - 1.0).abs() < 1e-3, "{}", variance.iter().sum::<f64>());
+        let ordinary = variance[2];
+        assert!((variance[0] / ordinary - 1.0).abs() < 1e-3, "{} {ordinary}", variance[0]);
+        assert!(variance.iter().all(|&variance| variance < 1.001 * ordinary), "{variance:?}");
+        // The same row is the same whatever its length.
+        let mut twice: Vec<f32> = samples[..INPUTS].iter().map(|x| 2.0 * x).collect();
+        normalization.apply(&mut twice);
+        assert!(twice.iter().zip(&rows).all(|(a, b)| (a - b).abs() < 1e-5));
+        // Of centred samples the large dimension stays large.
+        let centred = Normalization::centred(&samples, INPUTS, false);
+        let mut rows = samples;
+        centred.apply(&mut rows);
+        let variance = Moments::of(&rows, INPUTS).variance;
+        assert!((variance.iter().sum::<f64>() - 1.0).abs() < 1e-3 && variance[0] > 0.9, "{variance:?}");
     }
 }

@@ -9,7 +9,7 @@ use super::harvest::{Harvest, HarvestOptions, Tap, harvest};
 use super::samples::{Normalization, SampleStream};
 use super::survey::Survey;
 use super::trainer::{Rule, Trainer};
-use super::{InputNormalization, Precision, Sae, Spec, TrainMethod, Weights};
+use super::{Precision, Sae, Spec, TrainMethod, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
@@ -261,8 +261,17 @@ fn fit(
         stream.next_raw(&mut batch)?;
         first.extend_from_slice(&batch);
     }
-    let normalization = Normalization::measure(&first, inputs, options.level == Level::Span);
-    super::encode::normalize(&mut first, &normalization.mean, normalization.scale, normalization.unit);
+    // Decoders put most of the variance of their residual stream into a few dimensions that tell little, so that without
+    // standardising a dictionary would be one of those.
+    let standardised = reader.is_causal()
+        && options.level == Level::Token
+        && matches!(hook.hook.site(), Site::Residual | Site::Middle);
+    let normalization = if standardised {
+        Normalization::standardised(&first, inputs)
+    } else {
+        Normalization::centred(&first, inputs, options.level == Level::Span)
+    };
+    normalization.apply(&mut first);
     let rule = options.method.rule(options);
     let threads = options.reader_options.threads.max(1);
     let mut trainer = Trainer::new(rule.clone(), &first, inputs, options.width, options.k, options.seed, threads)?;
@@ -274,6 +283,9 @@ fn fit(
         "learning_rate": options.learning_rate, "seed": options.seed, "width": options.width, "k": options.k,
         "hook": hook,
     });
+    if standardised {
+        recipe["standardised"] = true.into();
+    }
     if rule != Rule::BatchTopK {
         recipe["rule"] = format!("{rule:?}").into();
     }
@@ -343,7 +355,7 @@ fn fit(
         output: None,
         k: options.k,
         architecture: options.method.architecture(options.k, trainer.threshold, CAP * options.k),
-        normalization: InputNormalization::Centred { scale: normalization.scale, unit: normalization.unit },
+        normalization: normalization.how,
         prefixes: match rule {
             Rule::Matryoshka { ends } => ends,
             _ => Vec::new(),
@@ -354,11 +366,11 @@ fn fit(
         training,
         source: serde_json::Value::Null,
     };
-    Ok((trained(spec, trainer, normalization.mean), n_samples))
+    Ok((trained(spec, trainer, normalization), n_samples))
 }
 
 /// The dictionary that a trainer made.
-fn trained(spec: Spec, trainer: Trainer, mean: Vec<f32>) -> Sae {
+fn trained(spec: Spec, trainer: Trainer, normalization: Normalization) -> Sae {
     let thresholds = trainer.thresholds();
     let Trainer { encoder, encoder_bias, mut decoder, decoder_bias, .. } = trainer;
     decoder.value.truncate(spec.width * spec.input_width);
@@ -367,7 +379,8 @@ fn trained(spec: Spec, trainer: Trainer, mean: Vec<f32>) -> Sae {
         encoder_bias: encoder_bias.value,
         decoder: decoder.value,
         decoder_bias: decoder_bias.value,
-        mean,
+        mean: normalization.mean,
+        deviation: normalization.deviation,
         thresholds,
         ..Weights::default()
     };
@@ -377,7 +390,7 @@ fn trained(spec: Spec, trainer: Trainer, mean: Vec<f32>) -> Sae {
 #[cfg(test)]
 mod tests {
     use super::super::random::Random;
-    use super::super::{EncodeScratch, SparseRows};
+    use super::super::{EncodeScratch, InputNormalization, SparseRows};
     use super::*;
 
     fn options(method: TrainMethod) -> TrainOptions {
@@ -425,7 +438,8 @@ mod tests {
                 training: serde_json::Value::Null,
                 source: serde_json::Value::Null,
             };
-            let sae = trained(spec, trainer, vec![0.0; INPUTS]);
+            let none = Normalization { how: spec.normalization, mean: vec![0.0; INPUTS], deviation: Vec::new() };
+            let sae = trained(spec, trainer, none);
             let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
             sae.encode_rows(&rows, &mut scratch, &mut sparse);
             let (residual, total) = sae.unexplained(&rows, &sparse, 0..512, &mut scratch);
