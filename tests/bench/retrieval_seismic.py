@@ -1,7 +1,7 @@
 """Retrieval by 16 weighted features in Seismic (approximate) and scipy (exact): time and recall over 20 queries.
 
     pip install numpy scipy pyarrow pyseismic-lsr
-    python tests/bench/seismic.py features.parquet
+    python tests/bench/retrieval_seismic.py features.parquet
 
 The file has columns `ids` (list<uint32>, ascending) and `activations` (list<float32>). Times are of processor, the best of
 five, the median over queries: compare with `cargo bench -p saequel-kernels --bench retrieval`, which is exact. Seismic keeps
