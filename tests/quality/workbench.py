@@ -45,6 +45,7 @@ class Dictionary:
     name: str
     first_id: int
     width: int
+    reader: str
 
 
 class Workbench:
@@ -71,7 +72,7 @@ class Workbench:
             self.folders[name] = str(folder)
         self.notes.write_text(json.dumps(known, indent=1))
         names = [name for name, print_ in known.items() if print_ == "shipped"] + list(self.folders)
-        self.dictionaries = [Dictionary(row["name"], row["first_feature_id"], row["n_features"])
+        self.dictionaries = [Dictionary(row["name"], row["first_feature_id"], row["n_features"], row["reader"])
                              for name in names for row in self.listed() if row["name"] == name]
         self.n_in_database = len(self.listed())
         self.views = [dictionary.name for dictionary in self.dictionaries] + ([ALL] if len(self.dictionaries) > 1 else [])
@@ -112,11 +113,18 @@ class Workbench:
         name = f"{name}_{hashlib.sha1(content.encode()).hexdigest()[:8]}"
         there = self.sql("SHOW CORPORA")
         if not any(row["name"] == name and row["documents"] == table.num_rows for row in there):
-            saes = [part for dictionary in self.dictionaries for part in ("--sae", dictionary.name)]
+            # One pass reads with one reader; those of the others are added afterwards.
+            by_reader = {}
+            for dictionary in self.dictionaries:
+                by_reader.setdefault(dictionary.reader, []).append(dictionary.name)
+            first, *others = by_reader.values()
+            saes = [part for dictionary in first for part in ("--sae", dictionary)]
             with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
                 pq.write_table(table, file.name)
                 print(f"reading {table.num_rows} documents into '{name}'", file=sys.stderr, flush=True)
                 self.run("import", file.name, "--corpus", name, "--text", "text", "--key", "doc_id", *saes)
+            for dictionaries in others:
+                self.run("sae", "add", name, *dictionaries)
         return Corpus(self, name, table)
 
     def catalog(self):
