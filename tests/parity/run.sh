@@ -48,8 +48,8 @@ evaluation() {
 interp_embed() {
   # The package that pip installs, and the repository, which is newer and has diff_features.
   "$python" interp_embed.py --saequel "$saequel"
-  local checkout="${INTERP_EMBED:-$cache/interp_embed}"
-  if [ -d "$checkout" ] || GIT_TERMINAL_PROMPT=0 git clone -q --depth 1 https://github.com/nickjiang2378/interp_embed "$checkout"; then
+  local checkout="${INTERP_EMBED:-$cache/interp_embed}" source=https://github.com/nickjiang2378/interp_embed
+  if [ -d "$checkout" ] || GIT_TERMINAL_PROMPT=0 git clone -q --depth 1 "$source" "$checkout"; then
     "$python" interp_embed.py --interp-embed "$checkout" --saequel "$saequel"
   else
     echo "the package of pip only: interp_embed's repository, which has diff_features, cannot be reached"
