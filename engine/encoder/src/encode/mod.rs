@@ -9,9 +9,8 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::packed::Packed;
 use crate::reader::{BatchStates, Hook, PieceStates, Reader, TokenizedText};
-use crate::sae::{EncodeScratch, Sae, SparseRows};
+use crate::sae::{EncodeScratch, PackedEncoder, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -68,7 +67,7 @@ pub struct Encoder {
     reader: Arc<Reader>,
     saes: Vec<Arc<Sae>>,
     /// The encoders' weights of each; `None` where there are none.
-    packed: Vec<Option<Arc<Packed>>>,
+    packed: Vec<Option<Arc<PackedEncoder>>>,
     /// Hook points that are read, ascending; the last is that of the embedding.
     hooks: Vec<Hook>,
 }
@@ -201,7 +200,7 @@ impl Encoder {
     fn encode_rows(
         &self,
         sae: &Sae,
-        packed: Option<&Packed>,
+        packed: Option<&PackedEncoder>,
         texts: &[TokenizedText],
         batch: &BatchStates,
         scratch: &mut Scratch,

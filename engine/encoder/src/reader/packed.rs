@@ -136,6 +136,18 @@ impl Packed {
         self.k
     }
 
+    /// Whether products have the bits of [`products_in_order`].
+    pub(crate) fn is_in_order(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            !self.rounded && matches!(self.weights, Weights::Panels(_))
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
+
     /// `x W^T` finished as told, for `x: [m, k]`: row-major `[m, n]`. Runs on the calling thread.
     pub(crate) fn apply(&self, x: &[f32], finish: Finish) -> Vec<f32> {
         let mut out = Vec::new();
@@ -193,6 +205,35 @@ impl Packed {
                 }
             }
         }
+    }
+}
+
+/// Products of some rows with some of the weights (`[m, k]` and `[n, k]`, as they came), by pairs of their numbers, into a
+/// buffer whose contents are replaced: bit for bit those of [`Packed::apply`] if [`Packed::is_in_order`]. Pairs with near
+/// weights should be near.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+pub(crate) fn products_in_order(rows: &[f32], weights: &[f32], k: usize, pairs: &[(u32, u32)], out: &mut Vec<f32>) {
+    out.clear();
+    #[cfg(target_arch = "x86_64")]
+    for pairs in pairs.chunks(4 * x86::LANES) {
+        assert!(simd::level() > 0, "products in order without AVX2");
+        let mut sums = [0.0; 4 * x86::LANES];
+        // Lanes without a pair compute the first.
+        let of = |i: usize| {
+            let (row, column) = *pairs.get(i).unwrap_or(&pairs[0]);
+            let part = |i: u32| i as usize * k..(i as usize + 1) * k;
+            (rows[part(row)].as_ptr(), weights[part(column)].as_ptr())
+        };
+        // SAFETY: the processor has AVX2 and FMA; every pointer is to k values.
+        unsafe {
+            match pairs.len().div_ceil(x86::LANES) {
+                1 => x86::products_of::<1>(k, of, &mut sums),
+                2 => x86::products_of::<2>(k, of, &mut sums),
+                3 => x86::products_of::<3>(k, of, &mut sums),
+                _ => x86::products_of::<4>(k, of, &mut sums),
+            }
+        }
+        out.extend_from_slice(&sums[..pairs.len()]);
     }
 }
 
@@ -439,6 +480,79 @@ mod x86 {
             // SAFETY: the row exists.
             unsafe { put_256(tile, i, *sums, how) }
         }
+    }
+
+    /// Products of a vector.
+    pub(super) const LANES: usize = 8;
+
+    /// Products of G vectors of pairs of k values, the additions in the order of [`multiply`]. One sum waits for its last
+    /// addition, several do not.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA; `pair` tells for G * 8 numbers where two times k values lie.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn products_of<const G: usize>(
+        k: usize,
+        pair: impl Fn(usize) -> (*const f32, *const f32),
+        out: &mut [f32; 4 * LANES],
+    ) {
+        let mut pairs = [[[std::ptr::null(); LANES]; 2]; G];
+        for (i, [rows, columns]) in pairs.iter_mut().enumerate() {
+            for (j, (row, column)) in rows.iter_mut().zip(columns).enumerate() {
+                (*row, *column) = pair(i * LANES + j);
+            }
+        }
+        for depth in (0..k).step_by(DEPTH) {
+            let end = k.min(depth + DEPTH);
+            let whole = depth + (end - depth) / 4 * 4;
+            let mut sums = [_mm256_setzero_ps(); G];
+            // SAFETY: `at` and the 3 values behind it, or `at` alone, lie before the end.
+            unsafe {
+                for at in (depth..whole).step_by(4) {
+                    for (sum, [rows, columns]) in sums.iter_mut().zip(&pairs) {
+                        for (values, weights) in transposed(rows, at).into_iter().zip(transposed(columns, at)) {
+                            *sum = _mm256_fmadd_ps(values, weights, *sum);
+                        }
+                    }
+                }
+                for at in whole..end {
+                    for (sum, pair) in sums.iter_mut().zip(&pairs) {
+                        let [values, weights] = pair.map(|side| side.map(|from| *from.add(at)));
+                        *sum =
+                            _mm256_fmadd_ps(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(weights.as_ptr()), *sum);
+                    }
+                }
+                for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(LANES)) {
+                    let sum = if depth == 0 { sum } else { _mm256_add_ps(sum, _mm256_loadu_ps(out.as_ptr())) };
+                    _mm256_storeu_ps(out.as_mut_ptr(), sum);
+                }
+            }
+        }
+    }
+
+    /// The 4 values from `at` on of each of 8.
+    ///
+    /// # Safety
+    /// Each pointer is to `at + 4` values; the processor has AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn transposed(from: &[*const f32; LANES], at: usize) -> [__m256; 4] {
+        let both = |i: usize| {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(from[i].add(at)));
+                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from[i + 4].add(at)))
+            }
+        };
+        let [a, b, c, d] = [both(0), both(1), both(2), both(3)];
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+        ]
     }
 
     /// `out[m, n]` from rows `a: [m, pairs, 2]` of bf16 and panels.

@@ -1,10 +1,10 @@
 //! From hidden states to sparse activations.
 
 use super::pursuit::{Taken, largest};
+use super::screen::{PackedEncoder, ScreenScratch};
 use super::{Architecture, InputNormalization, Sae};
 use crate::error::{Error, ErrorKind, Result};
-use crate::options::Precision;
-use crate::reader::packed::{Finish, Packed};
+use crate::reader::packed::Finish;
 use crate::reader::simd::{self, MatMul, multiversion};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
@@ -76,6 +76,7 @@ impl SparseRows {
 #[derive(Debug, Default)]
 pub(crate) struct EncodeScratch {
     pub(super) dense: Vec<f32>,
+    pub(super) screen: ScreenScratch,
     pub(super) found: Vec<(f32, u32)>,
     reconstruction: Vec<f32>,
     /// Of a pursuit: what is left of each row, and what was taken of one.
@@ -152,7 +153,7 @@ multiversion! {
 
 /// Keeps the `n` strongest, lower latents first among equal ones, so that the choice does not depend on the order; leaves
 /// them ascending by latent.
-fn keep_strongest(found: &mut Vec<(f32, u32)>, n: usize) {
+pub(super) fn keep_strongest(found: &mut Vec<(f32, u32)>, n: usize) {
     if found.len() > n {
         found.select_nth_unstable_by(n, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         found.truncate(n);
@@ -306,16 +307,10 @@ impl Sae {
         self.encode_rows_with(None, rows, scratch, out);
     }
 
-    /// The encoder's weights, for [`Self::encode_rows_with`]; `None` of an architecture that has none.
-    pub(crate) fn pack(&self, precision: Precision) -> Option<Packed> {
-        let encoder = || Packed::new(&self.weights.encoder, self.spec.width, self.input_width(), precision);
-        (!self.architecture().is_tied()).then(encoder)
-    }
-
-    /// The same with weights that were packed before, in their precision.
+    /// The same with weights that were packed before ([`Self::pack`]), in their precision.
     pub(crate) fn encode_rows_with(
         &self,
-        packed: Option<&Packed>,
+        packed: Option<&PackedEncoder>,
         rows: &[f32],
         scratch: &mut EncodeScratch,
         out: &mut SparseRows,
@@ -329,8 +324,12 @@ impl Sae {
                 self.pursue(block, scratch, out);
                 continue;
             }
+            let screen = packed.and_then(|packed| packed.screen.as_ref());
+            if screen.is_some_and(|screen| self.encode_screened(screen, block, scratch, out)) {
+                continue;
+            }
             match packed {
-                Some(packed) => packed.apply_to(block, Finish::Product, &mut scratch.dense),
+                Some(packed) => packed.dense.apply_to(block, Finish::Product, &mut scratch.dense),
                 None => {
                     scratch.dense.resize(n * width, 0.0);
                     MatMul::linear(n, width, inputs).run(block, &weights.encoder, &mut scratch.dense);

@@ -19,6 +19,8 @@ mod neighbours;
 mod pursuit;
 pub(crate) mod random;
 mod samples;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod screen;
 pub(crate) mod survey;
 pub(crate) mod texts;
 mod train;
@@ -40,6 +42,7 @@ pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use import::{ImportCheck, ImportOptions, ImportReport, import};
 pub use method::TrainMethod;
+pub(crate) use screen::PackedEncoder;
 pub use train::{TrainOptions, TrainReport, train};
 
 /// A trained sparse autoencoder over one hook point of one reader.
