@@ -3,11 +3,12 @@
     pip install adbc-driver-flightsql adbc-driver-manager pyarrow
     python tests/bench/flight.py --saequel PATH/TO/saequel
 
-The file is made by saequel: ids, text of a few hundred characters, numbers; zstd. Over Flight, saequel reads it for each
-query; two clients receive it, ADBC's driver (Go) and pyarrow.flight (C++). In the process, pyarrow reads the same columns
-with all threads. Each as one table and in batches as they come. Memory that was freed stays with this process (glibc gives
-large pieces back at once), because pyarrow's own pool does so for reading Parquet, and taking pages anew is no reading. Prints rows and MB (of Arrow memory) a second, medians of the repetitions after one that is not
-counted, and the ratios.
+The file is made by saequel: ids, text of a few hundred characters, numbers; zstd. Over Flight, saequel reads it for
+each query; two clients receive it, ADBC's driver (Go) and pyarrow.flight (C++). In the process, pyarrow reads the same
+columns with all threads. Each as one table and in batches as they come. Memory that was freed stays with this process
+(glibc gives large pieces back at once), because pyarrow's own pool does so for reading Parquet, and taking pages anew
+is no reading. Prints rows and MB (of Arrow memory) a second, medians of the repetitions after one that is not counted,
+and the ratios.
 """
 
 import argparse
