@@ -234,6 +234,16 @@ impl Gate {
     /// # Errors
     /// [`UNAUTHENTICATED`]; [`TOO_MANY`] after many wrong tokens from one address, or too many requests.
     pub fn authenticate(&self, token: Option<&str>, door: Door, peer: Option<SocketAddr>) -> Result<Principal> {
+        let principal = self.recognise(token, door, peer)?;
+        self.admit_request(&principal, peer)?;
+        Ok(principal)
+    }
+
+    /// [`Self::authenticate`] for a request that ends work: it is not counted, because who asks too much must be able to stop.
+    ///
+    /// # Errors
+    /// [`UNAUTHENTICATED`]; [`TOO_MANY`] after many wrong tokens from one address.
+    pub fn recognise(&self, token: Option<&str>, door: Door, peer: Option<SocketAddr>) -> Result<Principal> {
         let inner = &self.0;
         let principal = match token {
             Some(token) if inner.tokens.needed()? => inner.tokens.principal(token),
@@ -246,13 +256,7 @@ impl Gate {
             // A token where none is needed does no harm: clients that always send one are let in.
             _ => Ok(Principal::anonymous(inner.options.write)),
         };
-        match principal {
-            Ok(principal) => {
-                self.admit_request(&principal, peer)?;
-                Ok(principal)
-            }
-            Err(refused) => Err(self.wrong_token(door, peer).unwrap_or(refused)),
-        }
+        principal.map_err(|refused| self.wrong_token(door, peer).unwrap_or(refused))
     }
 
     /// Notes a token that was refused; gives another error if there were too many.
