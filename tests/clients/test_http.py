@@ -381,6 +381,22 @@ def test_an_asynchronous_query_that_runs_fails_or_is_cancelled(server):
     assert server.http("/v1/queries/streamed/results")[0] == 404
 
 
+def test_who_asked_too_much_can_still_stop_a_query(database):
+    running = Server(database, "--requests-per-minute", 3)
+    try:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(running.http("/v1/sql?query_id=endless", SLOW)))
+        asking.start()
+        until(lambda: running.http("/v1/sql", "SELECT 1")[0] == 429)
+        assert not answers
+        assert running.http("/v1/queries/endless", method="DELETE")[0] == 202
+        assert running.http("/v1/sql", "SELECT 1")[0] == 429, "nothing else is let through"
+        asking.join(10)
+        assert error(answers[0][2])["sqlstate"] == "57014"
+    finally:
+        running.stop()
+
+
 # -- import -----------------------------------------------------------------------------------------------------------
 
 ROWS = [{"id": str(n), "text": f"The {n}th heron is sorry, and apologises to the finch.", "n": n} for n in range(1, 6)]
