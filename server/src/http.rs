@@ -12,6 +12,7 @@ mod problem;
 mod queries;
 mod query;
 mod request;
+pub(crate) mod rest;
 mod spool;
 
 use std::sync::Arc;

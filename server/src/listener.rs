@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use axum::middleware;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -149,7 +150,8 @@ impl Server {
         let stopping = CancellationToken::new();
         let router = http::router(gate.clone())
             .merge(flight_sql::routes(gate.clone()))
-            .merge(mcp::routes(gate.clone(), stopping.clone()));
+            .merge(mcp::routes(gate.clone(), stopping.clone()))
+            .layer(middleware::from_fn(http::rest::take_rest));
         let http = tokio::spawn(serve_http(gate.clone(), listener, http_tls, router, stopping.clone()));
         let postgres = postgres
             .map(|listener| tokio::spawn(serve_postgres(gate.clone(), listener, postgres_tls, stopping.clone())));

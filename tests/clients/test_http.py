@@ -1,6 +1,7 @@
 """SQL over HTTP with curl, urllib, pyarrow and pandas."""
 
 import gzip
+import http.client
 import io
 import json
 import pathlib
@@ -393,6 +394,25 @@ def test_who_asked_too_much_can_still_stop_a_query(database):
         assert running.http("/v1/sql", "SELECT 1")[0] == 429, "nothing else is let through"
         asking.join(10)
         assert error(answers[0][2])["sqlstate"] == "57014"
+    finally:
+        running.stop()
+
+
+def test_a_refusal_before_the_statement_came_breaks_no_connection(database):
+    running = Server(database, "--requests-per-minute", 1)
+    try:
+        assert running.http("/v1/sql", "SELECT 1")[0] == 200
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        for _ in range(5):
+            connection.putrequest("POST", "/v1/sql")
+            connection.putheader("Content-Length", "8")
+            connection.endheaders()
+            time.sleep(0.05)  # the server has long seen that it will not answer this
+            connection.send(b"SELECT 1")
+            answer = connection.getresponse()
+            assert answer.status == 429 and json.loads(answer.read())["error"]["code"] == "too_many"
+            assert not answer.will_close
+        connection.close()
     finally:
         running.stop()
 

@@ -21,8 +21,6 @@ const STALL: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(120);
 /// Bytes that are decompressed at once; gzip makes at most a thousand times as many of them.
 const AT_ONCE: usize = 4 << 10;
-/// Bytes and time that are spent on a body that is too large: many clients hear only when they have sent all.
-const POLITENESS: (u64, Duration) = (16 << 20, Duration::from_secs(2));
 
 /// A body, piece by piece.
 pub(super) struct Incoming {
@@ -90,11 +88,7 @@ impl Incoming {
             }
             match self.left.checked_sub(bytes.len() as u64) {
                 Some(left) => self.left = left,
-                None => {
-                    self.gzip = None;
-                    self.drain().await;
-                    return Err(too_large(self.limit));
-                }
+                None => return Err(too_large(self.limit)),
             }
             return Ok(Some(bytes));
         }
@@ -117,16 +111,6 @@ impl Incoming {
                     return Err(Problem::request(StatusCode::REQUEST_TIMEOUT, message, ""));
                 }
             }
-        }
-    }
-
-    /// Takes what is still sent, and forgets it.
-    async fn drain(&mut self) {
-        let (mut left, until) = (POLITENESS.0, Instant::now() + POLITENESS.1);
-        while left > 0
-            && let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, self.body.frame()).await
-        {
-            left = left.saturating_sub(frame.data_ref().map_or(0, |bytes| bytes.len() as u64));
         }
     }
 

@@ -134,10 +134,6 @@ impl IntoResponse for Problem {
                     headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(way));
                 }
             }
-            // The rest of the body is not read: the connection cannot go on.
-            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
             }
