@@ -1,11 +1,11 @@
 //! BERT encoder (Devlin et al. 2019, arXiv:1810.04805) that gives the hidden states after every block.
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::hook::{Hook, Site};
 use super::ops::{Dense, add_norm, attention};
+use super::weights::Weights;
 use crate::options::Precision;
 
 /// What `config.json` says of a BERT.
@@ -42,10 +42,13 @@ struct Block {
     outer_norm: Tensor,
 }
 
+/// Embeddings of the vocabulary, of which a batch takes its rows.
+const WORDS: &str = "embeddings.word_embeddings.weight";
+
 /// The model; all tensors `f32`, the weights of linear layers packed.
 pub(super) struct Bert {
     config: Config,
-    words: Tensor,
+    weights: Weights,
     /// Position plus the embedding of the first segment type.
     positions: Tensor,
     norm: Tensor,
@@ -58,50 +61,59 @@ impl Bert {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape, naming both.
-    pub(super) fn load(config: Config, vb: &VarBuilder, precision: Precision) -> Result<Self> {
+    pub(super) fn load(config: Config, weights: Weights, device: Device, precision: Precision) -> Result<Self> {
         if config.hidden_act != "gelu" {
             candle_core::bail!("hidden_act is '{}', expected 'gelu'", config.hidden_act);
         }
-        let width = config.hidden_size;
-        let linear = |vb: VarBuilder, inputs: usize, outputs: usize| -> Result<(Tensor, Tensor)> {
-            Ok((vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?))
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let has_shape = |name: &str, shape: &[usize]| match weights.shape(name) {
+            Some(found) if found == shape => Ok(()),
+            Some(found) => candle_core::bail!("tensor {name} is {found:?}, expected {shape:?}"),
+            None => candle_core::bail!("tensor {name} {shape:?} is missing"),
         };
-        let dense = |vb: VarBuilder, inputs: usize, outputs: usize| {
-            let (weight, bias) = linear(vb, inputs, outputs)?;
+        let get = |name: &str, shape: &[usize]| {
+            has_shape(name, shape)?;
+            weights.tensor(name)?.to_device(&device)
+        };
+        let linear = |name: &str, inputs: usize, outputs: usize| -> Result<(Tensor, Tensor)> {
+            Ok((get(&format!("{name}.weight"), &[outputs, inputs])?, get(&format!("{name}.bias"), &[outputs])?))
+        };
+        let dense = |name: &str, inputs: usize, outputs: usize| {
+            let (weight, bias) = linear(name, inputs, outputs)?;
             Dense::new(&weight, &bias, precision)
         };
-        let norm = |vb: VarBuilder| Tensor::stack(&[vb.get(width, "weight")?, vb.get(width, "bias")?], 0);
-        let embeddings = vb.pp("embeddings");
-        let types = embeddings.get((config.type_vocab_size, width), "token_type_embeddings.weight")?;
-        let positions = embeddings.get((config.max_position_embeddings, width), "position_embeddings.weight")?;
-        let mut blocks = Vec::with_capacity(config.num_hidden_layers);
-        for i in 0..config.num_hidden_layers {
-            let vb = vb.pp(format!("encoder.layer.{i}"));
-            let attention = vb.pp("attention.self");
-            let (query, key, value) = (
-                linear(attention.pp("query"), width, width)?,
-                linear(attention.pp("key"), width, width)?,
-                linear(attention.pp("value"), width, width)?,
-            );
-            blocks.push(Block {
+        let norm = |name: &str| {
+            let (gain, shift) = (format!("{name}.weight"), format!("{name}.bias"));
+            Tensor::stack(&[get(&gain, &[width])?, get(&shift, &[width])?], 0)
+        };
+        has_shape(WORDS, &[config.vocab_size, width])?;
+        let types = get("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
+        let positions = get("embeddings.position_embeddings.weight", &[config.max_position_embeddings, width])?;
+        let block = |i: usize| {
+            let name = |part: &str| format!("encoder.layer.{i}.{part}");
+            let parts =
+                ["query", "key", "value"].map(|part| linear(&name(&format!("attention.self.{part}")), width, width));
+            let [query, key, value] = parts;
+            let (query, key, value) = (query?, key?, value?);
+            Ok(Block {
                 qkv: Dense::new(
                     &Tensor::cat(&[&query.0, &key.0, &value.0], 0)?,
                     &Tensor::cat(&[&query.1, &key.1, &value.1], 0)?,
                     precision,
                 )?,
-                attended: dense(vb.pp("attention.output.dense"), width, width)?,
-                attended_norm: norm(vb.pp("attention.output.LayerNorm"))?,
-                inner: dense(vb.pp("intermediate.dense"), width, config.intermediate_size)?,
-                outer: dense(vb.pp("output.dense"), config.intermediate_size, width)?,
-                outer_norm: norm(vb.pp("output.LayerNorm"))?,
-            });
-        }
+                attended: dense(&name("attention.output.dense"), width, width)?,
+                attended_norm: norm(&name("attention.output.LayerNorm"))?,
+                inner: dense(&name("intermediate.dense"), width, inner)?,
+                outer: dense(&name("output.dense"), inner, width)?,
+                outer_norm: norm(&name("output.LayerNorm"))?,
+            })
+        };
         Ok(Self {
-            words: embeddings.get((config.vocab_size, width), "word_embeddings.weight")?,
             positions: positions.broadcast_add(&types.get(0)?)?,
-            norm: norm(embeddings.pp("LayerNorm"))?,
-            blocks,
-            device: vb.device().clone(),
+            norm: norm("embeddings.LayerNorm")?,
+            blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?,
+            weights,
+            device,
             config,
         })
     }
@@ -114,11 +126,11 @@ impl Bert {
     /// windows' lengths; nothing is padded and no window sees another. What lies behind the last wanted hook is not run.
     pub(super) fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[Hook]) -> Result<Vec<Tensor>> {
         let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let ids = Tensor::new(ids, &self.device)?;
+        let words = self.weights.rows(WORDS, ids)?;
         let positions = Tensor::new(positions.as_slice(), &self.device)?;
         let epsilon = self.config.layer_norm_eps;
         let mut x = add_norm(
-            &self.words.index_select(&ids, 0)?,
+            &Tensor::from_vec(words, (ids.len(), self.config.hidden_size), &self.device)?,
             &self.positions.index_select(&positions, 0)?,
             &self.norm,
             epsilon,

@@ -21,8 +21,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -174,31 +173,36 @@ impl Parts {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         };
-        let sums = files.iter().map(|path| {
-            fetch::sha256_of(path).map_err(|error| {
-                Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error)
-            })
-        });
-        let sums = sums.collect::<Result<Vec<String>>>()?;
-        let sha256 = if sums.len() == 1 { sums[0].clone() } else { fetch::sha256_of_text(&sums.join("\n")) };
+        let checked = || {
+            let sums = files.iter().map(|path| {
+                fetch::sha256_of(path).map_err(|error| {
+                    Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error)
+                })
+            });
+            let sums = sums.collect::<Result<Vec<String>>>()?;
+            Ok(if sums.len() == 1 { sums[0].clone() } else { fetch::sha256_of_text(&sums.join("\n")) })
+        };
         let device = device(options)?;
-        let model = match bert::Config::of(&config) {
-            Some(bert) if files.len() == 1 => {
-                let weights = read(&single)?;
-                VarBuilder::from_slice_safetensors(&weights, DType::F32, &device)
-                    .and_then(|vb| bert::Bert::load(bert, &vb, options.precision))
-                    .map(Model::Bert)
-                    .map_err(|error| damaged(&single, error))?
-            }
+        let load = || match bert::Config::of(&config) {
+            Some(bert) if files.len() == 1 => Weights::safetensors(&files)
+                .and_then(|weights| bert::Bert::load(bert, weights, device, options.precision))
+                .map(Model::Bert)
+                .map_err(|error| damaged(&single, error)),
             _ => {
                 let architecture =
                     families::of_config(&config).map_err(|error| error.context(config_path.display()))?;
                 Weights::safetensors(&files)
                     .and_then(|weights| Transformer::load(architecture, weights, device, options.precision))
                     .map(|model| Model::Transformer(Box::new(model)))
-                    .map_err(|error| damaged(dir, error))?
+                    .map_err(|error| damaged(dir, error))
             }
         };
+        let (sha256, model) = std::thread::scope(|scope| {
+            let sha256 = scope.spawn(checked);
+            let model = load();
+            (sha256.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
+        });
+        let (sha256, model) = (sha256?, model?);
         let tokenizer_config = optional_json(&dir.join(fetch::TOKENIZER_CONFIG))?;
         let template = std::fs::read_to_string(dir.join(fetch::CHAT_TEMPLATE)).ok();
         let begin = &tokenizer_config["bos_token"];

@@ -6,6 +6,8 @@
 //! columns. Everything else goes to the `gemm` crate. The order of additions depends on the shape of the weights alone,
 //! so a row gives the same bits in every batch.
 
+use std::borrow::Cow;
+
 use super::simd::{self, MatMul, multiversion};
 use crate::options::Precision;
 
@@ -115,15 +117,15 @@ impl Packed {
         if rounded && has_bf16() {
             return Self { n, k, rounded, weights: Weights::PanelsBf16(panels_bf16(weights, n, k)) };
         }
-        let mut plain = weights.to_vec();
-        if rounded {
-            round(weights, &mut plain);
-        }
+        let plain = match rounded {
+            true => Cow::Owned(self::rounded(weights)),
+            false => Cow::Borrowed(weights),
+        };
         #[cfg(target_arch = "x86_64")]
         if simd::level() == 1 {
             return Self { n, k, rounded, weights: Weights::Panels(panels(&plain, n, k)) };
         }
-        Self { n, k, rounded, weights: Weights::Plain(plain) }
+        Self { n, k, rounded, weights: Weights::Plain(plain.into_owned()) }
     }
 
     /// Columns of the result.
@@ -246,12 +248,14 @@ fn rounded(values: &[f32]) -> Vec<f32> {
 #[cfg(target_arch = "x86_64")]
 fn panels(weights: &[f32], n: usize, k: usize) -> Vec<f32> {
     let mut out = vec![0.0; n.div_ceil(COLUMNS) * COLUMNS * k];
-    for column in 0..n {
-        let panel = &mut out[column / COLUMNS * COLUMNS * k..];
-        for (at, &weight) in weights[column * k..(column + 1) * k].iter().enumerate() {
-            panel[at * COLUMNS + column % COLUMNS] = weight;
+    let of_columns = weights.chunks(COLUMNS * k);
+    out.chunks_exact_mut(COLUMNS * k).zip(of_columns).for_each(|(panel, columns)| {
+        for (column, weights) in columns.chunks_exact(k).enumerate() {
+            for (at, &weight) in weights.iter().enumerate() {
+                panel[at * COLUMNS + column] = weight;
+            }
         }
-    }
+    });
     out
 }
 
@@ -259,12 +263,14 @@ fn panels(weights: &[f32], n: usize, k: usize) -> Vec<f32> {
 fn panels_bf16(weights: &[f32], n: usize, k: usize) -> Vec<u16> {
     let depth = k.div_ceil(2) * 2;
     let mut out = vec![0; n.div_ceil(COLUMNS_BF16) * COLUMNS_BF16 * depth];
-    for column in 0..n {
-        let panel = &mut out[column / COLUMNS_BF16 * COLUMNS_BF16 * depth..];
-        for (at, &weight) in weights[column * k..(column + 1) * k].iter().enumerate() {
-            panel[(at / 2 * COLUMNS_BF16 + column % COLUMNS_BF16) * 2 + at % 2] = to_bf16(weight);
+    let of_columns = weights.chunks(COLUMNS_BF16 * k);
+    out.chunks_exact_mut(COLUMNS_BF16 * depth).zip(of_columns).for_each(|(panel, columns)| {
+        for (column, weights) in columns.chunks_exact(k).enumerate() {
+            for (at, &weight) in weights.iter().enumerate() {
+                panel[(at / 2 * COLUMNS_BF16 + column) * 2 + at % 2] = to_bf16(weight);
+            }
         }
-    }
+    });
     out
 }
 
