@@ -17,7 +17,7 @@ measure() { # level architecture seed tokens samples
     if [ ! -f "$out/$name/features.jsonl" ]; then
         { time "$saequel" sae train --input "${texts[@]}" --work "$work" --output "$out/$name" --name "$name" --layer 4 \
             --level "$1" --architecture "$2" --width "$width" --k "$k" --seed "$3" --tokens "$4" --samples "$5" \
-            --no-examples --also 4:token 4:span 2>"$out/$name.log"; } 2>"$out/$name.seconds"
+            --no-examples --also 4:token 4:span >"$out/$name.log" 2>&1; } 2>"$out/$name.seconds"
     fi
     [ -s "$out/$name.eval" ] ||
         "$saequel" --quiet sae eval "$out/$name" --input "$heldout" --tokens 30000 --format jsonl >"$out/$name.eval"
