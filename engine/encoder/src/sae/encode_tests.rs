@@ -49,6 +49,7 @@ fn weights() -> Weights {
         thresholds: numbers(7, WIDTH, 0.6),
         magnitude: numbers(8, WIDTH, 0.4).iter().map(|x| x.exp()).collect(),
         magnitude_bias: numbers(9, WIDTH, 0.3),
+        ..Weights::default()
     }
 }
 

@@ -138,7 +138,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         .unwrap();
     for (from, to, reason) in [
         ("\"d_sae\": 24", "\"d_sae\": 25", "d_sae is 25, but the weights have 24"),
-        ("\"jumprelu\"", "\"temporal\"", "depend on the whole sequence"),
+        ("\"jumprelu\"", "\"temporal\"", "expected a number above 0 for n_attn_layers"),
         ("\"jumprelu\"", "\"crosscoder\"", "architecture 'crosscoder' is not known; known are standard, gated"),
         ("hook_resid_post", "hook_q", "hook point 'blocks.5.hook_q' not found"),
         ("\"normalize_activations\": \"none\"", "\"normalize_activations\": \"l1\"", "'l1' is not known"),
