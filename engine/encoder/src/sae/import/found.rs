@@ -167,7 +167,7 @@ pub(super) fn yaml(path: &Path) -> Result<Value> {
     let mut root = serde_json::Map::new();
     // Keys of the maps around a line, and how far they are indented.
     let mut around: Vec<(usize, String)> = Vec::new();
-    for line in text.lines() {
+    'lines: for line in text.lines() {
         let content = line.trim();
         let Some((key, value)) = content.split_once(':').filter(|_| !content.starts_with(['#', '-'])) else { continue };
         let indent = line.len() - line.trim_start().len();
@@ -175,7 +175,7 @@ pub(super) fn yaml(path: &Path) -> Result<Value> {
         let mut map = &mut root;
         for (_, key) in &around {
             let inner = map.entry(key.as_str()).or_insert_with(|| Value::Object(serde_json::Map::new()));
-            let Some(inner) = inner.as_object_mut() else { break };
+            let Some(inner) = inner.as_object_mut() else { continue 'lines };
             map = inner;
         }
         let key = key.trim().trim_matches(['\'', '"']).to_owned();
