@@ -126,6 +126,7 @@ fn expected(y: &[f64], architecture: Architecture, weights: &Weights) -> Vec<f64
             }
         }
         Architecture::AbsTopK { k } => keep(strongest(&pre, k, f64::abs), &mut out, false),
+        Architecture::Temporal { .. } => panic!("rows are not enough for it; see temporal_tests.rs"),
         Architecture::MatchingPursuit { .. } | Architecture::Itda { .. } => {
             let (steps, signed, least, stop) = match architecture {
                 Architecture::MatchingPursuit { max_iterations, residual_threshold, stop_on_duplicate } => {
