@@ -123,9 +123,11 @@ fn expected(sae: &Sae, states: &[f32]) -> Expected {
                 let scores: Vec<f64> = (0..=t)
                     .map(|s| {
                         let dot: f64 = query.iter().zip(of(&key[s], keys)).map(|(a, b)| a * b).sum();
-                        (dot / ((keys / heads) as f64).sqrt()).exp()
+                        dot / ((keys / heads) as f64).sqrt()
                     })
                     .collect();
+                let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let scores: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
                 let sum: f64 = scores.iter().sum();
                 for (s, score) in scores.iter().enumerate() {
                     let from = head * (WIDTH / heads);
@@ -223,7 +225,7 @@ fn windows_are_read_apart_each_with_what_leads_it() {
             let (lead, own): (usize, usize) = lengths[i];
             // A first special token is many times longer than others.
             let mut states = numbers(30 + i as u64, (lead + own) * INPUTS, 4.0);
-            states[..lead.min(1) * INPUTS].iter_mut().for_each(|value| *value *= 20.0);
+            states[..lead.min(1) * INPUTS].iter_mut().for_each(|value| *value *= 5.0);
             states
         };
         let all: Vec<Vec<f32>> = (0..lengths.len()).map(states).collect();
