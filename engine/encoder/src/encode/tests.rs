@@ -301,4 +301,25 @@ fn a_temporal_dictionary_reads_whole_windows_whatever_else_is_in_the_batch() {
         assert_eq!(a.latents.is_empty(), text.is_empty());
         assert!(a.fvu.is_nan() && b.fvu.is_nan() || (a.fvu - b.fvu).abs() < 1e-4 && a.fvu > 0.0, "{a:?}");
     }
+    // What measures and surveys dictionaries gives them the same windows.
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("texts.jsonl");
+    std::fs::write(&input, serde_json::json!({ "text": long }).to_string()).unwrap();
+    sae.save(&dir.path().join("sae")).unwrap();
+    let reader_options = ReaderOptions { threads: 2, ..ReaderOptions::default() };
+    let options = crate::sae::EvalOptions {
+        dictionary: Some(dir.path().join("sae")),
+        input: vec![input],
+        text_column: "text".to_owned(),
+        tokens: 0,
+        labelled: None,
+        reader_options,
+    };
+    let fvu = f64::from(together[2].features[1].fvu);
+    let report = crate::sae::evaluate(&options, &Silent).unwrap();
+    assert!((report.fvu.unwrap() / fvu - 1.0).abs() < 1e-3, "{:?} for {fvu}", report.fvu);
+    let mut source = crate::sae::texts::TextSource::of(vec![long.clone()], 8);
+    let survey = crate::sae::survey::Survey::of_texts(&sae, &reader, &mut source, 0, &Silent).unwrap();
+    assert!((survey.fvu() / fvu - 1.0).abs() < 1e-3, "{} for {fvu}", survey.fvu());
+    assert!((survey.l0() / report.l0 - 1.0).abs() < 1e-2, "{} for {}", survey.l0(), report.l0);
 }

@@ -3,9 +3,12 @@
 use super::super::{InputNormalization, Precision, Spec, Weights};
 use super::*;
 use crate::level::Level;
+use crate::progress::Silent;
 use crate::reader::Hook;
 use crate::sae::AttentionWeights;
+use crate::sae::harvest::{Harvest, Tap};
 use crate::sae::random::Random;
+use crate::sae::survey::Survey;
 
 const WIDTH: usize = 72;
 const INPUTS: usize = 20;
@@ -273,4 +276,8 @@ fn what_cannot_be_is_refused() {
             "{architecture:?}"
         );
     }
+    // States on disk do not say where windows begin.
+    let (sae, harvest) = (dictionary(1, 4, 12, None, true), Harvest { units: Vec::new(), n_tokens: 0 });
+    let survey = Survey::of_harvest(&sae, &harvest, Tap::new(sae.hook(), sae.level()), 1, &Silent);
+    assert!(survey.err().unwrap().message().contains("give it the texts instead"));
 }
