@@ -129,7 +129,8 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
     let level = options.level.unwrap_or(found.level);
     if found.architecture.reads_sequences() && level != Level::Token {
         let message = format!(
-            "a temporal dictionary reads the tokens of a text one after the other, so it cannot be of level {}; leave --level out",
+            "a temporal dictionary reads the tokens of a text one after the other, so it cannot be of level {}; \
+             leave --level out",
             level.as_str()
         );
         return Err(Error::new(ErrorKind::Query, message));
@@ -330,7 +331,8 @@ fn detect(place: &Place, options: &ImportOptions, released: Option<&Released>) -
     let message = format!(
         "{} holds no dictionary of a known format; expected cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors \
          (sparsify, latentsae), params.npz or params.safetensors (Gemma Scope), hyperparams.json (Llama Scope), ae.pt \
-         (dictionary_learning), atoms.pt (ITDA), conf.yaml with latest_ckpt.safetensors (temporalSAEs), or one weight file of Qwen Scope, Goodfire, DeepSeek-R1 or HypotheSAEs",
+         (dictionary_learning), atoms.pt (ITDA), conf.yaml with latest_ckpt.safetensors \
+         (temporalSAEs), or one weight file of Qwen Scope, Goodfire, DeepSeek-R1 or HypotheSAEs",
         place.address
     );
     Err(Error::new(ErrorKind::Data, message))
