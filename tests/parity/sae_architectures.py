@@ -4,7 +4,8 @@ For every architecture that sae-lens has, sae-lens writes a random dictionary to
 imports the folder and encodes the same states. Of the other formats, files are written here in their layouts and encoded
 by the formulas of their sources (EleutherAI/sparsify, saprmarks/dictionary_learning, rmovva/HypotheSAEs,
 enjalot/latent-sae, davidkaczer/itda; those that are installed are used themselves). What must hold: the same features
-fire on every row, and activations agree to 1e-5 of the row's largest; what is rebuilt to 1e-5 of its largest value.
+fire on every row, and activations agree to 1e-5 of the row's largest; what is rebuilt to 1e-5 of its largest value. The
+states are one sequence to a temporal dictionary, and what it rebuilds is compared without what it predicts.
 
     python tests/parity/sae_architectures.py                      runs all, prints a table, exits 1 if one differs
     python tests/parity/sae_architectures.py --fixtures DIR       also writes the small ones of the quick tests
@@ -63,6 +64,19 @@ def fill(sae):
                 parameter.copy_(rand(*parameter.shape, scale=0.3))
         if sae.cfg.architecture() == "matching_pursuit":
             sae.W_dec.div_(sae.W_dec.norm(dim=-1, keepdim=True))
+        for layer in getattr(sae, "attn_layers", []):
+            # Codes are about 0.02; queries and keys so large that attention is far from uniform.
+            for part, scale in ((layer.q_target, 12.0), (layer.k_ctx, 12.0), (layer.v_ctx, 4.0), (layer.c_proj, 0.3)):
+                part.weight.copy_(rand(*part.weight.shape, scale=scale))
+
+
+def sequence_acts(sae, states):
+    """Features of states that are one sequence, and what they rebuild, before the normalisation is undone."""
+    with torch.no_grad():
+        novel, predicted = sae.encode_with_predictions(states.unsqueeze(0))
+        assert predicted.abs().max() > novel.max() / 100
+        sae.run_time_activation_norm_fn_out = lambda x: x
+        return novel[0], sae.decode(novel)[0]
 
 
 def saelens_cases(folder):
@@ -81,6 +95,8 @@ def saelens_cases(folder):
 
     def finish(name, path, sae, scale):
         states = rand(ROWS, D_IN, scale=scale) + 0.5
+        if sae.cfg.architecture() == "temporal":
+            return Case("sae-lens " + name, path, states, *sequence_acts(sae, states))
         if sae.cfg.reshape_activations == "hook_z":
             given = states.reshape(ROWS, 4, D_IN // 4)
         else:
@@ -117,6 +133,15 @@ def saelens_cases(folder):
     out.append(case("jumprelu_transcoder", saes.JumpReLUTranscoder, saes.JumpReLUTranscoderConfig, **transcoders))
     out.append(case("jumprelu_skip_transcoder", saes.JumpReLUSkipTranscoder, saes.JumpReLUSkipTranscoderConfig,
                     **transcoders))
+
+    temporal = (saes.TemporalSAE, saes.TemporalSAEConfig)
+    out.append(case("temporal", *temporal, n_heads=4, bottleneck_factor=8, kval_topk=9,
+                    normalize_activations="constant_scalar_rescale", activation_normalization_factor=0.4))
+    out.append(case("temporal: relu, own encoder, 2 layers", *temporal, n_heads=2, n_attn_layers=2, bottleneck_factor=1,
+                    sae_diff_type="relu", tied_weights=False, apply_b_dec_to_input=False))
+    out.append(case("temporal: b_dec nowhere, constant_norm_rescale", *temporal, n_heads=5, bottleneck_factor=16,
+                    n_attn_layers=3, kval_topk=20, apply_b_dec_to_input=False,
+                    normalize_activations="constant_norm_rescale"))
 
     # BatchTopK and Matryoshka are trained, and saved for use as JumpReLU.
     for name, cls, config, extra in (
@@ -166,6 +191,57 @@ def saelens_cases(folder):
     last.rebuilt = last.rebuilt * 0.37
     last.options["input_scale"] = 0.37
     out.append(last)
+    return out
+
+
+def temporal_saes(folder):
+    """conf.yaml and latest_ckpt.safetensors of canrager/temporalSAEs, which sae-lens loads."""
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from sae_lens.saes import TemporalSAE, TemporalSAEConfig
+
+    out = []
+    for tied in (True, False):
+        name = f"gemma-2-2B/layer_{12 if tied else 13}/temporal"
+        path = folder / "temporalSAEs" / name
+        path.mkdir(parents=True)
+        sae = TemporalSAE(TemporalSAEConfig(d_in=D_IN, d_sae=4 * D_IN, n_heads=4, bottleneck_factor=4, tied_weights=tied))
+        fill(sae)
+        tensors = {name: value.contiguous() for name, value in sae.state_dict().items()}
+        for theirs, ours in (("D", "W_dec"), ("b", "b_dec"), ("E", "W_enc")):
+            if ours in tensors:
+                tensors[theirs] = tensors.pop(ours)
+        save_file(tensors, path / "latest_ckpt.safetensors")
+        (path / "conf.yaml").write_text(f"""deploy: True
+data:
+  context_length: 500
+  dtype: "float32"  # as the weights
+llm:
+  model_hf_name: google/gemma-2-2b
+  dimin: {D_IN}
+sae:
+  sae_type: 'temporal'
+  sae_diff_type: 'topk' # Options: 'relu', 'topk'
+  tied_weights: {tied}
+  exp_factor: 4
+  kval_topk: 11
+  n_heads: 4
+  n_attn_layers: 1
+  bottleneck_factor: 4
+  scaling_factor: 0.25 # of gemma-2-2b
+log:
+  log_interval: 10
+defaults:
+  - _self_
+""")
+        fetch, loaders.hf_hub_download = loaders.hf_hub_download, lambda repo_id, filename, **_: folder / repo_id / filename
+        try:
+            config, state, _ = loaders.temporal_sae_huggingface_loader("temporalSAEs", name)
+        finally:
+            loaders.hf_hub_download = fetch
+        loaded = TemporalSAE(TemporalSAEConfig.from_dict(config))
+        loaded.load_state_dict(state)
+        states = rand(ROWS, D_IN, scale=4.0)
+        out.append(Case(f"temporalSAEs{'' if tied else ': own encoder'}", path, states, *sequence_acts(loaded, states)))
     return out
 
 
@@ -427,11 +503,11 @@ def itda(folder):
 def refusals(folder):
     """Dictionaries that must be refused, and a part of the reason."""
     out = []
-    path = folder / "temporal"
+    path = folder / "crosslayer"
     path.mkdir()
-    save_file({"W_dec": rand(D_SAE, D_IN), "b_dec": rand(D_IN)}, path / "sae_weights.safetensors")
-    (path / "cfg.json").write_text(json.dumps({"architecture": "temporal", "d_in": D_IN, "d_sae": D_SAE}))
-    out.append(({"source": str(path)}, "depend on the whole sequence"))
+    save_file({"W_dec": rand(D_SAE, D_IN), "b_dec": rand(D_IN), "W_enc": rand(D_IN, D_SAE)}, path / "sae_weights.safetensors")
+    (path / "cfg.json").write_text(json.dumps({"architecture": "clt", "d_in": D_IN, "d_sae": D_SAE}))
+    out.append(({"source": str(path)}, "architecture 'clt' is not known"))
     path = folder / "head"
     path.mkdir()
     save_file({"W_dec": rand(D_SAE, D_IN), "b_dec": rand(D_IN)}, path / "sae_weights.safetensors")
@@ -486,6 +562,7 @@ def write_fixtures(cases, folder):
     """Small ones for the quick tests: eight rows of states and the activations that the source gives."""
     chosen = {
         "sae-lens jumprelu": "saelens",
+        "sae-lens temporal": "temporal",
         "Gemma Scope npz": "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82",
         "sparsify signed": "sparsify/layers.2",
     }
@@ -519,8 +596,8 @@ def main():
         cases = []
         if not arguments.fixtures:
             (folder / "saelens").mkdir()
-        makers = [lambda folder: saelens_cases(folder / "saelens"), gemma_scope, gemma_scope_2, llama_scope, qwen_scope,
-                  goodfire, deepseek, sparsify, dictionary_learning, hypothesaes, latentsae, itda]
+        makers = [lambda folder: saelens_cases(folder / "saelens"), temporal_saes, gemma_scope, gemma_scope_2, llama_scope,
+                  qwen_scope, goodfire, deepseek, sparsify, dictionary_learning, hypothesaes, latentsae, itda]
         if arguments.fixtures:
             write_fixtures(fixture_cases(folder), arguments.fixtures)
             return
@@ -567,7 +644,16 @@ def fixture_cases(folder):
     with torch.no_grad():
         acts = sae.encode(states)
     signed = [case for case in sparsify(folder) if case.name == "sparsify signed"]
-    return [Case("sae-lens jumprelu", path, states, acts), gemma_scope(folder), *signed]
+    gemma = gemma_scope(folder)
+    config = saes.TemporalSAEConfig(
+        metadata=SAEMetadata(**METADATA), d_in=D_IN, d_sae=D_SAE, n_heads=2, bottleneck_factor=3, kval_topk=5,
+        normalize_activations="constant_scalar_rescale", activation_normalization_factor=0.5)
+    temporal = saes.TemporalSAE(config)
+    fill(temporal)
+    temporal.save_model(folder / "temporal")
+    sequence = rand(ROWS, D_IN, scale=3.0)
+    temporal = Case("sae-lens temporal", folder / "temporal", sequence, sequence_acts(temporal, sequence)[0])
+    return [Case("sae-lens jumprelu", path, states, acts), gemma, *signed, temporal]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::{BatchStates, Hook, PieceStates, Reader, TokenizedText};
+use crate::reader::{BatchStates, Hook, Reader, TokenizedText};
 use crate::sae::{EncodeScratch, PackedEncoder, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
@@ -205,26 +205,10 @@ impl Encoder {
         batch: &BatchStates,
         scratch: &mut Scratch,
     ) -> Vec<std::ops::Range<usize>> {
-        let width = sae.input_width();
-        let states = &batch.layers[self.hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0)];
-        scratch.rows.clear();
-        let ranges = match sae.level() {
-            Level::Token => {
-                scratch.rows.extend_from_slice(states);
-                batch.pieces.iter().map(|piece| piece.rows.clone()).collect()
-            }
-            _ => {
-                let span_means = |piece: &PieceStates, rows: &mut Vec<f32>| {
-                    let states = &states[piece.rows.start * width..piece.rows.end * width];
-                    let from = rows.len() / width;
-                    crate::sae::harvest::span_means(&texts[piece.doc], piece.piece, states, width, rows);
-                    from..rows.len() / width
-                };
-                batch.pieces.iter().map(|piece| span_means(piece, &mut scratch.rows)).collect()
-            }
-        };
-        sae.normalize(&mut scratch.rows);
-        sae.encode_rows_with(packed, &scratch.rows, &mut scratch.encode, &mut scratch.sparse);
+        let hook = self.hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0);
+        let Scratch { encode, sparse, rows, .. } = scratch;
+        let ranges = sae.gather(texts, batch, hook, rows);
+        sae.encode_windows(packed, rows, &batch.windows(hook, sae.input_width()), encode, sparse);
         ranges
     }
 

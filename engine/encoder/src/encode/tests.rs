@@ -203,3 +203,123 @@ fn tokens_per_second() {
         println!("{what}: {best:.0} tokens/s");
     }
 }
+
+/// A temporal dictionary of random weights over states of the reader's fourth layer, all latents of any strength present.
+fn temporal(reader: &Reader) -> Sae {
+    use crate::sae::{Architecture, AttentionWeights, InputNormalization, Precision, Spec, Weights, random::Random};
+    const WIDTH: usize = 96;
+    const KEYS: usize = 16;
+    let hook = Hook::residual(4);
+    let inputs = reader.hook_width(hook).unwrap();
+    let mut seed = 0;
+    let mut numbers = |n: usize, spread: f32| -> Vec<f32> {
+        seed += 1;
+        let mut random = Random::new(seed, 3);
+        (0..n).map(|_| (random.below(20_001) as f32 / 10_000.0 - 1.0) * spread).collect()
+    };
+    let spec = Spec {
+        format: Spec::FORMAT,
+        name: "temporal".to_owned(),
+        reader: reader.name().to_owned(),
+        hook,
+        level: Level::Token,
+        width: WIDTH,
+        input_width: inputs,
+        output: None,
+        k: 0,
+        architecture: Architecture::Temporal { layers: 1, heads: 4, keys: KEYS, k: None, tied: true },
+        normalization: InputNormalization::None,
+        prefixes: Vec::new(),
+        precision: Precision::F32,
+        sees: String::new(),
+        misses: String::new(),
+        training: serde_json::Value::Null,
+        source: serde_json::Value::Null,
+    };
+    let weights = Weights {
+        decoder: numbers(WIDTH * inputs, 1.0),
+        decoder_bias: vec![0.0; inputs],
+        attention: AttentionWeights {
+            query: numbers(KEYS * WIDTH, 30.0),
+            query_bias: numbers(KEYS, 1.0),
+            key: numbers(KEYS * WIDTH, 30.0),
+            value: numbers(WIDTH * WIDTH, 5.0),
+            value_bias: numbers(WIDTH, 0.1),
+            output: numbers(WIDTH * WIDTH, 0.5),
+            output_bias: numbers(WIDTH, 0.1),
+        },
+        ..Weights::default()
+    };
+    Sae::new(spec, weights)
+}
+
+#[test]
+fn a_temporal_dictionary_reads_whole_windows_whatever_else_is_in_the_batch() {
+    let reader = Arc::clone(encoder().reader());
+    let sae = Arc::new(temporal(&reader));
+    let shipped = Arc::new(Sae::open(crate::sae::DEFAULT.as_ref()).unwrap());
+    let encoder = Encoder::new(Arc::clone(&reader), vec![shipped, Arc::clone(&sae)]).unwrap();
+    let sentences = ["The committee met on Tuesday.", "It decided nothing, as ever!", "Then 14 members left for Rome."];
+    let long = (0..340).map(|i| sentences[i * i % 7 % 3]).collect::<Vec<_>>().join(" ");
+    let texts = ["", "It decided nothing, as ever!", long.as_str(), "A list:\n- one\n- two"];
+    // A latent near 0 may fire in one of two readings that differ by rounding.
+    let same = |a: &[(u32, f32)], b: &[(u32, f32)], what: &str| {
+        let of =
+            |row: &[(u32, f32)], latent: u32| row.iter().find(|(l, _)| *l == latent).map_or(0.0, |(_, value)| *value);
+        let largest = b.iter().fold(0.0f32, |most, (_, value)| most.max(*value));
+        let differs = |latent: &u32| (of(a, *latent) - of(b, *latent)).abs() > 2e-3 * largest;
+        let latent = (0..sae.width() as u32).find(differs);
+        assert!(latent.is_none(), "{what}, latent {latent:?}: {a:?} {b:?}");
+    };
+    // Each window as the model reads it, special tokens included, encoded by itself.
+    let around = reader.ids("").unwrap();
+    let (first, last) = (around[0], around[1]);
+    let tokenized = reader.tokenize(&texts).unwrap();
+    assert!(tokenized[2].pieces.len() > 1 && tokenized[2].pieces[0].windows.len() > 1);
+    for (text, tokenized) in texts.iter().zip(&tokenized) {
+        let tokens = encoder.tokens(text).unwrap();
+        assert_eq!(tokens.len(), tokenized.tokens.len());
+        for window in tokenized.pieces.iter().flat_map(|piece| &piece.windows) {
+            let ids = tokenized.tokens[window.read.clone()].iter().map(|token| token.id);
+            let ids: Vec<u32> = std::iter::once(first).chain(ids).chain([last]).collect();
+            let states = reader.raw_states(&[ids], &[sae.hook()]).unwrap().remove(0);
+            let rows = sae.encode_states(&states).unwrap();
+            for i in window.own.clone() {
+                let alone = &rows[1 + i - window.read.start];
+                same(&tokens[i].latents[1], alone, &format!("token {i} of {:?}", &text[..text.len().min(20)]));
+            }
+        }
+    }
+    let together = encoder.encode(&texts).unwrap();
+    for (text, document) in texts.iter().zip(&together) {
+        let alone = encoder.encode(&[text]).unwrap().remove(0);
+        let (a, b) = (&alone.features[1], &document.features[1]);
+        let pairs = |of: &SparseFeatures| -> Vec<(u32, f32)> {
+            of.latents.iter().copied().zip(of.activations.iter().map(|value| value.to_f32())).collect()
+        };
+        same(&pairs(a), &pairs(b), &format!("{:?}", &text[..text.len().min(20)]));
+        assert_eq!(a.latents.is_empty(), text.is_empty());
+        assert!(a.fvu.is_nan() && b.fvu.is_nan() || (a.fvu - b.fvu).abs() < 1e-4 && a.fvu > 0.0, "{a:?}");
+    }
+    // What measures and surveys dictionaries gives them the same windows.
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("texts.jsonl");
+    std::fs::write(&input, serde_json::json!({ "text": long }).to_string()).unwrap();
+    sae.save(&dir.path().join("sae")).unwrap();
+    let reader_options = ReaderOptions { threads: 2, ..ReaderOptions::default() };
+    let options = crate::sae::EvalOptions {
+        dictionary: Some(dir.path().join("sae")),
+        input: vec![input],
+        text_column: "text".to_owned(),
+        tokens: 0,
+        labelled: None,
+        reader_options,
+    };
+    let fvu = f64::from(together[2].features[1].fvu);
+    let report = crate::sae::evaluate(&options, &Silent).unwrap();
+    assert!((report.fvu.unwrap() / fvu - 1.0).abs() < 1e-3, "{:?} for {fvu}", report.fvu);
+    let mut source = crate::sae::texts::TextSource::of(vec![long.clone()], 8);
+    let survey = crate::sae::survey::Survey::of_texts(&sae, &reader, &mut source, 0, &Silent).unwrap();
+    assert!((survey.fvu() / fvu - 1.0).abs() < 1e-3, "{} for {fvu}", survey.fvu());
+    assert!((survey.l0() / report.l0 - 1.0).abs() < 1e-2, "{} for {}", survey.l0(), report.l0);
+}

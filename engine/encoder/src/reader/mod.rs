@@ -37,7 +37,7 @@ pub use chat::{ChatColumns, ChatTemplate, Message};
 pub use fetch::Cached;
 pub(crate) use fetch::{Remote, hub_address};
 pub use hook::{Hook, Site};
-pub(crate) use run::{BatchStates, PieceStates, parallel};
+pub(crate) use run::{BatchStates, PieceStates, WindowStates, parallel};
 pub use text::Token;
 pub(crate) use text::TokenizedText;
 

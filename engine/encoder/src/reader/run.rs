@@ -19,6 +19,32 @@ pub(crate) struct BatchStates {
     pub(crate) layers: Vec<Vec<f32>>,
     /// The pieces whose tokens are the rows.
     pub(crate) pieces: Vec<PieceStates>,
+    /// For each hook, what the windows read before the tokens that they own: the first special tokens, then what they
+    /// share with the window before.
+    leads: Vec<Vec<f32>>,
+    /// The windows of all pieces, in order: rows that they own, and rows of [`Self::leads`].
+    windows: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// A window within a batch, for what reads tokens one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct WindowStates<'a> {
+    /// States of what it reads before the tokens that it owns, row-major. Special tokens are as the model gives them,
+    /// however long.
+    pub(crate) lead: &'a [f32],
+    /// The rows that it owns in [`BatchStates::layers`].
+    pub(crate) rows: Range<usize>,
+}
+
+impl BatchStates {
+    /// The windows at one of the hooks, whose states are `width` wide, in the order of their rows.
+    pub(crate) fn windows(&self, hook: usize, width: usize) -> Vec<WindowStates<'_>> {
+        let window = |(rows, lead): &(Range<usize>, Range<usize>)| WindowStates {
+            lead: &self.leads[hook][lead.start * width..lead.end * width],
+            rows: rows.clone(),
+        };
+        self.windows.iter().map(window).collect()
+    }
 }
 
 /// One piece of a text within a batch.
@@ -162,7 +188,8 @@ impl Reader {
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
         let states = self.model.forward(&ids, &lengths, hooks).map_err(failed)?;
         let mut pieces = Vec::with_capacity(batch.len());
-        let mut owned = Vec::with_capacity(hooks.len());
+        let (mut owned, mut leads) = (Vec::with_capacity(hooks.len()), Vec::with_capacity(hooks.len()));
+        let mut windows = Vec::with_capacity(lengths.len());
         for (i, layer) in states.iter().enumerate() {
             let last = i + 1 == states.len();
             let width = layer.dim(1).map_err(failed)?;
@@ -177,7 +204,7 @@ impl Reader {
                     &on_host
                 }
             };
-            let mut rows = Vec::with_capacity(all.len());
+            let (mut rows, mut lead) = (Vec::with_capacity(all.len()), Vec::new());
             let mut position = 0;
             for at in batch {
                 let piece = piece_of(at);
@@ -186,7 +213,15 @@ impl Reader {
                 for Window { read, own } in &piece.windows {
                     let row = |i: usize| (position + i) * width;
                     let from = row(self.prefix.len() + own.start - read.start);
+                    let (first_own, first_lead) = (rows.len() / width, lead.len() / width);
                     rows.extend_from_slice(&all[from..from + own.len() * width]);
+                    lead.extend_from_slice(&all[row(0)..from]);
+                    if let Some(calm) = &calm[i] {
+                        calm.apply(&mut lead[(first_lead + self.prefix.len()) * width..]);
+                    }
+                    if last {
+                        windows.push((first_own..rows.len() / width, first_lead..lead.len() / width));
+                    }
                     // A decoder's first token tells nothing of the text.
                     if last && !self.causal {
                         let behind = self.prefix.len() + read.len();
@@ -210,8 +245,9 @@ impl Reader {
                 calm.apply(&mut rows);
             }
             owned.push(rows);
+            leads.push(lead);
         }
-        Ok(BatchStates { layers: owned, pieces })
+        Ok(BatchStates { layers: owned, pieces, leads, windows })
     }
 }
 

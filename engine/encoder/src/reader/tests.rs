@@ -109,6 +109,31 @@ fn a_decoder_reads_long_texts_in_windows_and_leaves_its_first_token_out() {
     let got = &rows[1][0];
     assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{got:?} and {want:?}");
     assert_eq!(reader.embedding_hook(&[hook]), hook);
+    // Each window with what it reads before its own tokens: the first token in its state, the overlap as in the rows.
+    let leads = reader
+        .read(&texts, &[hook], |(): &mut (), batch| {
+            let windows = batch.windows(0, 16);
+            assert!(windows.iter().flat_map(|window| window.rows.clone()).eq(0..batch.layers[0].len() / 16));
+            let mut leads = windows.iter().map(|window| window.lead.to_vec());
+            let of_piece = |piece: &PieceStates| -> Vec<Vec<f32>> {
+                leads.by_ref().take(texts[piece.doc].pieces[piece.piece].windows.len()).collect()
+            };
+            Ok(batch.pieces.iter().map(of_piece).collect::<Vec<_>>())
+        })
+        .unwrap();
+    for (text, leads) in texts.iter().zip(&leads) {
+        let windows = text.pieces.iter().flat_map(|piece| &piece.windows);
+        for (window, lead) in windows.zip(leads.iter().flatten()) {
+            let ids: Vec<u32> =
+                std::iter::once(1).chain(text.tokens[window.read.clone()].iter().map(|token| token.id)).collect();
+            let mut want = reader.raw_states(&[ids], &[hook]).unwrap().remove(0);
+            calm.apply(&mut want[16..]);
+            want.truncate(16 * (1 + window.own.start - window.read.start));
+            assert_eq!(lead.len(), want.len());
+            assert!(lead.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{lead:?} and {want:?}");
+        }
+    }
+    assert!(leads[0].iter().flatten().any(|lead| lead.len() > 16));
 }
 
 /// The same weights as a GGUF file: gains with the 1 added, other names, the tokenizer in the metadata.

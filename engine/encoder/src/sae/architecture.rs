@@ -52,6 +52,20 @@ pub enum Architecture {
         /// Steps.
         k: usize,
     },
+    /// Attention over the tokens before predicts a part of a state, which is taken off; of what is left latents above 0
+    /// fire (Lubana et al. 2025, arXiv:2511.01836).
+    Temporal {
+        /// Layers of attention, one after the other.
+        layers: usize,
+        /// Heads of each.
+        heads: usize,
+        /// Width of the queries and keys of all heads of a layer.
+        keys: usize,
+        /// Latents that fire on a row at most; `None`: any number.
+        k: Option<usize>,
+        /// Whether the decoder is the encoder too.
+        tied: bool,
+    },
 }
 
 impl Architecture {
@@ -63,7 +77,12 @@ impl Architecture {
 
     /// Whether the decoder is the encoder too.
     pub const fn is_tied(self) -> bool {
-        matches!(self, Self::MatchingPursuit { .. } | Self::Itda { .. })
+        matches!(self, Self::MatchingPursuit { .. } | Self::Itda { .. } | Self::Temporal { tied: true, .. })
+    }
+
+    /// Whether the features of a token depend on the tokens before it, not on its own state alone.
+    pub const fn reads_sequences(self) -> bool {
+        matches!(self, Self::Temporal { .. })
     }
 
     /// Its name in the field's writing.
@@ -78,6 +97,7 @@ impl Architecture {
             Self::AbsTopK { .. } => "AbsTopK",
             Self::MatchingPursuit { .. } => "matching pursuit",
             Self::Itda { .. } => "ITDA",
+            Self::Temporal { .. } => "temporal",
         }
     }
 
@@ -92,6 +112,10 @@ impl Architecture {
             Self::MatchingPursuit { max_iterations, residual_threshold, .. } => {
                 format!("{name}, {max_iterations} steps at most, until {residual_threshold} is left")
             }
+            Self::Temporal { layers, heads, k, .. } => {
+                let most = k.map_or(String::new(), |k| format!(", k {k}"));
+                format!("{name}{most}, attention of {heads} heads in {layers} layers")
+            }
             Self::Relu | Self::JumpRelu | Self::Gated => name.to_owned(),
         }
     }
@@ -99,7 +123,7 @@ impl Architecture {
     /// Features that fire on a row at most; `None`: any number.
     pub const fn cap(self) -> Option<usize> {
         match self {
-            Self::BatchTopk { cap, .. } => cap,
+            Self::BatchTopk { cap, .. } | Self::Temporal { k: cap, .. } => cap,
             Self::TopK { k } | Self::GroupMax { k } | Self::AbsTopK { k } | Self::Itda { k } => Some(k),
             Self::MatchingPursuit { max_iterations, .. } => Some(max_iterations),
             Self::Relu | Self::JumpRelu | Self::Gated => None,
@@ -204,4 +228,23 @@ pub(crate) struct Weights {
     pub(crate) magnitude: Vec<f32>,
     /// `[latents]`, of Gated: bias of the magnitude.
     pub(crate) magnitude_bias: Vec<f32>,
+    /// Of temporal dictionaries.
+    pub(crate) attention: AttentionWeights,
+}
+
+/// The attention of a temporal dictionary, the layers of each matrix one below the other. The biases of keys are left out:
+/// they add the same to all that a query is compared with, which changes no share.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AttentionWeights {
+    /// Row-major `[layers * keys, latents]`, and `[layers * keys]`.
+    pub(crate) query: Vec<f32>,
+    pub(crate) query_bias: Vec<f32>,
+    /// Row-major `[layers * keys, latents]`.
+    pub(crate) key: Vec<f32>,
+    /// Row-major `[layers * latents, latents]`, and `[layers * latents]`.
+    pub(crate) value: Vec<f32>,
+    pub(crate) value_bias: Vec<f32>,
+    /// The same of what becomes of the values of all heads.
+    pub(crate) output: Vec<f32>,
+    pub(crate) output_bias: Vec<f32>,
 }

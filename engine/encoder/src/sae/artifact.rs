@@ -183,6 +183,10 @@ impl Spec {
             Architecture::MatchingPursuit { max_iterations, residual_threshold, .. } => {
                 max_iterations > 0 && finite(residual_threshold)
             }
+            Architecture::Temporal { layers, heads, keys, k, .. } => {
+                let split = |n: usize| n > 0 && heads > 0 && n.is_multiple_of(heads);
+                layers > 0 && split(keys) && split(self.width) && k != Some(0)
+            }
             Architecture::Relu | Architecture::JumpRelu | Architecture::Gated => true,
         };
         let normalized = match self.normalization {
@@ -203,7 +207,9 @@ impl Spec {
             Some(format!("normalization: the factor of {:?} is out of range", self.normalization))
         } else if !nested {
             Some(format!("prefixes {:?}: expected sizes that grow up to width {}", self.prefixes, self.width))
-        } else if self.architecture.is_tied() && self.output.is_some() {
+        } else if self.architecture.reads_sequences() && self.level != Level::Token {
+            Some(format!("{}: expected level token, got {}", self.architecture.name(), self.level.as_str()))
+        } else if (self.architecture.is_tied() || self.architecture.reads_sequences()) && self.output.is_some() {
             Some(format!("{} cannot rebuild another hook point than it reads", self.architecture.name()))
         } else {
             None
@@ -398,15 +404,17 @@ struct Part {
 /// The tensors of a dictionary.
 fn parts(spec: &Spec) -> Vec<Part> {
     macro_rules! part {
-        ($name:expr, $shape:expr, $field:ident) => {
-            Part { name: $name, shape: $shape.to_vec(), of: |w| &w.$field, of_mut: |w| &mut w.$field }
+        ($name:expr, $shape:expr, $($field:ident).+) => {
+            Part { name: $name, shape: $shape.to_vec(), of: |w| &w.$($field).+, of_mut: |w| &mut w.$($field).+ }
         };
     }
     let (width, inputs, outputs) = (spec.width, spec.input_width, spec.output_width());
     let mut parts = Vec::new();
     if !spec.architecture.is_tied() {
         parts.push(part!("encoder.weight", [width, inputs], encoder));
-        parts.push(part!("encoder.bias", [width], encoder_bias));
+        if !spec.architecture.reads_sequences() {
+            parts.push(part!("encoder.bias", [width], encoder_bias));
+        }
     }
     parts.push(part!("decoder.weight", [width, outputs], decoder));
     parts.push(part!("decoder.bias", [outputs], decoder_bias));
@@ -423,6 +431,16 @@ fn parts(spec: &Spec) -> Vec<Part> {
         Architecture::Gated => {
             parts.push(part!("magnitude.scale", [width], magnitude));
             parts.push(part!("magnitude.bias", [width], magnitude_bias));
+        }
+        Architecture::Temporal { layers, keys, .. } => {
+            let (keys, values) = (layers * keys, layers * width);
+            parts.push(part!("attention.query.weight", [keys, width], attention.query));
+            parts.push(part!("attention.query.bias", [keys], attention.query_bias));
+            parts.push(part!("attention.key.weight", [keys, width], attention.key));
+            parts.push(part!("attention.value.weight", [values, width], attention.value));
+            parts.push(part!("attention.value.bias", [values], attention.value_bias));
+            parts.push(part!("attention.output.weight", [values, width], attention.output));
+            parts.push(part!("attention.output.bias", [values], attention.output_bias));
         }
         _ => {}
     }

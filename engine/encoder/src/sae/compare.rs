@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::evaluate::{check_hook, gather, stop_if};
+use super::evaluate::{check_hook, stop_if};
 use super::neighbours::Directions;
 use super::survey::Survey;
 use super::texts::TextSource;
@@ -312,9 +312,8 @@ fn count_samples(saes: [&Arc<Sae>; 2], reader: &Reader, texts: &[&str], counts: 
         let mut ranges = Vec::new();
         for (sae, sparse) in saes.into_iter().zip(&mut sparse) {
             let at = hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0);
-            ranges = gather(sae, &tokenized, batch, &batch.layers[at], rows);
-            sae.normalize(rows);
-            sae.encode_rows(rows, scratch, sparse);
+            ranges = sae.gather(&tokenized, batch, at, rows);
+            sae.encode_windows(None, rows, &batch.windows(at, sae.input_width()), scratch, sparse);
         }
         let piece = |range: std::ops::Range<usize>| {
             let mut own = [SparseRows::default(), SparseRows::default()];

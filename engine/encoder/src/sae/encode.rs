@@ -1,16 +1,25 @@
 //! From hidden states to sparse activations.
 
+use std::ops::Range;
+
 use super::pursuit::{Taken, largest};
 use super::screen::{PackedEncoder, ScreenScratch};
-use super::{Architecture, InputNormalization, Sae};
+use super::temporal::AttentionScratch;
+use super::{Architecture, InputNormalization, Level, Sae};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reader::packed::Finish;
 use crate::reader::simd::{self, MatMul, multiversion};
+use crate::reader::{BatchStates, PieceStates, TokenizedText, WindowStates};
 
 /// Rows whose latents are computed densely at once: the dense matrix is never larger than this times the width.
 const BLOCK_ROWS: usize = 192;
 /// Values of the dense matrix at most (128 MB): of very wide dictionaries fewer rows are computed at once.
 const BLOCK_VALUES: usize = 1 << 25;
+
+/// Rows whose latents are computed at once in a dictionary of so many.
+pub(super) fn block_rows(width: usize) -> usize {
+    (BLOCK_VALUES / width).clamp(16, BLOCK_ROWS)
+}
 
 /// Sparse activations of several rows.
 #[derive(Debug, Clone, Default)]
@@ -79,9 +88,11 @@ pub(crate) struct EncodeScratch {
     pub(super) screen: ScreenScratch,
     pub(super) found: Vec<(f32, u32)>,
     reconstruction: Vec<f32>,
-    /// Of a pursuit: what is left of each row, and what was taken of one.
+    /// What is left of each row: in a pursuit of those of a block, in a temporal dictionary of all that were encoded last.
     pub(super) left: Vec<f32>,
+    /// Of a pursuit: what was taken of a row.
     pub(super) taken: Vec<Taken>,
+    pub(super) attention: AttentionScratch,
 }
 
 multiversion! {
@@ -302,13 +313,61 @@ impl Sae {
         }
     }
 
-    /// Sparse activations of normalised rows, as the [`Architecture`] says; ascending by feature, all positive.
-    pub(crate) fn encode_rows(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
-        self.encode_rows_with(None, rows, scratch, out);
+    /// Leaves what the dictionary reads of a batch in `rows`, states as they are or means of spans, normalised; returns the
+    /// rows of each piece. `hook`: position of the dictionary's hook point among those of the batch.
+    pub(crate) fn gather(
+        &self,
+        texts: &[TokenizedText],
+        batch: &BatchStates,
+        hook: usize,
+        rows: &mut Vec<f32>,
+    ) -> Vec<Range<usize>> {
+        let (width, states) = (self.input_width(), &batch.layers[hook]);
+        rows.clear();
+        let of_piece = |piece: &PieceStates| {
+            if self.level() == Level::Token {
+                return piece.rows.clone();
+            }
+            let from = rows.len() / width;
+            let states = &states[piece.rows.start * width..piece.rows.end * width];
+            super::harvest::span_means(&texts[piece.doc], piece.piece, states, width, rows);
+            from..rows.len() / width
+        };
+        let pieces = batch.pieces.iter().map(of_piece).collect();
+        if self.level() == Level::Token {
+            rows.extend_from_slice(states);
+        }
+        self.normalize(rows);
+        pieces
     }
 
-    /// The same with weights that were packed before ([`Self::pack`]), in their precision.
-    pub(crate) fn encode_rows_with(
+    /// Sparse activations of normalised rows, as the [`Architecture`] says; ascending by feature, all positive. `windows` are
+    /// looked at only if it reads sequences, and are then all rows in order. With weights that were packed before
+    /// ([`Self::pack`]), in their precision.
+    pub(crate) fn encode_windows(
+        &self,
+        packed: Option<&PackedEncoder>,
+        rows: &[f32],
+        windows: &[WindowStates<'_>],
+        scratch: &mut EncodeScratch,
+        out: &mut SparseRows,
+    ) {
+        out.clear();
+        if self.architecture().reads_sequences() {
+            self.encode_sequences(rows, windows, scratch, out);
+        } else {
+            self.encode_alone(packed, rows, scratch, out);
+        }
+    }
+
+    /// The same of rows that are one window.
+    pub(crate) fn encode_rows(&self, rows: &[f32], scratch: &mut EncodeScratch, out: &mut SparseRows) {
+        let window = WindowStates { lead: &[], rows: 0..rows.len() / self.input_width() };
+        self.encode_windows(None, rows, &[window], scratch, out);
+    }
+
+    /// Adds the activations of rows that do not depend on one another.
+    fn encode_alone(
         &self,
         packed: Option<&PackedEncoder>,
         rows: &[f32],
@@ -316,9 +375,7 @@ impl Sae {
         out: &mut SparseRows,
     ) {
         let (width, inputs, weights) = (self.spec.width, self.input_width(), &self.weights);
-        out.clear();
-        let block_rows = (BLOCK_VALUES / width).clamp(16, BLOCK_ROWS);
-        for block in rows.chunks(block_rows * inputs) {
+        for block in rows.chunks(block_rows(width) * inputs) {
             let n = block.len() / inputs;
             if self.architecture().is_tied() {
                 self.pursue(block, scratch, out);
@@ -377,7 +434,9 @@ impl Sae {
                         }
                         found.sort_unstable_by_key(|&(_, feature)| feature);
                     }
-                    Architecture::MatchingPursuit { .. } | Architecture::Itda { .. } => {}
+                    Architecture::MatchingPursuit { .. }
+                    | Architecture::Itda { .. }
+                    | Architecture::Temporal { .. } => {}
                 }
                 out.push_found(found);
             }
@@ -385,7 +444,8 @@ impl Sae {
     }
 
     /// Sparse activations of hidden states as the reader gives them (row-major `[rows, input width]`): for each row its
-    /// features and activations, ascending by feature, all positive.
+    /// features and activations, ascending by feature, all positive. If the dictionary reads sequences
+    /// ([`Architecture::reads_sequences`]), the rows are one, from its first token on.
     ///
     /// # Errors
     /// [`ErrorKind::Query`] if the length is no multiple of the input width.
@@ -409,7 +469,8 @@ impl Sae {
         Ok((0..sparse.len()).map(row).collect())
     }
 
-    /// What features rebuild: a normalised hidden state (of a transcoder, what it rebuilds), `[output width]`.
+    /// What features rebuild: a normalised hidden state (of a transcoder, what it rebuilds; of a temporal dictionary, without
+    /// what the tokens before predict), `[output width]`.
     pub fn rebuild(&self, features: &[(u32, f32)]) -> Vec<f32> {
         let outputs = self.output_width();
         let mut state = self.weights.decoder_bias.clone();
@@ -422,15 +483,31 @@ impl Sae {
         state
     }
 
-    /// Leaves the reconstruction of a normalised row, less the row, in `error`; returns its squared length. Not of a
-    /// transcoder.
-    pub(crate) fn error(&self, row: &[f32], latents: &[u32], activations: &[f32], error: &mut Vec<f32>) -> f32 {
+    /// What features are to rebuild of the normalised row `i`: all of it, unless attention has taken off what the tokens
+    /// before predict. `scratch`: that with which the rows were encoded.
+    fn left_to_features<'a>(&self, rows: &'a [f32], i: usize, scratch: &'a EncodeScratch) -> &'a [f32] {
+        let rows = if self.architecture().reads_sequences() { &scratch.left } else { rows };
+        &rows[i * self.input_width()..(i + 1) * self.input_width()]
+    }
+
+    /// Leaves the reconstruction of the normalised row `i`, less the row, in `error`; returns its squared length. Not of a
+    /// transcoder. `scratch`: that with which the rows were encoded.
+    pub(crate) fn error(
+        &self,
+        rows: &[f32],
+        sparse: &SparseRows,
+        i: usize,
+        scratch: &EncodeScratch,
+        error: &mut Vec<f32>,
+    ) -> f32 {
+        let (latents, activations) = sparse.row(i);
+        let row = self.left_to_features(rows, i, scratch);
         squared_residual(row, &self.weights.decoder_bias, self.decoder(), latents, activations, error)
     }
 
     /// Squared error of the reconstruction of normalised rows `range`, and their squared distance from what is rebuilt
     /// without any latent (from 0 if states were centred): their quotient is the fraction of variance unexplained. 0 and 0
-    /// of a transcoder, which rebuilds other states.
+    /// of a transcoder, which rebuilds other states. `scratch`: that with which the rows were encoded.
     pub(crate) fn unexplained(
         &self,
         rows: &[f32],
@@ -444,17 +521,18 @@ impl Sae {
             return (residual, total);
         }
         let centred = self.spec.normalization.is_centred();
+        let mut reconstruction = std::mem::take(&mut scratch.reconstruction);
         for i in range {
             let row = &rows[i * inputs..(i + 1) * inputs];
-            let (latents, activations) = sparse.row(i);
-            let reconstruction = &mut scratch.reconstruction;
-            residual += f64::from(squared_residual(row, bias, decoder, latents, activations, reconstruction));
+            let reconstruction = &mut reconstruction;
+            residual += f64::from(self.error(rows, sparse, i, scratch, reconstruction));
             total += f64::from(if centred {
                 squared_length(row)
             } else {
                 squared_residual(row, bias, decoder, &[], &[], reconstruction)
             });
         }
+        scratch.reconstruction = reconstruction;
         (residual, total)
     }
 }

@@ -24,7 +24,7 @@ use super::{EncodeScratch, Level, Sae, SparseRows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Reader, TokenizedText};
+use crate::reader::{BatchStates, Reader};
 
 pub use absorption::AbsorbedPair;
 pub use concepts::Concept;
@@ -175,12 +175,11 @@ pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalRe
         let tokenized = reader.tokenize(&views)?;
         let first = tally.n_docs;
         let documents = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
-            let mut rows = std::mem::take(&mut scratch.rows);
-            let pieces = gather(&sae, &tokenized, batch, &batch.layers[0], &mut rows);
+            let Scratch { encode, sparse, rows, .. } = scratch;
+            let pieces = sae.gather(&tokenized, batch, 0, rows);
+            sae.encode_windows(None, rows, &batch.windows(0, sae.input_width()), encode, sparse);
             let numbered = batch.pieces.iter().zip(pieces).map(|(piece, rows)| (first + piece.doc as u64, rows));
-            let seen = gauge.look(&mut rows, &numbered.collect::<Vec<_>>(), scratch);
-            scratch.rows = rows;
-            Ok(seen)
+            Ok(gauge.look(&numbered.collect::<Vec<_>>(), scratch))
         })?;
         for (text, seen) in tokenized.iter().zip(&documents) {
             tally.take(&sae, text.tokens.len() as u64, seen);
@@ -218,30 +217,6 @@ pub(super) fn check_hook(sae: &Sae, reader: &Reader) -> Result<()> {
 
 pub(super) fn stop_if(cancelled: bool) -> Result<()> {
     if cancelled { Err(Error::new(ErrorKind::Cancelled, "stopped while reading texts")) } else { Ok(()) }
-}
-
-/// Leaves what a dictionary reads of a batch in `rows`, states as they are or means of spans; returns the rows of each
-/// piece. `states`: those at the dictionary's hook point.
-pub(super) fn gather(
-    sae: &Sae,
-    texts: &[TokenizedText],
-    batch: &BatchStates,
-    states: &[f32],
-    rows: &mut Vec<f32>,
-) -> Vec<Range<usize>> {
-    let width = sae.input_width();
-    rows.clear();
-    if sae.level() == Level::Token {
-        rows.extend_from_slice(states);
-        return batch.pieces.iter().map(|piece| piece.rows.clone()).collect();
-    }
-    let of_piece = |piece: &crate::reader::PieceStates| {
-        let from = rows.len() / width;
-        let states = &states[piece.rows.start * width..piece.rows.end * width];
-        super::harvest::span_means(&texts[piece.doc], piece.piece, states, width, rows);
-        from..rows.len() / width
-    };
-    batch.pieces.iter().map(of_piece).collect()
 }
 
 /// What is looked at on every sample, by all threads.
@@ -319,12 +294,10 @@ impl<'a> Gauge<'a> {
         })
     }
 
-    /// Normalises rows, encodes them, and looks at them. `pieces`: number of the document, and its rows.
-    fn look(&self, rows: &mut [f32], pieces: &[(u64, Range<usize>)], scratch: &mut Scratch) -> Vec<Seen> {
+    /// Looks at the rows in `scratch`, which were encoded with it. `pieces`: number of the document, and its rows.
+    fn look(&self, pieces: &[(u64, Range<usize>)], scratch: &mut Scratch) -> Vec<Seen> {
         let width = self.sae.input_width();
-        let Scratch { encode, sparse, error, halves, .. } = scratch;
-        self.sae.normalize(rows);
-        self.sae.encode_rows(rows, encode, sparse);
+        let Scratch { encode, sparse, rows, error, halves, .. } = scratch;
         halves.iter_mut().flatten().for_each(Vec::clear);
         let mut seen = Vec::with_capacity(pieces.len());
         for (document, range) in pieces {
@@ -337,7 +310,7 @@ impl<'a> Gauge<'a> {
                 if self.partners.is_none() {
                     continue; // of a transcoder there is no error to look at
                 }
-                self.sae.error(row, latents, activations, error);
+                self.sae.error(rows, sparse, i, encode, error);
                 // The row less its reconstruction.
                 error.iter_mut().for_each(|value| *value = -*value);
                 if self.moments.is_some() {
@@ -623,9 +596,8 @@ fn document_maxima(sae: &Sae, reader: &Reader, texts: &[&str]) -> Result<Vec<Vec
     let tokenized = reader.tokenize(texts)?;
     let pieces = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
         let Scratch { encode, sparse, rows, .. } = scratch;
-        let pieces = gather(sae, &tokenized, batch, &batch.layers[0], rows);
-        sae.normalize(rows);
-        sae.encode_rows(rows, encode, sparse);
+        let pieces = sae.gather(&tokenized, batch, 0, rows);
+        sae.encode_windows(None, rows, &batch.windows(0, sae.input_width()), encode, sparse);
         let row = |i: usize| sparse.row(i).0.iter().copied().zip(sparse.row(i).1.iter().copied());
         Ok(pieces.into_iter().map(|rows| strongest(rows.flat_map(row).collect())).collect())
     })?;

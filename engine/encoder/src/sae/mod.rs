@@ -22,6 +22,7 @@ mod samples;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod screen;
 pub(crate) mod survey;
+mod temporal;
 pub(crate) mod texts;
 mod train;
 mod trainer;
@@ -31,8 +32,8 @@ use std::sync::{Arc, OnceLock};
 pub use crate::Level;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use architecture::Weights;
 pub use architecture::{Architecture, InputNormalization, Precision};
+pub(crate) use architecture::{AttentionWeights, Weights};
 pub use artifact::DEFAULT;
 pub(crate) use artifact::{Output, Spec, write_file};
 pub use compare::{

@@ -257,9 +257,9 @@ impl ScreenScratch {
 }
 
 impl Sae {
-    /// The encoder's weights, for [`Sae::encode_rows_with`]; `None` of an architecture that has none.
+    /// The encoder's weights, for [`Sae::encode_windows`]; `None` of an architecture that has none, or is temporal.
     pub(crate) fn pack(&self, precision: Precision) -> Option<PackedEncoder> {
-        if self.architecture().is_tied() {
+        if self.architecture().is_tied() || self.architecture().reads_sequences() {
             return None;
         }
         let (weights, thresholds) = (&self.weights, &self.weights.thresholds);

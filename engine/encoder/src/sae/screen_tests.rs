@@ -81,9 +81,9 @@ fn both(sae: &Sae, rows: &[f32]) -> (Vec<Vec<(u32, u32)>>, Vec<Vec<(u32, u32)>>,
     let with = sae.pack(Precision::F32).unwrap();
     let without = with.without_screen();
     let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
-    sae.encode_rows_with(Some(&without), rows, &mut scratch, &mut sparse);
+    sae.encode_windows(Some(&without), rows, &[], &mut scratch, &mut sparse);
     let dense = bits(&sparse);
-    sae.encode_rows_with(Some(&with), rows, &mut scratch, &mut sparse);
+    sae.encode_windows(Some(&with), rows, &[], &mut scratch, &mut sparse);
     let screened = bits(&sparse);
     let used = with.screen.as_ref().is_some_and(|screen| screen.find(rows, &mut scratch.screen));
     (dense, screened, used)
@@ -222,7 +222,7 @@ fn a_few_times_as_many_are_computed_as_fire() {
         let Some(screen) = &packed.screen else { continue };
         let rows = mixtures(random, &sae, 190, 0.25, 0.01);
         let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
-        sae.encode_rows_with(Some(&packed), &rows, &mut scratch, &mut sparse);
+        sae.encode_windows(Some(&packed), &rows, &[], &mut scratch, &mut sparse);
         assert!(screen.find(&rows, &mut scratch.screen));
         let Architecture::BatchTopk { threshold, .. } = sae.architecture() else { panic!() };
         let products = packed.dense.apply(&rows, crate::reader::packed::Finish::Product);
@@ -254,7 +254,7 @@ fn speed_of_the_screen() {
         for _ in 0..15 {
             for (packed, seconds) in [&without, &with].into_iter().zip(&mut seconds) {
                 let start = std::time::Instant::now();
-                sae.encode_rows_with(Some(packed), &rows, &mut scratch, &mut sparse);
+                sae.encode_windows(Some(packed), &rows, &[], &mut scratch, &mut sparse);
                 seconds.push(start.elapsed().as_secs_f64());
             }
             if let Some(screen) = &with.screen {

@@ -9,13 +9,13 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::context::{EncodedText, Example, Excerpt, Words};
-use super::harvest::{DOCS_PER_UNIT, Harvest, Tap, Unit, UnitText, span_means};
+use super::harvest::{DOCS_PER_UNIT, Harvest, Tap, Unit, UnitText};
 use super::random::Random;
 use super::texts::TextSource;
 use super::{EncodeScratch, Sae, SparseRows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Reader, parallel};
+use crate::reader::{BatchStates, Reader, TokenizedText, parallel};
 
 /// Strongest documents that are remembered for a latent.
 pub(crate) const EXAMPLES: usize = 48;
@@ -220,10 +220,32 @@ pub(crate) struct Survey {
     sampling: Option<Sampling>,
 }
 
-/// Rows of one block, and how well they are reconstructed.
-type Encoded = (SparseRows, f64, f64);
+/// Rows of one block (piece), and how well they are reconstructed: see [`Sae::unexplained`].
+pub(super) type Encoded = (SparseRows, f64, f64);
 
-fn encode(sae: &Sae, rows: &mut [f32], scratch: &mut EncodeScratch) -> Encoded {
+/// What a thread keeps between batches: rows, and what they are encoded with and into.
+pub(super) type Scratch = (Vec<f32>, EncodeScratch, SparseRows);
+
+/// Encodes the pieces of a batch that was read at the dictionary's hook point alone.
+pub(super) fn encode_pieces(
+    sae: &Sae,
+    texts: &[TokenizedText],
+    batch: &BatchStates,
+    (rows, scratch, sparse): &mut Scratch,
+) -> Vec<Encoded> {
+    let pieces = sae.gather(texts, batch, 0, rows);
+    sae.encode_windows(None, rows, &batch.windows(0, sae.input_width()), scratch, sparse);
+    let encoded = pieces.into_iter().map(|range| {
+        let mut own = SparseRows::default();
+        own.extend(sparse, range.clone());
+        let (residual, total) = sae.unexplained(rows, sparse, range, scratch);
+        (own, residual, total)
+    });
+    encoded.collect()
+}
+
+/// Encodes rows that are one block; of a dictionary that reads sequences, one window.
+pub(super) fn encode(sae: &Sae, rows: &mut [f32], scratch: &mut EncodeScratch) -> Encoded {
     let mut sparse = SparseRows::default();
     sae.normalize(rows);
     sae.encode_rows(rows, scratch, &mut sparse);
@@ -292,7 +314,7 @@ impl Survey {
     /// Takes in the hidden states of a harvest.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Cancelled`].
+    /// [`ErrorKind::Query`] if the dictionary reads sequences, [`ErrorKind::Corrupt`], [`ErrorKind::Cancelled`].
     pub(crate) fn read_harvest(
         mut self,
         sae: &Sae,
@@ -302,6 +324,14 @@ impl Survey {
         progress: &dyn Progress,
     ) -> Result<Self> {
         const ROWS: usize = 1024;
+        if sae.architecture().reads_sequences() {
+            let message = format!(
+                "dictionary '{}' reads the tokens of a text one after the other, and a harvest does not keep where the reader's \
+                 windows begin; give it the texts instead",
+                sae.name()
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
         let survey = &mut self;
         let width = sae.input_width();
         progress.stage("surveying features", Some(harvest.n_tokens), "tokens");
@@ -354,7 +384,6 @@ impl Survey {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let survey = &mut self;
-        let width = sae.input_width();
         progress.stage("reading texts", (tokens > 0).then_some(tokens), "tokens");
         while tokens == 0 || survey.n_tokens < tokens {
             let Some(texts) = source.next_turn()? else { break };
@@ -363,20 +392,9 @@ impl Survey {
             }
             let views: Vec<&str> = texts.iter().map(String::as_str).collect();
             let tokenized = reader.tokenize(&views)?;
-            let pieces =
-                reader.read(&tokenized, &[sae.hook()], |scratch: &mut EncodeScratch, batch: &BatchStates| {
-                    let encoded = batch.pieces.iter().map(|piece| {
-                        let states = &batch.layers[0][piece.rows.start * width..piece.rows.end * width];
-                        let mut rows = Vec::new();
-                        if sae.level() == Level::Token {
-                            rows.extend_from_slice(states);
-                        } else {
-                            span_means(&tokenized[piece.doc], piece.piece, states, width, &mut rows);
-                        }
-                        encode(sae, &mut rows, scratch)
-                    });
-                    Ok(encoded.collect::<Vec<_>>())
-                })?;
+            let pieces = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+                Ok(encode_pieces(sae, &tokenized, batch, scratch))
+            })?;
             for ((text, tokenized), pieces) in texts.into_iter().zip(tokenized).zip(pieces) {
                 let mut rows = SparseRows::default();
                 for (piece, residual, total) in &pieces {

@@ -52,8 +52,11 @@ fn report(sae: &Sae, rows: &[Vec<f32>]) -> EvalReport {
     let mut tally = Tally::new(&gauge);
     let mut scratch = Scratch::default();
     for document in rows.chunks(10) {
-        let mut states = document.concat();
-        let seen = gauge.look(&mut states, &[(tally.n_docs, 0..document.len())], &mut scratch);
+        let Scratch { encode, sparse, rows, .. } = &mut scratch;
+        *rows = document.concat();
+        sae.normalize(rows);
+        sae.encode_rows(rows, encode, sparse);
+        let seen = gauge.look(&[(tally.n_docs, 0..document.len())], &mut scratch);
         tally.take(sae, document.len() as u64, &seen);
     }
     tally.report(&gauge, 2).unwrap()

@@ -156,6 +156,56 @@ pub(super) fn json(path: &Path) -> Result<Value> {
         .map_err(|error| Error::new(ErrorKind::Corrupt, format!("{} is not JSON", path.display())).with_source(error))
 }
 
+/// Reads the part of YAML in which tools write their settings: a key and a value a line, nested by indentation. Lists are
+/// passed over.
+///
+/// # Errors
+/// [`ErrorKind::Io`] naming the file.
+pub(super) fn yaml(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error))?;
+    let mut root = serde_json::Map::new();
+    // Keys of the maps around a line, and how far they are indented.
+    let mut around: Vec<(usize, String)> = Vec::new();
+    'lines: for line in text.lines() {
+        let content = line.trim();
+        let Some((key, value)) = content.split_once(':').filter(|_| !content.starts_with(['#', '-'])) else { continue };
+        let indent = line.len() - line.trim_start().len();
+        around.retain(|(of, _)| *of < indent);
+        let mut map = &mut root;
+        for (_, key) in &around {
+            let inner = map.entry(key.as_str()).or_insert_with(|| Value::Object(serde_json::Map::new()));
+            let Some(inner) = inner.as_object_mut() else { continue 'lines };
+            map = inner;
+        }
+        let key = key.trim().trim_matches(['\'', '"']).to_owned();
+        let value = scalar(value.trim());
+        if value == Value::String(String::new()) {
+            map.insert(key.clone(), Value::Object(serde_json::Map::new()));
+            around.push((indent, key));
+        } else {
+            map.insert(key, value);
+        }
+    }
+    Ok(Value::Object(root))
+}
+
+/// A number, truth value, null or text of a YAML file; a comment behind it is left out.
+fn scalar(value: &str) -> Value {
+    for quote in ['\'', '"'] {
+        if let Some((text, _)) = value.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+            return Value::from(text);
+        }
+    }
+    let value = if value.starts_with('#') { "" } else { value.split(" #").next().unwrap_or(value).trim_end() };
+    match value {
+        "True" => Value::Bool(true),
+        "False" => Value::Bool(false),
+        "Null" | "~" => Value::Null,
+        value => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
+    }
+}
+
 /// A dictionary that is understood but cannot be used, and why.
 pub(super) fn refused(format: &str, why: &str) -> Error {
     Error::new(ErrorKind::Query, format!("this is a dictionary of {format}, which cannot be imported: {why}"))

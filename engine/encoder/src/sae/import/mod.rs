@@ -6,6 +6,7 @@ mod hub;
 mod registry;
 mod saelens;
 mod scopes;
+mod temporal;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,8 @@ use serde_json::Value;
 use self::found::{Found, Place};
 use self::registry::Released;
 use super::random::Random;
-use super::{EncodeScratch, InputNormalization, LatentInfo, Precision, Sae, SparseRows, Spec};
+use super::survey::{Encoded, Scratch, encode, encode_pieces};
+use super::{EncodeScratch, InputNormalization, LatentInfo, Precision, Sae, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::level::Level;
 use crate::options::ReaderOptions;
@@ -125,6 +127,14 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
     let mut reader = reader_name(options, &found)?;
     let mut hook = hook_point(options, &found)?;
     let level = options.level.unwrap_or(found.level);
+    if found.architecture.reads_sequences() && level != Level::Token {
+        let message = format!(
+            "a temporal dictionary reads the tokens of a text one after the other, so it cannot be of level {}; \
+             leave --level out",
+            level.as_str()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
     let loaded = match at_hand(&reader, &options.reader_options.cache_dir) {
         true => Some(Reader::load(&reader, &options.reader_options, progress)?),
         false => None,
@@ -156,6 +166,13 @@ pub fn import(options: &ImportOptions, progress: &dyn Progress) -> Result<(Sae, 
             false => "is not one that this program can load",
         };
         notes.push(format!("reader '{reader}' {why}, so width and hook point could not be compared with it"));
+    }
+    if found.architecture.reads_sequences() {
+        notes.push(
+            "its features stand for what the tokens before do not predict: those that the reader sees in the same window, the \
+             first special token included"
+                .to_owned(),
+        );
     }
     if found.architecture.is_signed() {
         notes.push(format!(
@@ -290,7 +307,7 @@ fn detect(place: &Place, options: &ImportOptions, released: Option<&Released>) -
         &scopes::gemma_scope_2,
         &tools::dictionary_learning,
         &tools::itda,
-        &tools::temporal,
+        &|place: &Place| temporal::read(place, scale),
         &tools::hypothesaes,
         &scopes::bare_file,
     ];
@@ -314,7 +331,8 @@ fn detect(place: &Place, options: &ImportOptions, released: Option<&Released>) -
     let message = format!(
         "{} holds no dictionary of a known format; expected cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors \
          (sparsify, latentsae), params.npz or params.safetensors (Gemma Scope), hyperparams.json (Llama Scope), ae.pt \
-         (dictionary_learning), atoms.pt (ITDA), or one weight file of Qwen Scope, Goodfire, DeepSeek-R1 or HypotheSAEs",
+         (dictionary_learning), atoms.pt (ITDA), conf.yaml with latest_ckpt.safetensors \
+         (temporalSAEs), or one weight file of Qwen Scope, Goodfire, DeepSeek-R1 or HypotheSAEs",
         place.address
     );
     Err(Error::new(ErrorKind::Data, message))
@@ -453,49 +471,38 @@ fn default_name(reader: &str, hook: Hook, level: Level, width: usize) -> String 
 /// Encodes what there is to encode: the reader's states of [`SENTENCES`], else random ones.
 fn check(sae: &Sae, reader: Option<&Reader>) -> Result<ImportCheck> {
     const RANDOM_ROWS: usize = 64;
-    let width = sae.input_width();
-    let mut rows: Vec<f32> = Vec::new();
-    let real = match reader {
-        Some(reader) if sae.level() != Level::Document => {
+    let real = reader.filter(|_| sae.level() != Level::Document);
+    let encoded: Vec<Encoded> = match real {
+        Some(reader) => {
             let tokenized = reader.tokenize(SENTENCES)?;
-            let states = reader.read(&tokenized, &[sae.hook()], |(): &mut (), batch: &BatchStates| {
-                let of_piece = |piece: &crate::reader::PieceStates| {
-                    let states = &batch.layers[0][piece.rows.start * width..piece.rows.end * width];
-                    let mut rows = Vec::new();
-                    match sae.level() {
-                        Level::Token => rows.extend_from_slice(states),
-                        _ => super::harvest::span_means(&tokenized[piece.doc], piece.piece, states, width, &mut rows),
-                    }
-                    rows
-                };
-                Ok(batch.pieces.iter().map(of_piece).collect())
+            let encoded = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+                Ok(encode_pieces(sae, &tokenized, batch, scratch))
             })?;
-            states.iter().flatten().for_each(|states| rows.extend_from_slice(states));
-            true
+            encoded.into_iter().flatten().collect()
         }
-        _ => {
+        None => {
             let mut random = Random::new(1, 0x5ae);
-            rows.extend((0..RANDOM_ROWS * width).map(|_| normal(&mut random)));
-            false
+            let mut rows: Vec<f32> = (0..RANDOM_ROWS * sae.input_width()).map(|_| normal(&mut random)).collect();
+            vec![encode(sae, &mut rows, &mut EncodeScratch::default())]
         }
     };
-    let n_rows = rows.len() / width;
-    let (mut scratch, mut sparse) = (EncodeScratch::default(), SparseRows::default());
-    sae.normalize(&mut rows);
-    sae.encode_rows(&rows, &mut scratch, &mut sparse);
-    let mut n_active = 0;
-    for i in 0..sparse.len() {
-        let (features, activations) = sparse.row(i);
-        n_active += features.len();
-        if let Some(wrong) = activations.iter().find(|activation| !(activation.is_finite() && **activation > 0.0)) {
-            let message =
-                format!("dictionary '{}' gives an activation of {wrong}; its weights are damaged", sae.name());
-            return Err(Error::new(ErrorKind::Corrupt, message));
+    let (mut n_rows, mut n_active, mut residual, mut total) = (0, 0, 0.0, 0.0);
+    for (sparse, of_residual, of_total) in &encoded {
+        n_rows += sparse.len();
+        residual += of_residual;
+        total += of_total;
+        for i in 0..sparse.len() {
+            let (features, activations) = sparse.row(i);
+            n_active += features.len();
+            if let Some(wrong) = activations.iter().find(|activation| !(activation.is_finite() && **activation > 0.0)) {
+                let message =
+                    format!("dictionary '{}' gives an activation of {wrong}; its weights are damaged", sae.name());
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
         }
     }
-    let (residual, total) = sae.unexplained(&rows, &sparse, 0..sparse.len(), &mut scratch);
-    let fvu = if real && total > 0.0 { residual / total } else { f64::NAN };
-    Ok(ImportCheck { real, n_rows, l0: n_active as f64 / n_rows.max(1) as f64, fvu })
+    let fvu = if real.is_some() && total > 0.0 { residual / total } else { f64::NAN };
+    Ok(ImportCheck { real: real.is_some(), n_rows, l0: n_active as f64 / n_rows.max(1) as f64, fvu })
 }
 
 /// A number of the normal distribution, nearly: the sum of twelve uniform ones.

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::found::{Fields, Found, Place, json, precision, refused};
+use super::temporal;
 use super::tensors::Tensors;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sae::{Architecture, InputNormalization, Output};
@@ -29,17 +30,11 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
     {
         return Err(refused(NAME, &format!("it reads head {head} alone; hook points have all heads of a block")));
     }
-    if architecture_name == "temporal" {
-        return Err(refused(
-            NAME,
-            "a temporal dictionary encodes what attention over the tokens before does not predict, so that a token's \
-             features depend on the whole sequence; here each state is encoded by itself",
-        ));
-    }
     let matching = architecture_name == "matching_pursuit";
+    let temporal = architecture_name == "temporal";
     let decoder_shape = tensors.matrix_shape("W_dec")?;
     let (width, outputs) = decoder_shape;
-    let inputs = if matching { outputs } else { tensors.matrix_shape("W_enc")?.0 };
+    let inputs = if matching || temporal { outputs } else { tensors.matrix_shape("W_enc")?.0 };
     for (key, found) in [("d_sae", width), ("d_in", inputs)] {
         if let Some(said) = cfg.0.integer(key).filter(|&said| said != found) {
             return Err(
@@ -47,7 +42,10 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
             );
         }
     }
-    let k = cfg.0.integer("k").or_else(|| cfg.0.get("activation_fn_kwargs")?.integer("k"));
+    let k = cfg
+        .0
+        .integer(if temporal { "kval_topk" } else { "k" })
+        .or_else(|| cfg.0.get("activation_fn_kwargs")?.integer("k"));
     let need_k = || {
         k.filter(|&k| k > 0 && k <= width).ok_or_else(|| {
             let message = format!("{}: expected k, 1 to {width}, for {architecture_name}", cfg_path.display());
@@ -71,15 +69,16 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
             residual_threshold: cfg.0.float("residual_threshold").unwrap_or(1e-2),
             stop_on_duplicate: cfg.0.flag("stop_on_duplicate_support").unwrap_or(true),
         },
+        "temporal" => temporal::architecture(NAME, &cfg.0, &tensors, width)?,
         other => {
-            let known = "standard, gated, jumprelu, topk, abstopk, batchtopk, matryoshka_batchtopk, matching_pursuit, \
+            let known = "standard, gated, jumprelu, topk, abstopk, batchtopk, matryoshka_batchtopk, matching_pursuit, temporal, \
                          transcoder, skip_transcoder, jumprelu_transcoder, jumprelu_skip_transcoder";
             return Err(refused(NAME, &format!("architecture '{other}' is not known; known are {known}")));
         }
     };
     let mut found = Found::new(NAME, architecture, width, inputs);
     let weights = &mut found.weights;
-    if !matching {
+    if !architecture.is_tied() {
         weights.encoder = tensors.transposed("W_enc", [inputs, width])?;
     }
     weights.decoder = tensors.get("W_dec", &[width, outputs])?;
@@ -89,6 +88,7 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
             weights.magnitude = tensors.get("r_mag", &[width])?.into_iter().map(f32::exp).collect();
             weights.magnitude_bias = tensors.get("b_mag", &[width])?;
         }
+        Architecture::Temporal { .. } => weights.attention = temporal::attention(architecture, &tensors, width)?,
         _ if matching => {}
         _ => weights.encoder_bias = tensors.get("b_enc", &[width])?,
     }
@@ -101,8 +101,8 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
     found.precision = precision(&tensors, "W_dec");
     let bias = tensors.get("b_dec", &[outputs])?;
     let to_input = !transcoder && cfg.0.flag("apply_b_dec_to_input").unwrap_or(true);
-    if matching && !to_input {
-        // The source adds it to the output only if it takes it off the input.
+    if architecture.is_tied() && !to_input {
+        // The sources add it to the output only if they take it off the input.
         found.set_decoder_bias(vec![0.0; outputs], false);
     } else {
         found.set_decoder_bias(bias, to_input);
@@ -122,6 +122,9 @@ pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
         ("none", None) => InputNormalization::None,
         ("constant_norm_rescale", None) => InputNormalization::RowNorm,
         ("layer_norm", None) => InputNormalization::LayerNorm,
+        ("constant_scalar_rescale", None) if temporal => {
+            InputNormalization::Scale { factor: cfg.0.float("activation_normalization_factor").unwrap_or(1.0) }
+        }
         ("none" | "expected_average_only_in", Some(factor)) => InputNormalization::Scale { factor },
         ("expected_average_only_in" | "covariance_whitening", None) => {
             found.notes.push(format!(

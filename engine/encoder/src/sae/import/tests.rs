@@ -78,6 +78,87 @@ fn a_signed_sparsify_folder_gives_two_features_a_latent() {
     assert!(up.iter().zip(&down).zip(&rest).all(|((up, down), rest)| (up + down - 2.0 * rest).abs() < 1e-6));
 }
 
+#[test]
+fn a_temporal_saelens_folder_encodes_a_sequence_as_sae_lens_does() {
+    let (sae, report) = agrees("temporal");
+    let expected = Architecture::Temporal { layers: 1, heads: 2, keys: 8, k: Some(5), tied: true };
+    assert_eq!((sae.architecture(), sae.name()), (expected, "gpt2-l6-token-24"));
+    assert_eq!(sae.normalization(), InputNormalization::Scale { factor: 0.5 });
+    assert!(report.notes.iter().any(|note| note.contains("what the tokens before do not predict")), "{report:?}");
+    let spans = ImportOptions { level: Some(Level::Span), ..options(&fixture("temporal")) };
+    assert!(refused(&spans).contains("cannot be of level span; leave --level out"));
+    let scaled = ImportOptions { input_scale: Some(2.0), ..options(&fixture("temporal")) };
+    assert!(refused(&scaled).contains("does not go with normalize_activations 'constant_scalar_rescale'"));
+}
+
+/// The SAELens folder `temporal` in the layout of temporalSAEs.
+fn temporal_saes(dir: &Path, conf: &str) -> PathBuf {
+    use safetensors::SafeTensors;
+    let folder = dir.join("gemma-2-2B/layer_12/temporal");
+    std::fs::create_dir_all(&folder).unwrap();
+    let bytes = std::fs::read(fixture("temporal").join("sae_weights.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let name = |name: String| match name.as_str() {
+        "W_dec" => "D".to_owned(),
+        "b_dec" => "b".to_owned(),
+        _ => name,
+    };
+    let tensors = tensors.tensors().into_iter().map(|(of, tensor)| (name(of), tensor));
+    let bytes = safetensors::serialize(tensors.collect::<Vec<_>>(), None).unwrap();
+    std::fs::write(folder.join("latest_ckpt.safetensors"), bytes).unwrap();
+    std::fs::write(folder.join("conf.yaml"), conf).unwrap();
+    folder
+}
+
+const TEMPORAL_CONF: &str = "\
+deploy: True
+data:
+  dtype: \"bfloat16\"
+llm:
+  model_hf_name: \"google/gemma-2-2b\" # the model
+  dimin: 8
+
+sae:
+  sae_type: 'temporal'
+  sae_diff_type: 'topk' # Options: 'relu', 'topk', 'nullify'
+  tied_weights: True
+  exp_factor: 3
+  kval_topk: 5
+  n_heads: 2
+  n_attn_layers: 1
+  bottleneck_factor: 3 # bottleneck_factor = dimin / sparsity
+  scaling_factor: 0.5 # for gemma2-2b
+defaults:
+  - override hydra/job_logging: disabled
+";
+
+#[test]
+fn a_folder_of_temporal_saes_is_the_same_dictionary() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = temporal_saes(dir.path(), TEMPORAL_CONF);
+    let (sae, report) = import(&options(&folder), &Silent).unwrap();
+    let (same, _) = import(&options(&fixture("temporal")), &Silent).unwrap();
+    assert_eq!((report.format, report.model.as_deref()), ("temporalSAEs", Some("google/gemma-2-2b")));
+    assert_eq!((sae.hook(), sae.architecture()), (Hook::residual(13), same.architecture()));
+    let states: Vec<f32> = (0..40 * 8).map(|i| (i * 37 % 101) as f32 / 25.0 - 2.0).collect();
+    assert_eq!(sae.encode_states(&states).unwrap(), same.encode_states(&states).unwrap());
+    for (from, to, reason) in [
+        ("'topk' #", "'nullify' #", "sae_diff_type 'nullify' is not known; known are relu and topk"),
+        ("n_heads: 2", "n_heads: 5", "5 heads do not divide 24 latents and 8 keys"),
+        ("n_attn_layers: 1", "n_attn_layers: 2", "it has no tensor attn_layers.1.q_target.weight"),
+        ("dimin: 8", "dimin: 9", "dimin is 9, but the weights have 8"),
+        ("tied_weights: True", "tied_weights: False", "it has no tensor E"),
+        ("  scaling_factor: 0.5", "  # none", "expected scaling_factor"),
+    ] {
+        assert!(TEMPORAL_CONF.contains(from), "{from}");
+        let folder = temporal_saes(dir.path(), &TEMPORAL_CONF.replace(from, to));
+        let message = refused(&options(&folder));
+        assert!(message.contains(reason), "{message}");
+    }
+    let scaled = ImportOptions { input_scale: Some(2.0), ..options(&temporal_saes(dir.path(), TEMPORAL_CONF)) };
+    assert!(refused(&scaled).contains("conf.yaml says scaling_factor 0.5"));
+}
+
 fn refused(options: &ImportOptions) -> String {
     let error = import(options, &Silent).unwrap_err();
     error.message().to_owned()
@@ -138,7 +219,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         .unwrap();
     for (from, to, reason) in [
         ("\"d_sae\": 24", "\"d_sae\": 25", "d_sae is 25, but the weights have 24"),
-        ("\"jumprelu\"", "\"temporal\"", "depend on the whole sequence"),
+        ("\"jumprelu\"", "\"temporal\"", "expected a number above 0 for n_attn_layers"),
         ("\"jumprelu\"", "\"crosscoder\"", "architecture 'crosscoder' is not known; known are standard, gated"),
         ("hook_resid_post", "hook_q", "hook point 'blocks.5.hook_q' not found"),
         ("\"normalize_activations\": \"none\"", "\"normalize_activations\": \"l1\"", "'l1' is not known"),

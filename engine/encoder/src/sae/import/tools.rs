@@ -7,9 +7,9 @@
 
 use serde_json::Value;
 
-use super::found::{Fields, Found, Place, json, precision, refused};
+use super::found::{Fields, Found, Place, json, precision, refused, yaml};
 use super::tensors::Tensors;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::level::Level;
 use crate::sae::{Architecture, InputNormalization, Output};
 
@@ -253,18 +253,7 @@ pub(super) fn hypothesaes(place: &Place) -> Result<Option<Found>> {
 pub(super) fn itda(place: &Place) -> Result<Option<Found>> {
     let (Some(path), Some(metadata)) = (place.weights("atoms.pt"), place.has("metadata.yaml")) else { return Ok(None) };
     let tensors = Tensors::open(&path)?;
-    let text = std::fs::read_to_string(&metadata)
-        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {}", metadata.display())).with_source(error))?;
-    // One key and value a line.
-    let config: serde_json::Map<String, Value> = text
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(key, value)| {
-            let value = value.trim().trim_matches(['\'', '"']);
-            (key.trim().to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)))
-        })
-        .collect();
-    let config = Value::Object(config);
+    let config = yaml(&metadata)?;
     let (width, inputs) = tensors.matrix_shape("tensor")?;
     let k = config.integer("k").unwrap_or(40);
     let mut found = Found::new("ITDA", Architecture::Itda { k }, width, inputs);
@@ -276,16 +265,4 @@ pub(super) fn itda(place: &Place) -> Result<Option<Found>> {
     found.hook = config.integer("layer").map(|layer| format!("blocks.{layer}.hook_resid_post"));
     found.config = config;
     Ok(Some(found))
-}
-
-/// Temporal dictionaries of canrager/temporalSAEs: understood, and refused.
-pub(super) fn temporal(place: &Place) -> Result<Option<Found>> {
-    if place.has("conf.yaml").is_some() && place.has("latest_ckpt.safetensors").is_some() {
-        return Err(refused(
-            "temporalSAEs",
-            "a temporal dictionary encodes what attention over the tokens before does not predict, so that a token's \
-             features depend on the whole sequence; here each state is encoded by itself",
-        ));
-    }
-    Ok(None)
 }
