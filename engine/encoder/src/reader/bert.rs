@@ -122,6 +122,10 @@ impl Bert {
         &self.config
     }
 
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Hidden states of packed windows at the hooks `wanted` (ascending), each `[ids.len(), width]`. `lengths` are the
     /// windows' lengths; nothing is padded and no window sees another. What lies behind the last wanted hook is not run.
     pub(super) fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[Hook]) -> Result<Vec<Tensor>> {

@@ -58,7 +58,7 @@ impl Reader {
                 lengths.push(self.prefix.len() + read.len() + self.suffix.len());
             }
             let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on its text").with_source(error);
-            let states = self.model.forward(&ids, &lengths, &new).map_err(failed)?;
+            let states = self.forward(&ids, &lengths, &new).map_err(failed)?;
             for (hook, states) in new.iter().zip(&states) {
                 let width = states.dim(1).map_err(failed)?;
                 let all = states.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)?;

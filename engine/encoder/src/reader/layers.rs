@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use super::ops::values;
+use super::ops::{has_kernels, values};
 use super::simd::{self, MatMul, multiversion};
 
 /// Function between the two matrices of an MLP.
@@ -50,7 +50,7 @@ struct Activate {
 
 /// See [`Activate`]; returns `[tokens, inner]`.
 pub(super) fn activate(x: &Tensor, activation: Activation, gated: bool) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(x) {
         return x.apply_op1_no_bwd(&Activate { activation, gated });
     }
     let inner = x.dim(1)? / if gated { 2 } else { 1 };
@@ -116,7 +116,7 @@ struct Norm {
 
 /// See [`Norm`].
 pub(super) fn norm(x: &Tensor, gain_shift: &Tensor, kind: NormKind, epsilon: f32) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(x) {
         return x.apply_op2_no_bwd(gain_shift, &Norm { kind, epsilon });
     }
     let gain = gain_shift.get(0)?;
@@ -225,7 +225,7 @@ pub(super) fn prepare(
     heads: Heads,
     rotation: Option<&Rotation>,
 ) -> Result<Tensor> {
-    if qkv.device().is_cpu() {
+    if has_kernels(qkv) {
         let op = Prepare { lengths, heads, rotation, epsilon };
         return match gains {
             Some(gains) => qkv.apply_op2_no_bwd(gains, &op),
@@ -392,7 +392,7 @@ pub(super) struct Attention<'a> {
 
 /// Attention on `qkv: [tokens, row]`; returns the heads' weighted values, `[tokens, n_heads * head]`.
 pub(super) fn attend(qkv: &Tensor, attention: Attention<'_>) -> Result<Tensor> {
-    if qkv.device().is_cpu() { qkv.apply_op1_no_bwd(&attention) } else { attention.by_window(qkv) }
+    if has_kernels(qkv) { qkv.apply_op1_no_bwd(&attention) } else { attention.by_window(qkv) }
 }
 
 /// Queries whose scores are computed at once where tokens do not see all others.
@@ -442,8 +442,10 @@ impl Attention<'_> {
             if let Some(cap) = self.cap {
                 scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
             }
-            let mut mask = vec![f32::NEG_INFINITY; n_heads * length * length];
-            for h in 0..n_heads {
+            // Without a bias all heads see the same.
+            let n_masks = if self.bias.is_some() { n_heads } else { 1 };
+            let mut mask = vec![f32::NEG_INFINITY; n_masks * length * length];
+            for h in 0..n_masks {
                 for i in 0..length {
                     for j in self.sight.of(i, length) {
                         let bias = self.bias_of(h).map_or(0.0, |(bias, middle)| bias[middle + j - i]);
@@ -451,7 +453,8 @@ impl Attention<'_> {
                     }
                 }
             }
-            let scores = (scores + Tensor::from_vec(mask, (n_heads, length, length), qkv.device())?)?;
+            let mask = Tensor::from_vec(mask, (n_masks, length, length), qkv.device())?;
+            let scores = scores.broadcast_add(&mask)?;
             let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
             outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((length, n_heads * head))?);
             start += length;

@@ -19,7 +19,7 @@ mod weights;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
@@ -61,6 +61,13 @@ impl Model {
             Self::Transformer(model) => model.forward(ids, lengths, wanted),
         }
     }
+
+    fn device(&self) -> &Device {
+        match self {
+            Self::Bert(bert) => bert.device(),
+            Self::Transformer(model) => model.device(),
+        }
+    }
 }
 
 /// A transformer with its tokenizer, ready to read.
@@ -84,6 +91,8 @@ pub struct Reader {
     threads: usize,
     precision: Precision,
     calm: Mutex<HashMap<Hook, Arc<Calm>>>,
+    /// Held by the thread that uses a device other than the CPU.
+    turn: Mutex<()>,
 }
 
 /// What a reader is made of, found in a folder or file.
@@ -120,6 +129,17 @@ fn optional_json(path: &Path) -> Result<Value> {
     if path.exists() { json(path) } else { Ok(Value::Null) }
 }
 
+// Metal shows no device to a program without this framework, and nothing else here links it.
+#[cfg(all(feature = "metal", target_os = "macos"))]
+#[link(name = "CoreGraphics", kind = "framework")]
+unsafe extern "C" {}
+
+/// A Metal device; candle panics if there is none of this number.
+fn metal(number: usize) -> candle_core::Result<Device> {
+    std::panic::catch_unwind(|| Device::new_metal(number))
+        .unwrap_or_else(|_| candle_core::bail!("Metal shows no device {number} to this process"))
+}
+
 /// The device that `options` ask for.
 fn device(options: &ReaderOptions) -> Result<Device> {
     let usual = if cfg!(feature = "cuda") {
@@ -139,7 +159,7 @@ fn device(options: &ReaderOptions) -> Result<Device> {
     let made = match kind {
         "cpu" => return Ok(Device::Cpu),
         "cuda" if cfg!(feature = "cuda") => Device::new_cuda(number),
-        "metal" if cfg!(feature = "metal") => Device::new_metal(number),
+        "metal" if cfg!(feature = "metal") => metal(number),
         "cuda" | "metal" => {
             let message = format!("device '{name}': this program was built without the feature {kind}; take cpu");
             return Err(Error::new(ErrorKind::Query, message));
@@ -331,8 +351,38 @@ impl Reader {
             return Err(Error::new(ErrorKind::Query, message));
         }
         let threads = options.threads.max(1);
-        let (precision, calm) = (options.precision, Mutex::default());
-        Ok(Self { name, sha256, model, tokenizer, prefix, suffix, context, causal, chat, threads, precision, calm })
+        // Weights are copied to a device behind our back, and other threads would not wait for them.
+        model.device().synchronize().map_err(|error| {
+            Error::new(ErrorKind::Resources, "the weights cannot be copied to the device").with_source(error)
+        })?;
+        Ok(Self {
+            name,
+            sha256,
+            model,
+            tokenizer,
+            prefix,
+            suffix,
+            context,
+            causal,
+            chat,
+            threads,
+            precision: options.precision,
+            calm: Mutex::default(),
+            turn: Mutex::default(),
+        })
+    }
+
+    /// What the model computes, in the memory of the CPU.
+    ///
+    /// Threads take turns at another device: each has a queue of its own there, none waits for weights that another copies,
+    /// and all share what the products of matrices use. Copying the states back waits for the queue.
+    fn forward(&self, ids: &[u32], lengths: &[usize], wanted: &[Hook]) -> candle_core::Result<Vec<Tensor>> {
+        if self.model.device().is_cpu() {
+            return self.model.forward(ids, lengths, wanted);
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = self.model.forward(ids, lengths, wanted)?;
+        states.iter().map(|state| state.to_device(&Device::Cpu)?.contiguous()).collect()
     }
 
     /// Looks at the files of the known reader `name` in the cache, without fetching or changing any.
@@ -444,7 +494,7 @@ impl Reader {
         wanted.iter().try_for_each(|&hook| self.hook_width(hook).map(drop))?;
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed").with_source(error);
         let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
-        let states = self.model.forward(&windows.concat(), &lengths, wanted).map_err(failed)?;
+        let states = self.forward(&windows.concat(), &lengths, wanted).map_err(failed)?;
         states.iter().map(|state| state.flatten_all().and_then(|flat| flat.to_vec1()).map_err(failed)).collect()
     }
 }

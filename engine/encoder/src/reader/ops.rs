@@ -4,11 +4,21 @@
 //! Each has a kernel for the CPU, which runs on the calling thread, and the same formula in candle's own operations,
 //! which serves other devices and is what the tests compare with.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::packed::{Finish, Packed};
 use super::simd::{self, MatMul, multiversion};
 use crate::options::Precision;
+
+/// Whether the kernels for the CPU serve `x`.
+pub(super) fn has_kernels(x: &Tensor) -> bool {
+    // What other devices run is tested on the CPU.
+    #[cfg(test)]
+    if tests::AS_ON_A_DEVICE.get() {
+        return false;
+    }
+    x.device().is_cpu()
+}
 
 /// Contiguous `f32` values of a CPU storage.
 pub(super) fn values<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -21,16 +31,25 @@ pub(super) fn values<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> 
 
 /// A linear layer: `x W^T + b`, or its GELU, for `x: [tokens, in]`; `weight: [out, in]`, `bias: [out]`.
 ///
-/// On the CPU the weights are packed once, in the precision asked for; on other devices candle multiplies in `f32`.
+/// On the CPU the weights are packed once, in the precision asked for. On other devices candle multiplies in `f32`, of
+/// bf16 after rounding both factors.
 pub(super) enum Dense {
     Packed { weights: Packed, bias: Vec<f32> },
-    Tensors { weight: Tensor, bias: Tensor },
+    Tensors { weight: Tensor, bias: Tensor, precision: Precision },
+}
+
+/// `x` as it is multiplied in a precision.
+fn rounded(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    match precision {
+        Precision::F32 => Ok(x.clone()),
+        Precision::Bf16 => x.to_dtype(DType::BF16)?.to_dtype(DType::F32),
+    }
 }
 
 impl Dense {
     pub(super) fn new(weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Self> {
-        if !weight.device().is_cpu() {
-            return Ok(Self::Tensors { weight: weight.clone(), bias: bias.clone() });
+        if !has_kernels(weight) {
+            return Ok(Self::Tensors { weight: rounded(weight, precision)?, bias: bias.clone(), precision });
         }
         let (outputs, inputs) = weight.dims2()?;
         let bias = bias.to_vec1()?;
@@ -46,8 +65,8 @@ impl Dense {
     pub(super) fn forward(&self, x: &Tensor, gelu: bool) -> Result<Tensor> {
         match self {
             Self::Packed { weights, bias } => x.apply_op1_no_bwd(&PackedLinear { weights, bias, gelu }),
-            Self::Tensors { weight, bias } => {
-                let y = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
+            Self::Tensors { weight, bias, precision } => {
+                let y = rounded(x, *precision)?.matmul(&weight.t()?)?.broadcast_add(bias)?;
                 if gelu { y.gelu_erf() } else { Ok(y) }
             }
         }
@@ -85,7 +104,7 @@ struct Attention<'a> {
 
 /// See [`Attention`]; returns `[tokens, width]`.
 pub(super) fn attention(qkv: &Tensor, lengths: &[usize], n_heads: usize) -> Result<Tensor> {
-    if qkv.device().is_cpu() {
+    if has_kernels(qkv) {
         return qkv.apply_op1_no_bwd(&Attention { lengths, n_heads });
     }
     attention_by_window(qkv, lengths, n_heads)
@@ -189,7 +208,7 @@ struct AddNorm {
 
 /// See [`AddNorm`].
 pub(super) fn add_norm(x: &Tensor, residual: &Tensor, gain_shift: &Tensor, epsilon: f32) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(x) {
         return x.apply_op3_no_bwd(residual, gain_shift, &AddNorm { epsilon });
     }
     candle_nn::ops::layer_norm_slow(&(x + residual)?, &gain_shift.get(0)?, &gain_shift.get(1)?, epsilon)
@@ -244,9 +263,24 @@ impl CustomOp3 for AddNorm {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::reader::tests::{distance, random};
+
+    thread_local! {
+        /// Whether this thread takes candle's operations on the CPU too.
+        pub(super) static AS_ON_A_DEVICE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// What `work` gives with the operations that other devices run.
+    pub(in crate::reader) fn as_on_a_device<T>(work: impl FnOnce() -> T) -> T {
+        AS_ON_A_DEVICE.set(true);
+        let result = work();
+        AS_ON_A_DEVICE.set(false);
+        result
+    }
 
     #[test]
     fn linear_agrees_with_candle() {
@@ -256,6 +290,17 @@ mod tests {
         assert!(distance(&dense.forward(&x, false).unwrap(), &want) < 1e-4);
         assert!(distance(&dense.forward(&x, true).unwrap(), &want.gelu_erf().unwrap()) < 1e-4);
         assert!(dense.forward(&random(3, 47), false).is_err());
+    }
+
+    #[test]
+    fn other_devices_round_to_bf16_as_the_kernels_do() {
+        let (x, weight, bias) = (random(37, 48), random(24, 48), random(1, 24).get(0).unwrap());
+        let product = || Dense::new(&weight, &bias, Precision::Bf16).unwrap().forward(&x, true).unwrap();
+        let want = product();
+        let got = as_on_a_device(product);
+        assert!(distance(&got, &want) < 1e-4);
+        let exact = Dense::new(&weight, &bias, Precision::F32).unwrap().forward(&x, true).unwrap();
+        assert!(distance(&got, &exact) > 1e-3);
     }
 
     #[test]

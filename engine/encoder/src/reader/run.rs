@@ -186,7 +186,7 @@ impl Reader {
             }
         }
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
-        let states = self.model.forward(&ids, &lengths, hooks).map_err(failed)?;
+        let states = self.forward(&ids, &lengths, hooks).map_err(failed)?;
         let mut pieces = Vec::with_capacity(batch.len());
         let (mut owned, mut leads) = (Vec::with_capacity(hooks.len()), Vec::with_capacity(hooks.len()));
         let mut windows = Vec::with_capacity(lengths.len());
@@ -194,16 +194,10 @@ impl Reader {
             let last = i + 1 == states.len();
             let width = layer.dim(1).map_err(failed)?;
             let (storage, layout) = layer.storage_and_layout();
-            let on_host;
-            let all: &[f32] = match &*storage {
-                candle_core::Storage::Cpu(storage) => {
-                    &storage.as_slice::<f32>().map_err(failed)?[layout.start_offset()..]
-                }
-                _ => {
-                    on_host = layer.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)?;
-                    &on_host
-                }
+            let candle_core::Storage::Cpu(storage) = &*storage else {
+                return Err(Error::new(ErrorKind::Internal, "the states of a batch are not in the memory of the CPU"));
             };
+            let all = &storage.as_slice::<f32>().map_err(failed)?[layout.start_offset()..];
             let (mut rows, mut lead) = (Vec::with_capacity(all.len()), Vec::new());
             let mut position = 0;
             for at in batch {

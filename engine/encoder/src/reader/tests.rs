@@ -1,5 +1,6 @@
 //! Readers made on the spot: folders with random weights, and names that are none.
 
+use super::ops::tests::as_on_a_device;
 use super::*;
 use crate::progress::Silent;
 
@@ -56,10 +57,8 @@ fn gemma() -> Reader {
     Reader::load(&dir.to_string_lossy(), &options, &Silent).unwrap()
 }
 
-#[test]
-fn a_small_gemma_agrees_with_transformers_at_its_hook_points() {
-    let reader = gemma();
-    assert_eq!((reader.n_layers(), reader.width(), reader.is_causal()), (2, 16, true));
+/// Compares the states of [`gemma`] with those that transformers computed.
+fn assert_agrees_with_transformers(reader: &Reader) {
     let path = Path::new(reader.name()).join("expected.json");
     let expected: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let windows: Vec<Vec<u32>> = serde_json::from_value(expected["windows"].clone()).unwrap();
@@ -78,8 +77,71 @@ fn a_small_gemma_agrees_with_transformers_at_its_hook_points() {
             }
         }
     }
-    assert!(reader.raw_states(&windows, &["residual.3".parse().unwrap()]).is_err());
+}
+
+#[test]
+fn a_small_gemma_agrees_with_transformers_at_its_hook_points() {
+    let reader = gemma();
+    assert_eq!((reader.n_layers(), reader.width(), reader.is_causal()), (2, 16, true));
+    assert_agrees_with_transformers(&reader);
+    assert!(reader.raw_states(&[vec![1, 2]], &["residual.3".parse().unwrap()]).is_err());
     assert!(reader.raw_states(&[vec![64]], &[Hook::residual(0)]).is_err(), "not in the vocabulary");
+}
+
+#[test]
+fn a_small_gemma_agrees_with_transformers_in_the_operations_of_other_devices() {
+    as_on_a_device(|| assert_agrees_with_transformers(&gemma()));
+}
+
+#[test]
+fn a_small_bert_gives_the_same_states_in_the_operations_of_other_devices() {
+    let config = serde_json::json!({
+        "model_type": "bert", "hidden_act": "gelu", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "intermediate_size": 40, "vocab_size": 50, "max_position_embeddings": 64, "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    });
+    let config = bert::Config::of(&config).unwrap();
+    let mut tensors = HashMap::new();
+    let mut add = |name: String, rows: usize, columns: usize| {
+        tensors.insert(name, (random(rows, columns) * 0.3).unwrap());
+    };
+    for (name, rows) in [("word", 50), ("position", 64), ("token_type", 2)] {
+        add(format!("embeddings.{name}_embeddings.weight"), rows, 24);
+    }
+    let linear = [
+        ("attention.self.query", 24, 24),
+        ("attention.self.key", 24, 24),
+        ("attention.self.value", 24, 24),
+        ("attention.output.dense", 24, 24),
+        ("intermediate.dense", 24, 40),
+        ("output.dense", 40, 24),
+    ];
+    let mut vectors =
+        vec![("embeddings.LayerNorm.weight".to_owned(), 24), ("embeddings.LayerNorm.bias".to_owned(), 24)];
+    for block in 0..2 {
+        for (name, inputs, outputs) in linear {
+            add(format!("encoder.layer.{block}.{name}.weight"), outputs, inputs);
+            vectors.push((format!("encoder.layer.{block}.{name}.bias"), outputs));
+        }
+        for name in ["attention.output.LayerNorm", "output.LayerNorm"] {
+            for part in ["weight", "bias"] {
+                vectors.push((format!("encoder.layer.{block}.{name}.{part}"), 24));
+            }
+        }
+    }
+    for (name, width) in vectors {
+        tensors.insert(name, random(1, width).get(0).unwrap());
+    }
+    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let hooks: Vec<Hook> = (0..=2).map(Hook::residual).collect();
+    let ids: Vec<u32> = (0..40).collect();
+    let states = || {
+        let model = bert::Bert::load(config.clone(), &vb, Precision::F32).unwrap();
+        model.forward(&ids, &[5, 1, 34], &hooks).unwrap()
+    };
+    for (got, want) in as_on_a_device(states).iter().zip(states()) {
+        assert!(distance(got, &want) < 1e-4);
+    }
 }
 
 #[test]

@@ -128,6 +128,10 @@ impl Transformer {
         &self.architecture
     }
 
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     fn heads(&self) -> Heads {
         let Architecture { n_heads, n_kv_heads, head, .. } = self.architecture;
         Heads { n_heads, n_kv_heads, head }
