@@ -132,11 +132,14 @@ fn a_small_bert_gives_the_same_states_in_the_operations_of_other_devices() {
     for (name, width) in vectors {
         tensors.insert(name, random(1, width).get(0).unwrap());
     }
-    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let folder = tempfile::tempdir().unwrap();
+    let files = [folder.path().join("model.safetensors")];
+    candle_core::safetensors::save(&tensors, &files[0]).unwrap();
     let hooks: Vec<Hook> = (0..=2).map(Hook::residual).collect();
     let ids: Vec<u32> = (0..40).collect();
     let states = || {
-        let model = bert::Bert::load(config.clone(), &vb, Precision::F32).unwrap();
+        let weights = Weights::safetensors(&files).unwrap();
+        let model = bert::Bert::load(config.clone(), weights, Device::Cpu, Precision::F32).unwrap();
         model.forward(&ids, &[5, 1, 34], &hooks).unwrap()
     };
     for (got, want) in as_on_a_device(states).iter().zip(states()) {
