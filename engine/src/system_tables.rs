@@ -9,9 +9,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::error::Result;
-use saequel_udfs::{Feature, Level};
+use saequel_udfs::{Dictionary, Feature, Level};
 
 use crate::picture::Picture;
+use crate::sae::Sae;
 use crate::store::AsOf;
 
 /// Tables of the schema.
@@ -77,12 +78,19 @@ fn saes(picture: &Picture) -> Columns {
     let provenance: Vec<String> = dictionaries.iter().map(|dictionary| store.provenance(&dictionary.name)).collect();
     let hidden = (0..dictionaries.len())
         .map(|i| known.features().iter().filter(|feature| feature.dictionary == i && feature.hidden).count());
+    // The catalog knows layers only; the dictionary itself says where in a layer it reads.
+    let hook_of = |dictionary: &Dictionary| {
+        store.sae_sha256(&dictionary.name)?;
+        Some(Sae::hook_in(&store.sae_dir(&dictionary.name)).ok()?.to_string())
+    };
+    let hooks: Vec<Option<String>> = dictionaries.iter().map(hook_of).collect();
     vec![
         ("name", strings(dictionaries.iter().map(|dictionary| Some(dictionary.name.as_str())))),
         ("reader", strings(dictionaries.iter().map(|dictionary| known_text(&dictionary.reader)))),
         ("layer", numbers(layers)),
         ("level", strings(dictionaries.iter().map(|dictionary| Some(dictionary.level.as_str())))),
         ("first_feature_id", numbers(dictionaries.iter().map(|dictionary| dictionary.first_id))),
+        ("hook", strings(hooks.iter().map(Option::as_deref))),
         ("n_features", numbers(dictionaries.iter().map(|dictionary| dictionary.width))),
         ("n_hidden", numbers(hidden.map(|hidden| u32::try_from(hidden).unwrap_or(u32::MAX)))),
         ("provenance", strings(provenance.iter().map(|text| known_text(text)))),
