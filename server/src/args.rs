@@ -302,7 +302,7 @@ pub(crate) struct ImportArgs {
     /// Give a column another name; several times for several columns
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
     pub(crate) rename: Vec<(String, String)>,
-    /// Dictionary for a new corpus; several times for several [default: all of the database]
+    /// Dictionary for a new corpus; several times for several [default: those of the database's first reader]
     #[arg(long, value_name = "NAME")]
     pub(crate) sae: Vec<String>,
     /// Column with features that were computed elsewhere: for each document a list of their numbers, from 0. No model reads

@@ -55,15 +55,40 @@ impl Engine {
             let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
                 let encoder = engine.encoder(dictionaries, news.as_ref())?;
                 let reader = encoder.reader();
+            let existing = self.catalog().corpus(&options.corpus).cloned();
+            let corpus = options.corpus.clone();
+            // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
+            let later = match &existing {
+                Some(corpus) if options.features.is_none() && options.embedding.is_none() => {
+                    self.by_first_reader(&corpus.dictionaries).1
+                }
+                _ => Vec::new(),
+            };
+            let exists = existing.is_some();
                 Ok(Encoding {
+                let (now, others) = engine.by_first_reader(dictionaries);
+                let dictionaries: &[String] = if exists { &now } else { dictionaries };
                     reader: Some(ReaderInfo::of(reader)),
+                if dictionaries.is_empty() && !others.is_empty() {
+                    news.warn(&format!(
+                        "read with '{}' ({}); for dictionaries of other readers ({}) name them: --sae {}",
+                        encoder.reader().name(),
+                        now.join(", "),
+                        others.join(", "),
+                        others[0]
+                    ));
+                }
                     width: reader.width(),
                     dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                     encoder: Arc::new(encoder),
                 })
             });
             let saes = |name: &str| self.sae(name);
-            import::import(&self.inner.store, options, progress, encoding, &saes).await
+            let mut report = import::import(&self.inner.store, options, progress.clone(), encoding, &saes).await?;
+            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later).await?.is_empty() {
+                report.seconds += self.add_to_corpus(&corpus, &later, progress).await?.seconds;
+            }
+            Ok(report)
         })
     }
 
