@@ -13,6 +13,7 @@ use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::labels::printable;
+use crate::reader::ChatColumns;
 use crate::store::{FeatureRow, NewDictionary};
 
 /// A corpus as the catalog knows it.
@@ -22,6 +23,8 @@ pub struct CorpusInfo {
     pub name: String,
     /// Columns that are read, in order.
     pub text_columns: Vec<String>,
+    /// The conversation in which they are read, if they are read in one.
+    pub chat: Option<ChatColumns>,
     /// Column that identifies a document; `doc_id` is made from it, if `None` from source, row number and content.
     pub key: Option<String>,
     /// The user's own columns with their types (text and metadata), without what saequel adds.

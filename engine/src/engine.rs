@@ -15,7 +15,7 @@ use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::options::EngineOptions;
 use crate::progress::Progress;
-use crate::reader::Reader;
+use crate::reader::{ChatColumns, Reader};
 use crate::sae::Sae;
 use crate::session::SqlState;
 use crate::store::{Store, folder_sha256};
@@ -338,6 +338,9 @@ pub struct ImportOptions {
     pub corpus: String,
     /// Columns to read, in order; default for a new corpus: the only string column, or `text`.
     pub text_columns: Vec<String>,
+    /// Columns of the conversation in which a new corpus's texts are read, with who says each: the text columns (default:
+    /// the last of these) and what was said around them. Only the texts' own tokens count.
+    pub chat: Option<ChatColumns>,
     /// Column that identifies a document; default for a new corpus: none (source, row number and content do).
     pub key: Option<String>,
     /// Dictionaries for a new corpus; default: those in the catalog of its first reader, see [`Engine::encoder`].
@@ -369,6 +372,7 @@ impl ImportOptions {
             format: None,
             corpus: corpus.into(),
             text_columns: Vec::new(),
+            chat: None,
             key: None,
             dictionaries: Vec::new(),
             features: None,
@@ -410,6 +414,8 @@ pub struct ImportReport {
     pub n_set_aside: u64,
     /// Their places and reasons (the first thousand).
     pub set_aside: Vec<String>,
+    /// Documents that are stored without features because they could not be read; their `_error` says why.
+    pub n_unread: u64,
     /// Tokens read.
     pub n_tokens: u64,
     /// Documents in the corpus afterwards.

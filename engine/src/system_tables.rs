@@ -48,12 +48,14 @@ async fn corpora(picture: &Picture) -> Result<Columns> {
         versions.push(snapshot.version());
     }
     let created = corpora.iter().map(|corpus| Some(corpus.created_micros));
+    let chats: Vec<Option<String>> = corpora.iter().map(|corpus| Some(corpus.chat.as_ref()?.to_string())).collect();
     Ok(vec![
         ("name", strings(corpora.iter().map(|corpus| Some(corpus.name.as_str())))),
         ("documents", Arc::new(UInt64Array::from(documents))),
         ("version", Arc::new(UInt64Array::from(versions))),
         ("text_columns", lists(corpora.iter().map(|corpus| corpus.text_columns.as_slice()))),
         ("key", strings(corpora.iter().map(|corpus| corpus.key.as_deref()))),
+        ("chat", strings(chats.iter().map(Option::as_deref))),
         ("dictionaries", lists(corpora.iter().map(|corpus| corpus.dictionaries.as_slice()))),
         ("created_at", timestamps(created)),
     ])
@@ -76,21 +78,21 @@ fn saes(picture: &Picture) -> Columns {
     let layers = dictionaries.iter().map(|dictionary| u32::try_from(dictionary.layer).unwrap_or(u32::MAX));
     let store = &picture.engine.inner.store;
     let provenance: Vec<String> = dictionaries.iter().map(|dictionary| store.provenance(&dictionary.name)).collect();
-    let hidden = (0..dictionaries.len())
-        .map(|i| known.features().iter().filter(|feature| feature.dictionary == i && feature.hidden).count());
     // The catalog knows layers only; the dictionary itself says where in a layer it reads.
     let hook_of = |dictionary: &Dictionary| {
         store.sae_sha256(&dictionary.name)?;
         Some(Sae::hook_in(&store.sae_dir(&dictionary.name)).ok()?.to_string())
     };
     let hooks: Vec<Option<String>> = dictionaries.iter().map(hook_of).collect();
+    let hidden = (0..dictionaries.len())
+        .map(|i| known.features().iter().filter(|feature| feature.dictionary == i && feature.hidden).count());
     vec![
         ("name", strings(dictionaries.iter().map(|dictionary| Some(dictionary.name.as_str())))),
         ("reader", strings(dictionaries.iter().map(|dictionary| known_text(&dictionary.reader)))),
         ("layer", numbers(layers)),
+        ("hook", strings(hooks.iter().map(Option::as_deref))),
         ("level", strings(dictionaries.iter().map(|dictionary| Some(dictionary.level.as_str())))),
         ("first_feature_id", numbers(dictionaries.iter().map(|dictionary| dictionary.first_id))),
-        ("hook", strings(hooks.iter().map(Option::as_deref))),
         ("n_features", numbers(dictionaries.iter().map(|dictionary| dictionary.width))),
         ("n_hidden", numbers(hidden.map(|hidden| u32::try_from(hidden).unwrap_or(u32::MAX)))),
         ("provenance", strings(provenance.iter().map(|text| known_text(text)))),

@@ -7,6 +7,9 @@
 
 pub mod backfill;
 mod columnar;
+pub(crate) mod conversation;
+#[cfg(test)]
+mod conversation_tests;
 mod documents;
 #[cfg(test)]
 mod elsewhere_tests;
@@ -52,9 +55,6 @@ impl Engine {
         Box::pin(async move {
             let engine = self.clone();
             let news = progress.clone();
-            let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
-                let encoder = engine.encoder(dictionaries, news.as_ref())?;
-                let reader = encoder.reader();
             let existing = self.catalog().corpus(&options.corpus).cloned();
             let corpus = options.corpus.clone();
             // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
@@ -65,10 +65,10 @@ impl Engine {
                 _ => Vec::new(),
             };
             let exists = existing.is_some();
-                Ok(Encoding {
+            let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
                 let (now, others) = engine.by_first_reader(dictionaries);
                 let dictionaries: &[String] = if exists { &now } else { dictionaries };
-                    reader: Some(ReaderInfo::of(reader)),
+                let encoder = engine.encoder(dictionaries, news.as_ref())?;
                 if dictionaries.is_empty() && !others.is_empty() {
                     news.warn(&format!(
                         "read with '{}' ({}); for dictionaries of other readers ({}) name them: --sae {}",
@@ -78,6 +78,9 @@ impl Engine {
                         others[0]
                     ));
                 }
+                let reader = encoder.reader();
+                Ok(Encoding {
+                    reader: Some(ReaderInfo::of(reader)),
                     width: reader.width(),
                     dictionaries: encoder.saes().iter().map(|sae| sae.name().to_owned()).collect(),
                     encoder: Arc::new(encoder),
