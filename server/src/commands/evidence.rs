@@ -192,7 +192,9 @@ async fn stored_texts(
         })?;
         chat = Some((columns, template));
     }
-    let wanted: Vec<String> = wanted.iter().map(|text| format!("CAST({text} AS VARCHAR)")).collect();
+    // The text may be a column of the conversation as well.
+    let named = wanted.iter().enumerate().map(|(at, text)| format!("CAST({text} AS VARCHAR) AS column_{at}"));
+    let wanted: Vec<String> = named.collect();
     let statement =
         format!("SELECT CAST(n_tokens AS BIGINT UNSIGNED), {} FROM {}", wanted.join(", "), identifier(&corpus.name));
     let mut rows = engine.sql(&statement).await?;
