@@ -95,9 +95,9 @@ impl Engine {
         Box::pin(async move { self.inner.store.refresh().await })
     }
 
-    /// The reader with the named dictionaries; loads weights on first use. None named means those of the first reader (that
-    /// of the first dictionary with weights): texts cannot be encoded with dictionaries whose features were computed
-    /// elsewhere, and one pass reads with one reader.
+    /// The reader with the named dictionaries; loads weights on first use. None named means those of the first reader
+    /// (that of the first dictionary with weights): texts cannot be encoded with dictionaries whose features were
+    /// computed elsewhere, and one pass reads with one reader.
     ///
     /// # Errors
     /// As [`Reader::load`]; [`crate::ErrorKind::NotFound`] for an unknown dictionary, with the nearest name.
@@ -155,7 +155,8 @@ impl Engine {
         self.reader_of(&mut loaded, &name, progress)
     }
 
-    /// Of the named dictionaries, or of all with weights if none is named: those of the first one's reader, and the others.
+    /// Of the named dictionaries, or of all with weights if none is named: those of the first one's reader, and the
+    /// others.
     pub(crate) fn by_first_reader(&self, names: &[String]) -> (Vec<String>, Vec<String>) {
         let catalog = self.catalog();
         let known = catalog.features.dictionaries();
@@ -338,8 +339,8 @@ pub struct ImportOptions {
     pub corpus: String,
     /// Columns to read, in order; default for a new corpus: the only string column, or `text`.
     pub text_columns: Vec<String>,
-    /// Columns of the conversation in which a new corpus's texts are read, with who says each: the text columns (default:
-    /// the last of these) and what was said around them. Only the texts' own tokens count.
+    /// Columns of the conversation in which a new corpus's texts are read, with who says each: the text columns
+    /// (default: the last of these) and what was said around them. Only the texts' own tokens count.
     pub chat: Option<ChatColumns>,
     /// Column that identifies a document; default for a new corpus: none (source, row number and content do).
     pub key: Option<String>,

@@ -287,7 +287,8 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "COLUMN")]
     pub(crate) text: Vec<String>,
     /// Read the text in the conversation in which it was said, by the reader's chat template: who says which column, in
-    /// order. Only the tokens of --text count, which is the last column unless said otherwise. Remembered with the corpus
+    /// order. Only the tokens of --text count, which is the last column unless said otherwise. Remembered with the
+    /// corpus
     #[arg(long, value_name = "ROLE=COLUMN,...", value_parser = parse_chat)]
     pub(crate) chat: Option<ChatColumns>,
     /// Column that identifies a document [default: place in the source]

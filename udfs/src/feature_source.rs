@@ -17,8 +17,8 @@ pub enum DocumentColumn {
     DocId,
     /// `text`, `Utf8`: the text columns joined by a blank line; null where all are null.
     Text,
-    /// `conversation`, [`crate::scalar::conversation::CONVERSATION_TYPE`]: what is read around the text and with it; null
-    /// where it is read alone.
+    /// `conversation`, [`crate::scalar::conversation::CONVERSATION_TYPE`]: what is read around the text and with it;
+    /// null where it is read alone.
     Conversation,
     /// `ids`, `List<UInt32>`: ids of the present features of all dictionaries, ascending. The cheap way to count.
     Ids,
@@ -154,8 +154,8 @@ pub trait FeatureSource: Debug + Send + Sync + 'static {
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedText>>;
 
     /// Which of `features` fire on each token of `text`, for highlighting; others may be among them. It is read in the
-    /// `conversation` of which it is the last message (or the last ones, joined by a blank line), alone if there is none.
-    /// Of features of which no text can be read none fires.
+    /// `conversation` of which it is the last message (or the last ones, joined by a blank line), alone if there is
+    /// none. Of features of which no text can be read none fires.
     ///
     /// # Errors
     /// As [`Self::encode`]; if the text is not in the conversation, or the reader has none.

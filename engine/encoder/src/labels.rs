@@ -18,8 +18,9 @@ use crate::sae::survey::{LatentSurvey, OnWord, Survey};
 use crate::sae::texts::TextSource;
 use crate::sae::{LatentInfo, Sae};
 
-/// A label (or a description) on one line, of characters that can be seen. Names of tokens hold what the tokens hold: line
-/// breaks and tabs that stand in quotes, or alone, are written `\n` and `\t`; others are white space between words.
+/// A label (or a description) on one line, of characters that can be seen. Names of tokens hold what the tokens hold:
+/// line breaks and tabs that stand in quotes, or alone, are written `\n` and `\t`; others are white space between
+/// words.
 pub fn printable(label: &str) -> String {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '«' | '»' | '‹' | '›');
     let escaped = |text: &str| -> String {

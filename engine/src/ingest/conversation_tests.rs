@@ -1,5 +1,5 @@
-//! Texts that are read in their conversations: what reaches the encoder, what is remembered, what is refused. The encoder is
-//! a stand-in with a template; features of texts in conversations are tested where the encoder is.
+//! Texts that are read in their conversations: what reaches the encoder, what is remembered, what is refused. The
+//! encoder is a stand-in with a template; features of texts in conversations are tested where the encoder is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::reader::{ChatTemplate, Passage};
 use crate::schema;
 use crate::store::{AsOf, Store, testing};
 
-/// Knows two roles, of which the user speaks first. A document's number of sentences is the number of words that are read.
+/// Knows two roles, of which the user speaks first. A document's number of sentences is the number of words that are
+/// read.
 struct Chatty(ChatTemplate);
 
 impl Chatty {

@@ -57,17 +57,15 @@ impl Engine {
             let news = progress.clone();
             let existing = self.catalog().corpus(&options.corpus).cloned();
             let corpus = options.corpus.clone();
+            let splits = existing.is_some() && options.features.is_none() && options.embedding.is_none();
             // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
             let later = match &existing {
-                Some(corpus) if options.features.is_none() && options.embedding.is_none() => {
-                    self.by_first_reader(&corpus.dictionaries).1
-                }
+                Some(corpus) if splits => self.by_first_reader(&corpus.dictionaries).1,
                 _ => Vec::new(),
             };
-            let exists = existing.is_some();
             let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
                 let (now, others) = engine.by_first_reader(dictionaries);
-                let dictionaries: &[String] = if exists { &now } else { dictionaries };
+                let dictionaries: &[String] = if splits { &now } else { dictionaries };
                 let encoder = engine.encoder(dictionaries, news.as_ref())?;
                 if dictionaries.is_empty() && !others.is_empty() {
                     news.warn(&format!(

@@ -23,7 +23,8 @@ fn refused(sql: &str) -> String {
 
 #[test]
 fn import_with_every_option() {
-    let sql = "create corpus Answers from 'a b.jsonl' format jsonl text (output, \"Second Part\") chat (user = Prompt, assistant = 'output', user = \"Second Part\")
+    let sql = "create corpus Answers from 'a b.jsonl' format jsonl text (output, \"Second Part\")
+        chat (user = Prompt, assistant = 'output', user = \"Second Part\")
         key (id)
         using sae ('minilm-l4', other) rename (old as new) on conflict update on bad row set aside limit 5;";
     let Ok(Statement::Import(import)) = parse(sql) else { panic!("not an import") };

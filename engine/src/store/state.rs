@@ -166,8 +166,8 @@ impl State {
         Ok(())
     }
 
-    /// Notes in `meta` how corpora are read in conversations. There and not in their table, so that the layout is the same
-    /// for programs that know nothing of it.
+    /// Notes in `meta` how corpora are read in conversations. There and not in their table, so that the layout is the
+    /// same for programs that know nothing of it.
     pub(super) fn put_chats(&self, meta: &mut BTreeMap<String, String>) {
         meta.retain(|key, _| !key.starts_with(CHAT));
         let chats = self.corpora.iter().filter_map(|corpus| Some((&corpus.name, corpus.chat.as_ref()?)));

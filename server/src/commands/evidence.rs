@@ -171,8 +171,8 @@ fn corpus(engine: &Engine, name: &str) -> Result<Arc<CorpusInfo>> {
     })
 }
 
-/// Texts of the first documents of a corpus, up to `tokens` tokens unless that is 0, in the conversations in which `sae`'s
-/// reader read them.
+/// Texts of the first documents of a corpus, up to `tokens` tokens unless that is 0, in the conversations in which
+/// `sae`'s reader read them.
 async fn stored_texts(
     engine: &Engine,
     corpus: &CorpusInfo,

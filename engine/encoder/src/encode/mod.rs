@@ -164,8 +164,8 @@ impl Encoder {
         self.encode_passages(&passages)
     }
 
-    /// [`Self::encode`] of texts that may be read within conversations: what stands around a text is read with it, in the
-    /// reader's windows, and only the text's own tokens give features, embedding and counts.
+    /// [`Self::encode`] of texts that may be read within conversations: what stands around a text is read with it, in
+    /// the reader's windows, and only the text's own tokens give features, embedding and counts.
     ///
     /// # Errors
     /// As [`Self::encode`].

@@ -85,8 +85,9 @@ impl ChatColumns {
         self.columns.iter().filter_map(message).collect()
     }
 
-    /// One row as it is read with `template`: the text that its `text_columns` make together (joined by a blank line, those
-    /// without a value left out), within the conversation. `text_columns` are some of these columns, in their order.
+    /// One row as it is read with `template`: the text that its `text_columns` make together (joined by a blank line,
+    /// those without a value left out), within the conversation. `text_columns` are some of these columns, in their
+    /// order.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`] and [`ChatTemplate::passage`].
@@ -192,8 +193,8 @@ impl ChatTemplate {
     /// `text` within the conversation of which its last message is, or its last messages are (joined by a blank line).
     ///
     /// # Errors
-    /// As [`Self::render`]; [`ErrorKind::Data`] if `text` is not what is said there, or the template alters it, so that its
-    /// tokens cannot be told from others.
+    /// As [`Self::render`]; [`ErrorKind::Data`] if `text` is not what is said there, or the template alters it, so that
+    /// its tokens cannot be told from others.
     pub fn passage(&self, text: &str, messages: &[Message]) -> Result<Passage<'static>> {
         let (mut own, mut left) = (Vec::new(), Some(text));
         for (at, message) in messages.iter().enumerate().rev() {
@@ -235,11 +236,11 @@ impl ChatTemplate {
         Ok(Passage::within(text, whole, parts))
     }
 
-    /// Where a message stands in `whole`, and which of its bytes do: templates leave out white space at its ends, some also
-    /// what comes before `</think>`. `None` if it does not stand there word for word.
+    /// Where a message stands in `whole`, and which of its bytes do: templates leave out white space at its ends, some
+    /// also what comes before `</think>`. `None` if it does not stand there word for word.
     ///
-    /// The template is asked by letting it place something else: what is before and behind that is before and behind the
-    /// message too. A message is not looked for in the conversation, where others may say the same.
+    /// The template is asked by letting it place something else: what is before and behind that is before and behind
+    /// the message too. A message is not looked for in the conversation, where others may say the same.
     fn place_of(
         &self,
         whole: &str,

@@ -29,8 +29,8 @@ pub struct Token {
     pub begins_word: bool,
 }
 
-/// A text as it is read: alone, or within a longer one (a conversation) of which only the text's own tokens count. Places
-/// of tokens and sentences are places in the text, however it is read.
+/// A text as it is read: alone, or within a longer one (a conversation) of which only the text's own tokens count.
+/// Places of tokens and sentences are places in the text, however it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage<'a> {
     text: Cow<'a, str>,
@@ -259,8 +259,8 @@ pub(crate) fn tokenize(tokenizer: &Tokenizer, passage: &Passage<'_>, capacity: u
 }
 
 impl Part {
-    /// A token of the whole as one of the text: with its place there, cut where it reaches beyond this part. `None` if it
-    /// shows nothing of it.
+    /// A token of the whole as one of the text: with its place there, cut where it reaches beyond this part. `None` if
+    /// it shows nothing of it.
     fn token(&self, token: Token) -> Option<Token> {
         let (at, end) = (self.at as u32, (self.at + self.text.len()) as u32);
         let begins = token.start >= at;
