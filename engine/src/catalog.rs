@@ -12,6 +12,8 @@ use saequel_udfs::{Concept, FeatureCatalog, FeatureId};
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
+use crate::labels::printable;
+use crate::reader::ChatColumns;
 use crate::store::{FeatureRow, NewDictionary};
 
 /// A corpus as the catalog knows it.
@@ -21,6 +23,8 @@ pub struct CorpusInfo {
     pub name: String,
     /// Columns that are read, in order.
     pub text_columns: Vec<String>,
+    /// The conversation in which they are read, if they are read in one.
+    pub chat: Option<ChatColumns>,
     /// Column that identifies a document; `doc_id` is made from it, if `None` from source, row number and content.
     pub key: Option<String>,
     /// The user's own columns with their types (text and metadata), without what saequel adds.
@@ -176,7 +180,7 @@ impl Engine {
             let guard = store.write("changing labels").await?;
             let wanted: BTreeMap<u32, &NewLabel> = labels.iter().map(|label| (label.feature_id, label)).collect();
             for (id, new) in &wanted {
-                if new.label.trim().is_empty() {
+                if printable(&new.label).is_empty() {
                     return Err(Error::new(ErrorKind::Query, format!("the label of feature {id} is empty")));
                 }
                 for (name, score) in [("detection", new.detection), ("score", new.score)] {
@@ -326,7 +330,7 @@ impl Engine {
 /// Gives a feature a label; whether anything changed.
 fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
     let (feature, detail) = (&mut row.feature, &mut row.detail);
-    let label = new.label.trim();
+    let label = printable(&new.label);
     let description = new.description.as_deref().map_or(feature.description.as_str(), str::trim);
     let same_name = feature.label == label && feature.label_source == source && feature.description == description;
     let measured = (new.detection, new.evidence_version);
@@ -337,7 +341,7 @@ fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
     }
     if !same_name {
         feature.description = description.to_owned();
-        feature.label = label.to_owned();
+        feature.label = label;
         feature.label_source = source.to_owned();
         feature.label_score = None;
         (detail.detection, detail.evidence_version) = (None, None);

@@ -15,7 +15,7 @@ use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::options::EngineOptions;
 use crate::progress::Progress;
-use crate::reader::Reader;
+use crate::reader::{ChatColumns, Reader};
 use crate::sae::Sae;
 use crate::session::SqlState;
 use crate::store::{Store, folder_sha256};
@@ -95,8 +95,9 @@ impl Engine {
         Box::pin(async move { self.inner.store.refresh().await })
     }
 
-    /// The reader with the named dictionaries; loads weights on first use. None named means all of the catalog's that have
-    /// weights: texts cannot be encoded with those whose features were computed elsewhere.
+    /// The reader with the named dictionaries; loads weights on first use. None named means those of the first reader
+    /// (that of the first dictionary with weights): texts cannot be encoded with dictionaries whose features were
+    /// computed elsewhere, and one pass reads with one reader.
     ///
     /// # Errors
     /// As [`Reader::load`]; [`crate::ErrorKind::NotFound`] for an unknown dictionary, with the nearest name.
@@ -109,7 +110,8 @@ impl Engine {
             if let (Some(first), true) = (known.first(), with_weights.is_empty()) {
                 return Err(no_weights(&first.name));
             }
-            with_weights
+            let reader = with_weights.first().map(|first| first.reader.as_str());
+            with_weights.into_iter().filter(|other| Some(other.reader.as_str()) == reader).collect()
         } else {
             let find = |name: &String| {
                 known.iter().find(|dictionary| dictionary.name == *name).ok_or_else(|| {
@@ -151,6 +153,21 @@ impl Engine {
         let name = self.first_reader_name();
         let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         self.reader_of(&mut loaded, &name, progress)
+    }
+
+    /// Of the named dictionaries, or of all with weights if none is named: those of the first one's reader, and the
+    /// others.
+    pub(crate) fn by_first_reader(&self, names: &[String]) -> (Vec<String>, Vec<String>) {
+        let catalog = self.catalog();
+        let known = catalog.features.dictionaries();
+        let reader_of = |name: &String| known.iter().find(|found| found.name == *name).map(|found| &found.reader);
+        let with_weights = |name: &String| self.inner.store.sae_sha256(name).is_some();
+        let names: Vec<String> = match names {
+            [] => known.iter().map(|found| found.name.clone()).filter(with_weights).collect(),
+            _ => names.to_vec(),
+        };
+        let first = names.first().and_then(reader_of);
+        names.iter().cloned().partition(|name| reader_of(name) == first)
     }
 
     /// Name of [`Self::first_reader`].
@@ -322,9 +339,12 @@ pub struct ImportOptions {
     pub corpus: String,
     /// Columns to read, in order; default for a new corpus: the only string column, or `text`.
     pub text_columns: Vec<String>,
+    /// Columns of the conversation in which a new corpus's texts are read, with who says each: the text columns
+    /// (default: the last of these) and what was said around them. Only the texts' own tokens count.
+    pub chat: Option<ChatColumns>,
     /// Column that identifies a document; default for a new corpus: none (source, row number and content do).
     pub key: Option<String>,
-    /// Dictionaries for a new corpus; default: all in the catalog.
+    /// Dictionaries for a new corpus; default: those in the catalog of its first reader, see [`Engine::encoder`].
     pub dictionaries: Vec<String>,
     /// Features that were computed elsewhere. A new corpus with them is read by no reader, unless `dictionaries` are named.
     pub features: Option<GivenFeatures>,
@@ -353,6 +373,7 @@ impl ImportOptions {
             format: None,
             corpus: corpus.into(),
             text_columns: Vec::new(),
+            chat: None,
             key: None,
             dictionaries: Vec::new(),
             features: None,
@@ -394,6 +415,8 @@ pub struct ImportReport {
     pub n_set_aside: u64,
     /// Their places and reasons (the first thousand).
     pub set_aside: Vec<String>,
+    /// Documents that are stored without features because they could not be read; their `_error` says why.
+    pub n_unread: u64,
     /// Tokens read.
     pub n_tokens: u64,
     /// Documents in the corpus afterwards.

@@ -1,5 +1,6 @@
 //! What functions reach of the database: sets of documents, the reader, the words.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -13,20 +14,22 @@ use datafusion::functions::core::expr_ext::FieldAccessor;
 use datafusion::logical_expr::{Expr, LogicalPlan, cast};
 use datafusion::physical_plan::{ExecutionPlanProperties, SendableRecordBatchStream};
 use saequel_udfs::features::FEATURES_TYPE;
+use saequel_udfs::scalar::conversation::no_conversation;
 use saequel_udfs::{
-    DocumentColumn, EncodedText, FeatureCatalog, FeatureHit, FeatureId, FeatureSource, LabelEmbeddings, TokenFeatures,
-    WordHit,
+    DocumentColumn, EncodedText, FeatureCatalog, FeatureHit, FeatureId, FeatureSource, LabelEmbeddings, Said,
+    TokenFeatures, WordHit,
 };
 
 use crate::caller::Caller;
-use crate::encoder::{EncodedDocument, Encoder};
+use crate::encoder::{EncodedDocument, EncodedToken, Encoder};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::join_features::{JOIN_FEATURES, JOIN_IDS};
 use crate::namespace::Viewer;
 use crate::picture::Picture;
 use crate::progress::Silent;
-use crate::schema::{DOC_ID, EMBEDDING, TEXT, sql};
+use crate::reader::Message;
+use crate::schema::{CONVERSATION, DOC_ID, EMBEDDING, TEXT, sql};
 use crate::session;
 use crate::statements::set::{DocumentSet, is_in};
 
@@ -41,9 +44,9 @@ impl EngineSource {
         Self { picture }
     }
 
-    /// The reader with all dictionaries, and the first feature id of each.
-    fn encoder(&self) -> Result<(Encoder, Vec<FeatureId>)> {
-        let encoder = self.picture.engine.encoder(&[], &Silent)?;
+    /// The first reader with its dictionaries, or that of the named ones, and the first feature id of each.
+    fn encoder(&self, dictionaries: &[String]) -> Result<(Encoder, Vec<FeatureId>)> {
+        let encoder = self.picture.engine.encoder(dictionaries, &Silent)?;
         let known = self.picture.catalog.features.dictionaries();
         let first_ids = encoder
             .saes()
@@ -55,6 +58,52 @@ impl EngineSource {
             })
             .collect::<Result<_>>()?;
         Ok((encoder, first_ids))
+    }
+
+    /// The dictionaries of features, those with weights, by reader.
+    fn dictionaries_of(&self, features: &[FeatureId]) -> BTreeMap<String, Vec<String>> {
+        let catalog = &self.picture.catalog.features;
+        let store = &self.picture.engine.inner.store;
+        let mut by_reader: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for feature in features.iter().filter_map(|id| catalog.feature(*id)) {
+            let Some(dictionary) = catalog.dictionaries().get(feature.dictionary) else { continue };
+            let names = by_reader.entry(dictionary.reader.clone()).or_default();
+            if !names.contains(&dictionary.name) && store.sae_sha256(&dictionary.name).is_some() {
+                names.push(dictionary.name.clone());
+            }
+        }
+        by_reader.retain(|_, names| !names.is_empty());
+        by_reader
+    }
+
+    /// Features of dictionaries of one reader, token by token.
+    fn tokens(&self, text: &str, conversation: &[Said], dictionaries: &[String]) -> Result<Vec<TokenFeatures>> {
+        let (encoder, first_ids) = self.encoder(dictionaries)?;
+        let tokens = if conversation.is_empty() {
+            encoder.tokens(text)?
+        } else {
+            let reader = encoder.reader();
+            let template = reader.chat_template().ok_or_else(|| {
+                let message = format!(
+                    "reader '{}' has no chat template, so it cannot read a text in its conversation; leave the conversation \
+                     away",
+                    reader.name()
+                );
+                Error::new(ErrorKind::Query, message)
+            })?;
+            let message = |said: &Said| Message { role: said.role.clone(), content: said.content.clone() };
+            let messages: Vec<Message> = conversation.iter().map(message).collect();
+            encoder.tokens_of(&template.passage(text, &messages)?)?
+        };
+        let token = |token: EncodedToken| {
+            let of = |(latents, first): (&Vec<(u32, f32)>, &FeatureId)| {
+                latents.iter().map(|&(latent, value)| (first + latent, value)).collect::<Vec<_>>()
+            };
+            let mut features: Vec<(FeatureId, f32)> = token.latents.iter().zip(&first_ids).flat_map(of).collect();
+            features.sort_unstable_by_key(|(id, _)| *id);
+            TokenFeatures { start: token.start, end: token.end, features }
+        };
+        Ok(tokens.into_iter().map(token).collect())
     }
 
     /// The documents of a set with `columns`, in that order.
@@ -179,6 +228,9 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
     Ok(match column {
         DocumentColumn::DocId => typed(needed(&[DOC_ID], "tells documents apart")?, DataType::Utf8).alias("doc_id"),
         DocumentColumn::Text => typed(needed(&[TEXT, "text"], "holds what was read")?, DataType::Utf8).alias("text"),
+        DocumentColumn::Conversation => {
+            find(CONVERSATION).map_or_else(no_conversation, |(expr, _)| expr).alias("conversation")
+        }
         DocumentColumn::Ids => {
             let ids: Vec<Expr> = features()?.into_iter().map(|value| value.field("ids")).collect();
             match ids.as_slice() {
@@ -212,7 +264,7 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
             let Some((expr, _)) = find(name).or_else(|| find(&lower)) else {
                 let schema = frame.schema();
                 let names = schema.fields().iter().map(|field| field.name().as_str());
-                let names = names.filter(|name| ![TEXT, EMBEDDING].contains(name));
+                let names = names.filter(|name| ![TEXT, CONVERSATION, EMBEDDING].contains(name));
                 let message = format!("column '{name}' not found{}", did_you_mean(name, names));
                 return Err(Error::new(ErrorKind::Query, message));
             };
@@ -253,27 +305,29 @@ impl FeatureSource for EngineSource {
     }
 
     fn encode(&self, texts: &[&str]) -> DFResult<Vec<EncodedText>> {
-        let (encoder, first_ids) = self.encoder()?;
+        let (encoder, first_ids) = self.encoder(&[])?;
         let documents = encoder.encode(texts).map_err(Error::from)?;
         Ok(documents.into_iter().map(|document| encoded_text(document, &first_ids)).collect())
     }
 
-    fn token_features(&self, text: &str) -> DFResult<Vec<TokenFeatures>> {
-        let (encoder, first_ids) = self.encoder()?;
-        let tokens = encoder.tokens(text).map_err(Error::from)?;
-        Ok(tokens
-            .into_iter()
-            .map(|token| {
-                let mut features: Vec<(FeatureId, f32)> = token
-                    .latents
-                    .iter()
-                    .zip(&first_ids)
-                    .flat_map(|(latents, first)| latents.iter().map(move |&(latent, value)| (first + latent, value)))
-                    .collect();
-                features.sort_unstable_by_key(|(id, _)| *id);
-                TokenFeatures { start: token.start, end: token.end, features }
-            })
-            .collect())
+    fn token_features(
+        &self,
+        text: &str,
+        conversation: &[Said],
+        features: &[FeatureId],
+    ) -> DFResult<Vec<TokenFeatures>> {
+        let by_reader = self.dictionaries_of(features);
+        let mut tokens = Vec::new();
+        for names in by_reader.values() {
+            tokens.extend(self.tokens(text, conversation, names)?);
+        }
+        if by_reader.len() > 1 {
+            // Readers cut a text differently: a token that shows nothing must not stand before one that does.
+            let fires = |token: &TokenFeatures| token.features.iter().any(|(id, _)| features.contains(id));
+            tokens.retain(fires);
+            tokens.sort_by_key(|token| (token.start, token.end));
+        }
+        Ok(tokens)
     }
 
     fn label_embeddings(&self) -> DFResult<Arc<LabelEmbeddings>> {

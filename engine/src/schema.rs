@@ -20,6 +20,8 @@ pub const N_SPANS: &str = "_n_spans";
 pub const ERROR: &str = "_error";
 /// Not stored: the text columns joined by a blank line, in sets of documents that functions see.
 pub const TEXT: &str = "_text";
+/// Not stored: what is said up to the text and with it, beside [`TEXT`] of corpora that are read in conversations.
+pub const CONVERSATION: &str = "_conversation";
 
 /// Lance's own column of the version in which a row was last written, `UInt64`.
 pub const ROW_VERSION: &str = "_row_last_updated_at_version";
@@ -111,6 +113,7 @@ pub fn reserved(column: &str) -> Option<&'static str> {
         N_SPANS,
         ERROR,
         TEXT,
+        CONVERSATION,
         sql::FEATURES,
         sql::N_TOKENS,
         sql::N_SPANS,

@@ -9,9 +9,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::error::Result;
-use saequel_udfs::{Feature, Level};
+use saequel_udfs::{Dictionary, Feature, Level};
 
 use crate::picture::Picture;
+use crate::sae::Sae;
 use crate::store::AsOf;
 
 /// Tables of the schema.
@@ -47,12 +48,14 @@ async fn corpora(picture: &Picture) -> Result<Columns> {
         versions.push(snapshot.version());
     }
     let created = corpora.iter().map(|corpus| Some(corpus.created_micros));
+    let chats: Vec<Option<String>> = corpora.iter().map(|corpus| Some(corpus.chat.as_ref()?.to_string())).collect();
     Ok(vec![
         ("name", strings(corpora.iter().map(|corpus| Some(corpus.name.as_str())))),
         ("documents", Arc::new(UInt64Array::from(documents))),
         ("version", Arc::new(UInt64Array::from(versions))),
         ("text_columns", lists(corpora.iter().map(|corpus| corpus.text_columns.as_slice()))),
         ("key", strings(corpora.iter().map(|corpus| corpus.key.as_deref()))),
+        ("chat", strings(chats.iter().map(Option::as_deref))),
         ("dictionaries", lists(corpora.iter().map(|corpus| corpus.dictionaries.as_slice()))),
         ("created_at", timestamps(created)),
     ])
@@ -75,12 +78,19 @@ fn saes(picture: &Picture) -> Columns {
     let layers = dictionaries.iter().map(|dictionary| u32::try_from(dictionary.layer).unwrap_or(u32::MAX));
     let store = &picture.engine.inner.store;
     let provenance: Vec<String> = dictionaries.iter().map(|dictionary| store.provenance(&dictionary.name)).collect();
+    // The catalog knows layers only; the dictionary itself says where in a layer it reads.
+    let hook_of = |dictionary: &Dictionary| {
+        store.sae_sha256(&dictionary.name)?;
+        Some(Sae::hook_in(&store.sae_dir(&dictionary.name)).ok()?.to_string())
+    };
+    let hooks: Vec<Option<String>> = dictionaries.iter().map(hook_of).collect();
     let hidden = (0..dictionaries.len())
         .map(|i| known.features().iter().filter(|feature| feature.dictionary == i && feature.hidden).count());
     vec![
         ("name", strings(dictionaries.iter().map(|dictionary| Some(dictionary.name.as_str())))),
         ("reader", strings(dictionaries.iter().map(|dictionary| known_text(&dictionary.reader)))),
         ("layer", numbers(layers)),
+        ("hook", strings(hooks.iter().map(Option::as_deref))),
         ("level", strings(dictionaries.iter().map(|dictionary| Some(dictionary.level.as_str())))),
         ("first_feature_id", numbers(dictionaries.iter().map(|dictionary| dictionary.first_id))),
         ("n_features", numbers(dictionaries.iter().map(|dictionary| dictionary.width))),

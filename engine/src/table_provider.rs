@@ -30,11 +30,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::sql::TableReference;
 use saequel_udfs::features::{ACTIVATIONS_TYPE, FEATURES_TYPE, IDS_TYPE};
+use saequel_udfs::scalar::conversation::conversation_udf;
 
 use crate::join_features::{JOIN_IDS, join_features};
 
 use crate::namespace::{STORED, Viewer};
-use crate::schema::{DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, TEXT};
+use crate::schema::{CONVERSATION, DOC_ID, EMBEDDING, N_SPANS, N_TOKENS, TEXT};
 use crate::schema::{activations_column, explained_column, fvu_column, ids_column, is_added, sql};
 use crate::store::Snapshot;
 
@@ -242,6 +243,13 @@ impl CorpusView {
         if viewer == Viewer::Function {
             exprs.extend(stored(EMBEDDING));
             exprs.push(joined_text(&schema, &info.text_columns)?.alias(TEXT));
+            if let Some(chat) = &info.chat {
+                let mut said = Vec::with_capacity(2 * chat.columns.len());
+                for (role, column) in &chat.columns {
+                    said.extend([lit(role.as_str()), text_column(&schema, column)?]);
+                }
+                exprs.push(CONVERSATION_OF.call(said).alias(CONVERSATION));
+            }
         }
         let plan = StoredTable::scan_plan(name, &snapshot)?.project(exprs)?.build()?;
         Ok(Self(ViewTable::new(plan, None)))
@@ -257,11 +265,7 @@ pub(crate) fn shown_column(what: &str, position: usize, dictionary: &str) -> Str
 fn joined_text(schema: &SchemaRef, columns: &[String]) -> Result<Expr> {
     let mut texts = Vec::new();
     for name in columns {
-        let text = match schema.field_with_name(name)?.data_type() {
-            DataType::Utf8 => col(name),
-            _ => datafusion::logical_expr::cast(col(name), DataType::Utf8),
-        };
-        texts.push(text);
+        texts.push(text_column(schema, name)?);
     }
     match texts.as_slice() {
         [] => Ok(lit(ScalarValue::Utf8(None))),
@@ -276,6 +280,17 @@ fn joined_text(schema: &SchemaRef, columns: &[String]) -> Result<Expr> {
         }
     }
 }
+
+/// A column as text.
+fn text_column(schema: &SchemaRef, name: &str) -> Result<Expr> {
+    Ok(match schema.field_with_name(name)?.data_type() {
+        DataType::Utf8 => col(name),
+        _ => datafusion::logical_expr::cast(col(name), DataType::Utf8),
+    })
+}
+
+/// See [`saequel_udfs::scalar::conversation`].
+static CONVERSATION_OF: LazyLock<ScalarUDF> = LazyLock::new(conversation_udf);
 
 /// A column by its exact name.
 fn col(name: &str) -> Expr {

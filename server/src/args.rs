@@ -6,6 +6,7 @@ mod library;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use saequel_engine::reader::ChatColumns;
 use saequel_engine::sae::Level;
 
 pub(crate) use label::LabelFeaturesArgs;
@@ -185,6 +186,7 @@ Examples:
   saequel import answers.jsonl --corpus answers --text output --key doc_id
   saequel import reviews.csv.gz --corpus reviews --text title --text body --limit 1000
   saequel import notes/ --corpus notes
+  saequel import chats.jsonl --corpus chats --chat user=prompt,assistant=answer --sae gemma-it-l12
   zcat big.jsonl.gz | saequel import - --corpus big --text text --key id --file-format jsonl
   saequel import c.parquet --corpus c --features ids --activations acts    features that were computed elsewhere";
 
@@ -284,6 +286,11 @@ pub(crate) struct ImportArgs {
     /// Column to read; several times for several columns [default: the only text column, or `text`]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) text: Vec<String>,
+    /// Read the text in the conversation in which it was said, by the reader's chat template: who says which column, in
+    /// order. Only the tokens of --text count, which is the last column unless said otherwise. Remembered with the
+    /// corpus
+    #[arg(long, value_name = "ROLE=COLUMN,...", value_parser = parse_chat)]
+    pub(crate) chat: Option<ChatColumns>,
     /// Column that identifies a document [default: place in the source]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) key: Option<String>,
@@ -302,7 +309,7 @@ pub(crate) struct ImportArgs {
     /// Give a column another name; several times for several columns
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
     pub(crate) rename: Vec<(String, String)>,
-    /// Dictionary for a new corpus; several times for several [default: all of the database]
+    /// Dictionary for a new corpus; several times for several [default: those of the database's first reader]
     #[arg(long, value_name = "NAME")]
     pub(crate) sae: Vec<String>,
     /// Column with features that were computed elsewhere: for each document a list of their numbers, from 0. No model reads
@@ -732,6 +739,10 @@ pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     };
     let bytes = number * unit;
     if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as usize) } else { Err(wrong()) }
+}
+
+fn parse_chat(text: &str) -> Result<ChatColumns, String> {
+    text.parse().map_err(|error: saequel_engine::EncoderError| error.message().to_owned())
 }
 
 fn parse_rename(text: &str) -> Result<(String, String), String> {

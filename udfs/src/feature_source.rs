@@ -17,6 +17,9 @@ pub enum DocumentColumn {
     DocId,
     /// `text`, `Utf8`: the text columns joined by a blank line; null where all are null.
     Text,
+    /// `conversation`, [`crate::scalar::conversation::CONVERSATION_TYPE`]: what is read around the text and with it;
+    /// null where it is read alone.
+    Conversation,
     /// `ids`, `List<UInt32>`: ids of the present features of all dictionaries, ascending. The cheap way to count.
     Ids,
     /// `features`, [`crate::features::FEATURES_TYPE`]: ids and activations of all dictionaries, ascending by id.
@@ -38,6 +41,15 @@ pub struct EncodedText {
     pub activations: Vec<f32>,
     /// Mean of the last hidden states, L2-normalised; all zero for a text without a token.
     pub embedding: Vec<f32>,
+}
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Who speaks: `user`, `assistant`, ...
+    pub role: String,
+    /// What is said.
+    pub content: String,
 }
 
 /// One token of a text with the features that fire on it.
@@ -141,11 +153,13 @@ pub trait FeatureSource: Debug + Send + Sync + 'static {
     /// If the reader's weights cannot be had.
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedText>>;
 
-    /// Features token by token, for highlighting.
+    /// Which of `features` fire on each token of `text`, for highlighting; others may be among them. It is read in the
+    /// `conversation` of which it is the last message (or the last ones, joined by a blank line), alone if there is
+    /// none. Of features of which no text can be read none fires.
     ///
     /// # Errors
-    /// As [`Self::encode`].
-    fn token_features(&self, text: &str) -> Result<Vec<TokenFeatures>>;
+    /// As [`Self::encode`]; if the text is not in the conversation, or the reader has none.
+    fn token_features(&self, text: &str, conversation: &[Said], features: &[FeatureId]) -> Result<Vec<TokenFeatures>>;
 
     /// Embeddings of the labels, computed on first use and kept. Blocks.
     ///

@@ -19,7 +19,7 @@ pub mod unnest_keys;
 
 pub use catalog::{Concept, Dictionary, Feature, FeatureCatalog, FeatureRef, FeatureSelection, Level};
 pub use feature_source::{
-    DocumentColumn, EncodedText, FeatureHit, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit,
+    DocumentColumn, EncodedText, FeatureHit, FeatureSource, LabelEmbeddings, Said, TokenFeatures, WordHit,
 };
 pub use features::{FeatureId, FeaturesBuilder, FeaturesView, IdsView};
 pub use memory_source::MemorySource;

@@ -24,8 +24,11 @@ use half::f16;
 use crate::SharedSource;
 use crate::args::did_you_mean;
 use crate::catalog::{Concept, Dictionary, Feature, FeatureCatalog, Level};
-use crate::feature_source::{DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, TokenFeatures, WordHit};
+use crate::feature_source::{
+    DocumentColumn, EncodedText, FeatureSource, LabelEmbeddings, Said, TokenFeatures, WordHit,
+};
 use crate::features::{FeatureId, FeaturesBuilder};
+use crate::scalar::conversation::no_conversation;
 
 /// Length of the embeddings it makes.
 pub const EMBEDDING_WIDTH: usize = 64;
@@ -227,6 +230,7 @@ impl FeatureSource for MemorySource {
             .map(|column| match column {
                 DocumentColumn::DocId => ident("doc_id"),
                 DocumentColumn::Text => ident("text"),
+                DocumentColumn::Conversation => no_conversation().alias("conversation"),
                 DocumentColumn::Ids => get_field(ident("features"), "ids").alias("ids"),
                 DocumentColumn::Features => ident("features"),
                 DocumentColumn::Embedding => ident("embedding"),
@@ -263,7 +267,12 @@ impl FeatureSource for MemorySource {
         Ok(texts.iter().map(|text| self.encode_one(text)).collect())
     }
 
-    fn token_features(&self, text: &str) -> Result<Vec<TokenFeatures>> {
+    fn token_features(
+        &self,
+        text: &str,
+        _conversation: &[Said],
+        _features: &[FeatureId],
+    ) -> Result<Vec<TokenFeatures>> {
         let token = |(start, word): (usize, &str)| {
             let mut features = (self.inner.rule)(&word.to_lowercase());
             features.sort_by_key(|(id, _)| *id);
@@ -353,7 +362,7 @@ mod tests {
 
     #[test]
     fn tokens_carry_their_place() {
-        let tokens = source().token_features("Oh, sorry").unwrap();
+        let tokens = source().token_features("Oh, sorry", &[], &[]).unwrap();
         assert_eq!((tokens[1].start, tokens[1].end, tokens[1].features.as_slice()), (4, 9, [(0, 1.0)].as_slice()));
     }
 }

@@ -14,7 +14,7 @@ use crate::labels::{Candidate, Namer, is_template};
 use crate::level::Level;
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
-use crate::reader::Reader;
+use crate::reader::{Passage, Reader};
 use crate::sae::context::{Example, Excerpt, WordSet};
 use crate::sae::harvest::{Harvest, Tap};
 use crate::sae::random::Random;
@@ -122,8 +122,8 @@ pub enum EvidenceTexts {
         /// Column (field) with the text.
         column: String,
     },
-    /// Texts in memory.
-    Memory(Vec<String>),
+    /// Texts in memory, perhaps within conversations.
+    Memory(Vec<Passage<'static>>),
     /// The folder of hidden states that a training left ([`crate::sae::TrainOptions::work_dir`]): no text is read again.
     Harvest(PathBuf),
 }
@@ -217,7 +217,15 @@ pub fn collect_of(sae: &Sae, options: &EvidenceOptions, progress: &dyn Progress)
     };
     let survey = match &options.texts {
         EvidenceTexts::Files { paths, column } => read(survey, TextSource::open(paths, column, Survey::TURN)?)?,
-        EvidenceTexts::Memory(texts) => read(survey, TextSource::of(texts.clone(), Survey::TURN))?,
+        EvidenceTexts::Memory(texts) => {
+            let reader = Reader::load(sae.reader(), &options.reader_options, progress)?;
+            let mut turns = texts.chunks(Survey::TURN);
+            let some = |turn: &[Passage<'static>]| {
+                turn.iter().filter(|passage| !passage.text().trim().is_empty()).cloned().collect::<Vec<_>>()
+            };
+            let mut next = || Ok(turns.next().map(some));
+            survey.read_passages(sae, &reader, &mut next, options.tokens, progress)?
+        }
         EvidenceTexts::Harvest(dir) => {
             let hook = Tap::new(sae.hook(), sae.level());
             let harvest = Harvest::open(dir, sae.reader(), hook, options.tokens)?;
@@ -490,7 +498,7 @@ mod tests {
         let options = EvidenceOptions {
             latents: vec![apology.latent],
             reader_options: ReaderOptions { threads: 2, ..ReaderOptions::default() },
-            ..EvidenceOptions::new(EvidenceTexts::Memory(texts()))
+            ..EvidenceOptions::new(EvidenceTexts::Memory(texts().into_iter().map(Passage::from).collect()))
         };
         let found = collect_of(&sae, &options, &Silent).unwrap();
         let [feature] = found.as_slice() else { panic!("{} features", found.len()) };

@@ -18,6 +18,34 @@ use crate::sae::survey::{LatentSurvey, OnWord, Survey};
 use crate::sae::texts::TextSource;
 use crate::sae::{LatentInfo, Sae};
 
+/// A label (or a description) on one line, of characters that can be seen. Names of tokens hold what the tokens hold:
+/// line breaks and tabs that stand in quotes, or alone, are written `\n` and `\t`; others are white space between
+/// words.
+pub fn printable(label: &str) -> String {
+    let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '«' | '»' | '‹' | '›');
+    let escaped = |text: &str| -> String {
+        text.chars().filter(|c| c.is_control()).map(|c| c.escape_default().to_string()).collect()
+    };
+    let mut rest = label.trim();
+    if rest.is_empty() {
+        return escaped(label);
+    }
+    let mut shown = String::with_capacity(rest.len());
+    while let Some(first) = rest.chars().next() {
+        let blank = rest.len() - rest.trim_start().len();
+        let (this, behind) = rest.split_at(blank.max(first.len_utf8()));
+        let named = shown.ends_with(is_quote) || behind.starts_with(is_quote);
+        match (blank > 0, first.is_control()) {
+            (true, _) if named && this.contains(char::is_control) => shown.push_str(&escaped(this)),
+            (true, _) => shown.push(' '),
+            (false, true) => shown.extend(first.escape_default()),
+            (false, false) => shown.push(first),
+        }
+        rest = behind;
+    }
+    shown
+}
+
 /// What to label, from which texts.
 #[derive(Debug, Clone)]
 pub struct LabelOptions {

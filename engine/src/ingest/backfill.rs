@@ -18,11 +18,12 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use saequel_udfs::FeatureId;
 
-use super::documents::{Encoded, feature_columns, reader_columns, texts};
+use super::conversation::{Conversations, readings};
+use super::documents::{Encoded, feature_columns, reader_columns};
 use super::import::{blocking, first_ids};
-use super::pipeline::{Encode, encode_texts};
+use super::pipeline::{Encode, encode_readings};
 use super::sync::WordsSync;
-use crate::catalog::ReaderInfo;
+use crate::catalog::{CorpusInfo, ReaderInfo};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::progress::Progress;
@@ -74,8 +75,8 @@ impl Engine {
             let guard = store.write(&format!("adding dictionaries to '{corpus}'")).await?;
             let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
             let (engine, names, news) = (self.clone(), dictionaries.to_vec(), progress.clone());
-            let (stored, has_text) = (snapshot.schema(), !snapshot.info.text_columns.is_empty());
-            let (work, reader) = blocking(move || work(&engine, &names, &stored, has_text, news.as_ref())).await?;
+            let (stored, info) = (snapshot.schema(), snapshot.info.clone());
+            let (work, reader) = blocking(move || work(&engine, &names, &stored, &info, news.as_ref())).await?;
             if let Some(reader) = reader {
                 store.put_reader(&guard, reader).await?;
             }
@@ -138,8 +139,8 @@ impl Engine {
 /// What features are made of.
 #[derive(Clone)]
 pub(super) enum Work {
-    /// Texts, by a reader with the dictionaries.
-    Texts { encoder: Arc<dyn Encode>, width: usize },
+    /// Texts, by a reader with the dictionaries, in their conversations if the corpus has some.
+    Texts { encoder: Arc<dyn Encode>, width: usize, chat: Option<Conversations> },
     /// Stored embeddings.
     Embeddings(Vec<Arc<Sae>>),
 }
@@ -149,7 +150,7 @@ fn work(
     engine: &Engine,
     dictionaries: &[String],
     stored: &SchemaRef,
-    has_text: bool,
+    corpus: &CorpusInfo,
     progress: &dyn Progress,
 ) -> Result<(Work, Option<ReaderInfo>)> {
     let saes = dictionaries.iter().map(|name| engine.sae(name)).collect::<Result<Vec<_>>>()?;
@@ -161,7 +162,7 @@ fn work(
     if saes.iter().all(from_embedding) {
         return Ok((Work::Embeddings(saes), None));
     }
-    if !has_text {
+    if corpus.text_columns.is_empty() {
         let message = format!(
             "the corpus has no text that dictionary '{}' could be encoded from; its features were computed elsewhere",
             dictionaries.join("', '")
@@ -171,7 +172,8 @@ fn work(
     let encoder = engine.encoder(dictionaries, progress)?;
     let info = ReaderInfo::of(encoder.reader());
     let width = encoder.reader().width();
-    Ok((Work::Texts { encoder: Arc::new(encoder), width }, Some(info)))
+    let chat = corpus.chat.as_ref().map(|columns| Conversations::new(columns, &corpus.text_columns, &encoder));
+    Ok((Work::Texts { encoder: Arc::new(encoder), width, chat: chat.transpose()? }, Some(info)))
 }
 
 /// A backfill of one corpus.
@@ -292,7 +294,9 @@ impl Backfill<'_> {
             Work::Texts { .. } => [text_columns.as_slice(), &[schema::ERROR.to_owned()]].concat(),
             Work::Embeddings(_) => vec![schema::EMBEDDING.to_owned()],
         };
-        read.dedup();
+        if let Work::Texts { chat: Some(chat), .. } = &self.work {
+            read.extend(chat.columns().filter(|column| !text_columns.contains(column)).cloned());
+        }
         let mut batches = self.store.read_fragment(self.corpus, gap.fragment, &read, done).await?;
         while let Some(batch) = batches.next().await {
             let (batch, alive) = batch?;
@@ -364,7 +368,7 @@ impl Part {
     /// The columns that are to be stored, for every row; null in deleted ones.
     fn encode(&self, work: &Work, stored: &SchemaRef) -> Result<RecordBatch> {
         let mut made = match work {
-            Work::Texts { encoder, width } => self.encode_texts(encoder.as_ref(), *width)?,
+            Work::Texts { encoder, width, chat } => self.encode_texts(encoder.as_ref(), *width, chat.as_ref())?,
             Work::Embeddings(saes) => self.encode_embeddings(saes)?,
         };
         let arrays = self.columns.iter().map(|name| {
@@ -380,15 +384,15 @@ impl Part {
             .map_err(|error| Error::new(ErrorKind::Internal, "columns do not fit the corpus").with_source(error))
     }
 
-    fn encode_texts(&self, encoder: &dyn Encode, width: usize) -> Result<Vec<(String, ArrayRef)>> {
-        let found = texts(&self.batch, &self.text_columns);
-        let alive: Vec<&str> = found
-            .iter()
-            .zip(&self.alive)
-            .filter(|(_, alive)| **alive)
-            .map(|(text, _)| text.as_deref().unwrap_or_default())
-            .collect();
-        let mut encoded = encode_texts(&alive, &self.place, encoder)?.into_iter();
+    fn encode_texts(
+        &self,
+        encoder: &dyn Encode,
+        width: usize,
+        chat: Option<&Conversations>,
+    ) -> Result<Vec<(String, ArrayRef)>> {
+        let found = readings(&self.batch, &self.text_columns, chat).into_iter().zip(&self.alive);
+        let alive: Vec<_> = found.filter(|(_, alive)| **alive).map(|(reading, _)| reading).collect();
+        let mut encoded = encode_readings(&alive, &self.place, encoder)?.into_iter();
         let gone = || Err("deleted".to_owned());
         let rows: Vec<Encoded> =
             self.alive.iter().map(|alive| if *alive { encoded.next().unwrap_or_else(gone) } else { gone() }).collect();

@@ -12,6 +12,7 @@ use saequel_udfs::FeatureId;
 
 use crate::encoder::{EncodedDocument, SparseFeatures};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::JOINED_BY;
 use crate::schema;
 
 /// What the reader found in a document, or why it could not be read.
@@ -25,7 +26,7 @@ pub(crate) fn texts(batch: &RecordBatch, text_columns: &[String]) -> Vec<Option<
         .collect();
     let row = |row: usize| {
         let parts: Vec<&str> = columns.iter().filter(|c| c.is_valid(row)).map(|column| column.value(row)).collect();
-        (!parts.is_empty()).then(|| parts.join("\n\n"))
+        (!parts.is_empty()).then(|| parts.join(JOINED_BY))
     };
     (0..batch.num_rows()).map(row).collect()
 }

@@ -259,6 +259,7 @@ async fn a_dictionary_that_comes_later_fills_every_document_once() {
         work: Work::Texts {
             encoder: Arc::new(WordLengths { fail_after, ..WordLengths::default() }),
             width: crate::store::testing::WIDTH,
+            chat: None,
         },
         progress: Arc::new(Silent),
     };

@@ -23,6 +23,7 @@ use super::source::cannot_open;
 use super::typed::Wanted;
 use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
+use crate::labels::printable;
 use crate::progress::Progress;
 use crate::sae::{LatentInfo, Sae};
 use crate::schema;
@@ -487,12 +488,12 @@ pub(super) fn latents(width: u32, labels: Option<&Path>) -> Result<Vec<LatentInf
             value => value.as_u64(),
         });
         let number = number.ok_or_else(|| wrong("expected the number of a feature in 'latent'".to_owned()))?;
-        let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::trim).unwrap_or_default().to_owned();
+        let text = |name: &str| row.get(name).and_then(Value::as_str).map(printable).unwrap_or_default();
         let Some(latent) = usize::try_from(number).ok().and_then(|number| latents.get_mut(number)) else {
             return Err(wrong(format!("feature {number} does not exist: there are {width}, numbered from 0")));
         };
         if let Ok(whole) = serde_json::from_value::<LatentInfo>(Value::Object(row.clone())) {
-            *latent = whole;
+            *latent = LatentInfo { label: printable(&whole.label), ..whole };
             continue;
         }
         let label = text("label");

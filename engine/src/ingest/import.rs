@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use saequel_encoder::Precision;
 use saequel_udfs::FeatureId;
 
+use super::conversation::Conversations;
 use super::documents::{Encoded, encoded_columns, stored_batch};
 use super::given::{Given, GivenColumns, GivenEmbedding, found_embedding_width, found_width, latents, provenance};
 use super::matrix;
@@ -35,6 +36,8 @@ const COMMIT_AFTER: Duration = Duration::from_secs(30);
 const COMMIT_BYTES: usize = 64 << 20;
 /// Places of rows set aside that a report names.
 const SET_ASIDE_NAMED: usize = 1000;
+/// Documents that could not be read of which a warning tells.
+const UNREAD_NAMED: usize = 20;
 /// Fragments from which on they are joined after an import, if they have fewer rows than [`FRAGMENT_ROWS`] in the mean.
 const MANY_FRAGMENTS: u64 = 32;
 /// See [`MANY_FRAGMENTS`].
@@ -100,6 +103,12 @@ pub(super) async fn import(
         Some(wanted) => Some(blocking(move || encoding(&wanted)).await?),
         None => None,
     };
+    let chat = match (&roles.chat, &encoding) {
+        (Some(columns), Some(encoding)) => {
+            Some(Conversations::new(columns, &roles.text_columns, encoding.encoder.as_ref())?)
+        }
+        _ => None,
+    };
     let mut given = Given::default();
     if let Some(features) = &options.features {
         let made = GivenImport { options: &options, given: features, parts: &parts };
@@ -129,6 +138,7 @@ pub(super) async fn import(
             name: options.corpus.clone(),
             text_columns: roles.text_columns.clone(),
             key: roles.key.clone(),
+            chat: roles.chat.clone(),
             columns: first_columns(&first, &roles, &options),
             dictionaries,
             added,
@@ -143,7 +153,7 @@ pub(super) async fn import(
     let corpus = options.corpus.clone();
     let precision = encoding.as_ref().map_or(Precision::F32, |encoding| encoding.encoder.precision());
     // Boxed: the future is large, and so is the type that the compiler has to look through.
-    let source = Source { first, others, roles, given };
+    let source = Source { first, others, roles, given, chat };
     let result = Box::pin(run(store, &guard, options, progress, encoding, source, begin)).await;
     let (state, detail) = match &result {
         Ok(report) if precision == Precision::F32 => ("done", summary(report)),
@@ -168,6 +178,9 @@ fn summary(report: &ImportReport) -> String {
     }
     if report.n_set_aside > 0 {
         parts.push(format!("{} rows set aside", report.n_set_aside));
+    }
+    if report.n_unread > 0 {
+        parts.push(format!("{} documents that could not be read", report.n_unread));
     }
     parts.join(", ")
 }
@@ -341,6 +354,7 @@ struct Source {
     others: Vec<Part>,
     roles: Roles,
     given: Given,
+    chat: Option<Conversations>,
 }
 
 async fn run(
@@ -349,7 +363,7 @@ async fn run(
     options: ImportOptions,
     progress: Arc<dyn Progress>,
     encoding: Option<Encoding>,
-    Source { first, others, roles, given }: Source,
+    Source { first, others, roles, given, chat }: Source,
     begin: Instant,
 ) -> Result<ImportReport> {
     let snapshot = store.snapshot(&options.corpus, AsOf::Latest).await?;
@@ -393,7 +407,7 @@ async fn run(
     let corpus = snapshot.info.clone();
     let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
     let given_dictionary = given.features.as_ref().map(|given| given.dictionary.clone());
-    let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes };
+    let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes, chat };
     let mut messages = start(reading, encoder, stop.clone())?;
     loop {
         if progress.cancelled() {
@@ -417,6 +431,12 @@ async fn run(
                 let room = SET_ASIDE_NAMED.saturating_sub(writer.report.set_aside.len());
                 for place in chunk.set_aside.iter().take(room) {
                     progress.warn(&format!("set aside: {place}"));
+                }
+                let room = UNREAD_NAMED.saturating_sub(writer.report.n_unread as usize);
+                let unread =
+                    chunk.doc_ids.iter().zip(&encoded).filter_map(|(id, found)| Some((id, found.as_ref().err()?)));
+                for (doc_id, reason) in unread.take(room) {
+                    progress.warn(&format!("document '{doc_id}' could not be read and has no features: {reason}"));
                 }
                 writer.take(chunk, encoded).await?;
                 writer.commit_if_due(&mut words).await?;
@@ -514,6 +534,7 @@ impl Writer<'_> {
         if chunk.doc_ids.is_empty() {
             return Ok(());
         }
+        report.n_unread += encoded.iter().filter(|document| document.is_err()).count() as u64;
         report.n_tokens += encoded.iter().flatten().map(|document| u64::from(document.n_tokens)).sum::<u64>();
         self.add_new_columns(&chunk.columns.schema()).await?;
         let mut found = chunk.given;

@@ -7,6 +7,9 @@
 
 pub mod backfill;
 mod columnar;
+pub(crate) mod conversation;
+#[cfg(test)]
+mod conversation_tests;
 mod documents;
 #[cfg(test)]
 mod elsewhere_tests;
@@ -52,8 +55,27 @@ impl Engine {
         Box::pin(async move {
             let engine = self.clone();
             let news = progress.clone();
+            let existing = self.catalog().corpus(&options.corpus).cloned();
+            let corpus = options.corpus.clone();
+            let splits = existing.is_some() && options.features.is_none() && options.embedding.is_none();
+            // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
+            let later = match &existing {
+                Some(corpus) if splits => self.by_first_reader(&corpus.dictionaries).1,
+                _ => Vec::new(),
+            };
             let encoding: Encodings = Box::new(move |dictionaries: &[String]| {
+                let (now, others) = engine.by_first_reader(dictionaries);
+                let dictionaries: &[String] = if splits { &now } else { dictionaries };
                 let encoder = engine.encoder(dictionaries, news.as_ref())?;
+                if dictionaries.is_empty() && !others.is_empty() {
+                    news.warn(&format!(
+                        "read with '{}' ({}); for dictionaries of other readers ({}) name them: --sae {}",
+                        encoder.reader().name(),
+                        now.join(", "),
+                        others.join(", "),
+                        others[0]
+                    ));
+                }
                 let reader = encoder.reader();
                 Ok(Encoding {
                     reader: Some(ReaderInfo::of(reader)),
@@ -63,7 +85,11 @@ impl Engine {
                 })
             });
             let saes = |name: &str| self.sae(name);
-            import::import(&self.inner.store, options, progress, encoding, &saes).await
+            let mut report = import::import(&self.inner.store, options, progress.clone(), encoding, &saes).await?;
+            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later).await?.is_empty() {
+                report.seconds += self.add_to_corpus(&corpus, &later, progress).await?.seconds;
+            }
+            Ok(report)
         })
     }
 

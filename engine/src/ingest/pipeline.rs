@@ -16,7 +16,8 @@ use saequel_encoder::Precision;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::documents::{Encoded, texts};
+use super::conversation::{Conversations, Read, readings};
+use super::documents::Encoded;
 use super::given::{Given, hash_lists};
 use super::read::{Opened, Part, Roles, check_column, open, roles, wanted};
 use super::typed::Rows;
@@ -24,6 +25,7 @@ use crate::catalog::CorpusInfo;
 use crate::encoder::{EncodedDocument, Encoder};
 use crate::engine::{ImportOptions, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::{ChatTemplate, Passage};
 use crate::store::hex;
 
 /// Longest `doc_id`, bytes.
@@ -36,6 +38,16 @@ pub(crate) trait Encode: Send + Sync + 'static {
     /// See [`Encoder::encode`].
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>>;
 
+    /// See [`Encoder::encode_passages`]; a stand-in reads the texts alone.
+    fn encode_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<EncodedDocument>> {
+        self.encode(&passages.iter().map(Passage::text).collect::<Vec<_>>())
+    }
+
+    /// Name of the reader, and how conversations become text, if it was made for them.
+    fn chat(&self) -> (&str, Option<&ChatTemplate>) {
+        ("", None)
+    }
+
     /// Numbers in which it multiplies.
     fn precision(&self) -> Precision {
         Precision::F32
@@ -45,6 +57,14 @@ pub(crate) trait Encode: Send + Sync + 'static {
 impl Encode for Encoder {
     fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
         Ok(Encoder::encode(self, texts)?)
+    }
+
+    fn encode_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<EncodedDocument>> {
+        Ok(Encoder::encode_passages(self, passages)?)
+    }
+
+    fn chat(&self) -> (&str, Option<&ChatTemplate>) {
+        (self.reader().name(), self.reader().chat_template())
     }
 
     fn precision(&self) -> Precision {
@@ -77,8 +97,8 @@ pub(super) struct Chunk {
     /// Stored columns that the source has ready.
     pub(super) given: Vec<(String, ArrayRef)>,
     pub(super) doc_ids: Vec<String>,
-    /// Texts to be read, none if there is no encoder; `None` where all text columns are null.
-    pub(super) texts: Vec<Option<String>>,
+    /// What is to be read, nothing if there is no encoder.
+    pub(super) readings: Vec<Read>,
     /// Whether one of them replaces a document of the corpus or of this source.
     pub(super) replaces: bool,
     /// Rows read for this chunk, those left out included.
@@ -112,6 +132,8 @@ pub(super) struct Reading {
     pub(super) given: Given,
     /// Whether texts go to an encoder.
     pub(super) encodes: bool,
+    /// The conversations in which they are read.
+    pub(super) chat: Option<Conversations>,
 }
 
 /// Starts reading and encoding. The threads end when the receiver is dropped, when `stop` is set, or at the end.
@@ -151,7 +173,7 @@ fn encode_all(
         let message = match chunk {
             Ok(Some(mut chunk)) => match encoder.map_or(Ok(Vec::new()), |encoder| encode_chunk(&chunk, encoder)) {
                 Ok(encoded) => {
-                    chunk.texts.shrink_to_fit();
+                    chunk.readings = Vec::new();
                     Message::Chunk(chunk, encoded)
                 }
                 Err(error) => Message::Failed(error),
@@ -166,33 +188,43 @@ fn encode_all(
 }
 
 fn encode_chunk(chunk: &Chunk, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
-    let texts: Vec<&str> = chunk.texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
-    encode_texts(&texts, &chunk.place, encoder)
+    encode_readings(&chunk.readings, &chunk.place, encoder)
+}
+
+/// Encodes what is read of the documents of `place`; what cannot be read stays the reason why.
+pub(super) fn encode_readings(readings: &[Read], place: &str, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
+    let passages: Vec<Passage<'_>> = readings.iter().flatten().cloned().collect();
+    let mut encoded = encode_passages(&passages, place, encoder)?.into_iter();
+    let of = |reading: &Read| match reading {
+        Ok(_) => encoded.next().unwrap_or_else(|| Err("the encoder gave no answer".to_owned())),
+        Err(reason) => Err(reason.clone()),
+    };
+    Ok(readings.iter().map(of).collect())
 }
 
 /// Encodes the texts of `place`. If that fails, each is tried alone: the failure belongs to one of them.
-pub(super) fn encode_texts(texts: &[&str], place: &str, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
-    if texts.is_empty() {
+fn encode_passages(passages: &[Passage<'_>], place: &str, encoder: &dyn Encode) -> Result<Vec<Encoded>> {
+    if passages.is_empty() {
         return Ok(Vec::new());
     }
-    let encode = |texts: &[&str]| {
-        let encoded = catch_unwind(AssertUnwindSafe(|| encoder.encode(texts)));
+    let encode = |passages: &[Passage<'_>]| {
+        let encoded = catch_unwind(AssertUnwindSafe(|| encoder.encode_passages(passages)));
         encoded.unwrap_or_else(|panic| Err(panicked("encoding", panic.as_ref())))
     };
-    let whole = match encode(texts) {
+    let whole = match encode(passages) {
         Ok(documents) => return Ok(documents.into_iter().map(Ok).collect()),
         Err(error) => error,
     };
-    let mut encoded = Vec::with_capacity(texts.len());
-    for text in texts {
-        encoded.push(match encode(&[*text]) {
+    let mut encoded = Vec::with_capacity(passages.len());
+    for passage in passages {
+        encoded.push(match encode(std::slice::from_ref(passage)) {
             Ok(mut documents) if documents.len() == 1 => Ok(documents.remove(0)),
             Ok(_) => Err("the encoder gave no answer".to_owned()),
             Err(error) => Err(error.to_string()),
         });
     }
     // If no text can be encoded, not even this one, it is not the texts.
-    if encoded.iter().all(Result::is_err) && encode(&["a"]).is_err() {
+    if encoded.iter().all(Result::is_err) && encode(&[Passage::from("a")]).is_err() {
         return Err(whole.context(place));
     }
     Ok(encoded)
@@ -375,11 +407,14 @@ impl Reading {
                 self.known.entry(field.name().clone()).or_insert_with(|| field.data_type().clone());
             }
         }
-        let texts = if self.encodes { texts(&columns, &self.roles.text_columns) } else { Vec::new() };
+        let readings = match self.encodes {
+            true => readings(&columns, &self.roles.text_columns, self.chat.as_ref()),
+            false => Vec::new(),
+        };
         let (first, last) = (rows.rows.first().unwrap_or(&0), rows.rows.last().unwrap_or(&0));
         let place = format!("{}, rows {first} to {last}", self.first.name);
         let set_aside = std::mem::take(set_aside);
-        Ok(Chunk { place, columns, given, doc_ids, texts, replaces, read, skipped, set_aside })
+        Ok(Chunk { place, columns, given, doc_ids, readings, replaces, read, skipped, set_aside })
     }
 
     fn key(&self, key: Option<&str>, row: u64) -> Result<String> {

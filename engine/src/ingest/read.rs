@@ -14,6 +14,7 @@ use super::typed::{Inferred, RowSource, Wanted};
 use crate::catalog::CorpusInfo;
 use crate::engine::{GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result, nearest};
+use crate::reader::ChatColumns;
 use crate::schema;
 
 /// A file (or standard input, or a folder of texts) that is to be read.
@@ -146,6 +147,17 @@ fn open_texts(part: &Part, name: String, options: &ImportOptions) -> Result<Open
 pub(super) struct Roles {
     pub(super) text_columns: Vec<String>,
     pub(super) key: Option<String>,
+    /// The conversation in which the text is read.
+    pub(super) chat: Option<ChatColumns>,
+}
+
+impl Roles {
+    /// Columns that hold text: what is read, and the rest of the conversation.
+    fn texts(&self) -> Vec<String> {
+        let others = self.chat.iter().flat_map(|chat| &chat.columns).map(|(_, column)| column);
+        let others = others.filter(|column| !self.text_columns.contains(column));
+        self.text_columns.iter().chain(others).cloned().collect()
+    }
 }
 
 /// What the columns of a source are for, by what the user asked and what the corpus has already.
@@ -167,6 +179,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
         for (what, asked, has) in [
             ("text columns", options.text_columns.join(", "), corpus.text_columns.join(", ")),
             ("key", options.key.clone().unwrap_or_default(), corpus.key.clone().unwrap_or_default()),
+            ("conversation", written(options.chat.as_ref()), written(corpus.chat.as_ref())),
         ] {
             if !asked.is_empty() && asked != has {
                 let has = if has.is_empty() { "none".to_owned() } else { format!("'{has}'") };
@@ -179,8 +192,16 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
             }
         }
     }
+    let chat = match corpus {
+        Some(corpus) => corpus.chat.clone(),
+        None => options.chat.clone(),
+    };
     let text_columns = match corpus {
         Some(corpus) => corpus.text_columns.clone(),
+        // The last to speak is read in the light of what was said before.
+        None if options.text_columns.is_empty() && chat.is_some() => {
+            chat.iter().filter_map(|chat| chat.columns.last()).map(|(_, column)| column.clone()).collect()
+        }
         // Nothing has to be read where features are given; a metadata column is not taken for a text.
         None if options.text_columns.is_empty() && options.reads_nothing() => {
             columns.iter().filter(|(column, _)| column == "text").map(|(column, _)| column.clone()).collect()
@@ -199,6 +220,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
         .iter()
         .map(|column| ("text column", "--text", column))
         .chain(key.iter().map(|k| ("key", "--key", k)))
+        .chain(chat.iter().flat_map(|chat| &chat.columns).map(|(_, column)| ("conversation", "--chat", column)))
     {
         if !named(column) {
             let way_out = match corpus {
@@ -213,10 +235,39 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     if let Some(twice) = text_columns.iter().enumerate().find(|(at, c)| text_columns[..*at].contains(c)) {
         return Err(Error::new(ErrorKind::Query, format!("the text column '{}' is named twice", twice.1)));
     }
+    if let Some(chat) = &chat {
+        check_conversation(chat, &text_columns, options)?;
+    }
     for (column, _) in columns.iter().filter(|(column, _)| !options.takes(column)) {
         check_column(name, column, key.as_deref())?;
     }
-    Ok(Roles { text_columns, key })
+    Ok(Roles { text_columns, key, chat })
+}
+
+/// A conversation as it is written; nothing without one.
+fn written(chat: Option<&ChatColumns>) -> String {
+    chat.map(ToString::to_string).unwrap_or_default()
+}
+
+/// That what is read is a part of the conversation, in its order.
+fn check_conversation(chat: &ChatColumns, text_columns: &[String], options: &ImportOptions) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::Query, message));
+    if options.chat.is_some() && options.reads_nothing() {
+        return refuse("--chat is about how texts are read, but what these mean was computed elsewhere".to_owned());
+    }
+    let place = |text: &String| chat.columns.iter().position(|(_, column)| column == text);
+    let places: Vec<Option<usize>> = text_columns.iter().map(place).collect();
+    if let Some((text, _)) = text_columns.iter().zip(&places).find(|(_, place)| place.is_none()) {
+        return refuse(format!(
+            "the text column '{text}' is not in the conversation {chat}: say whose message it is, for example \
+             {chat},assistant={text}"
+        ));
+    }
+    if !places.is_sorted() {
+        let texts = text_columns.join(", ");
+        return refuse(format!("the text columns {texts} stand in another order than in the conversation {chat}"));
+    }
+    Ok(())
 }
 
 /// Columns that a message lists.
@@ -280,9 +331,10 @@ fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&st
 pub(super) fn first_columns(opened: &Opened, roles: &Roles, options: &ImportOptions) -> Vec<Field> {
     let columns = opened.rows.columns().into_iter();
     let columns = columns.filter(|(name, _)| name != schema::DOC_ID && !options.takes(name));
+    let texts = roles.texts();
     columns
         .filter_map(|(name, data_type)| {
-            let data_type = if roles.text_columns.contains(&name) { Some(DataType::Utf8) } else { data_type };
+            let data_type = if texts.contains(&name) { Some(DataType::Utf8) } else { data_type };
             Some(Field::new(name, data_type?, true))
         })
         .collect()
@@ -290,5 +342,5 @@ pub(super) fn first_columns(opened: &Opened, roles: &Roles, options: &ImportOpti
 
 /// What a source has to know of the corpus.
 pub(super) fn wanted(roles: &Roles, known: &HashMap<String, DataType>) -> Wanted {
-    Wanted { text_columns: roles.text_columns.clone(), key: roles.key.clone(), known: known.clone() }
+    Wanted { text_columns: roles.texts(), key: roles.key.clone(), known: known.clone() }
 }

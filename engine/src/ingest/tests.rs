@@ -75,7 +75,7 @@ pub(super) async fn run(store: &Store, options: ImportOptions) -> Result<ImportR
     run_with(store, options, WordLengths::default()).await
 }
 
-async fn run_with(store: &Store, options: ImportOptions, encoder: impl Encode) -> Result<ImportReport> {
+pub(super) async fn run_with(store: &Store, options: ImportOptions, encoder: impl Encode) -> Result<ImportReport> {
     let encoder = Arc::new(encoder);
     let dictionaries = vec!["lengths".to_owned()];
     let encoding = Encoding { encoder, width: testing::WIDTH, dictionaries, reader: None };

@@ -17,7 +17,8 @@
 //! COMPACT name [KEEP VERSIONS n DAYS]
 //!
 //! feature:        a number, a name, or a label in quotes
-//! import-options: [FORMAT name] [TEXT (column, ...)] [KEY (column)] [USING SAE (dictionary, ...)]
+//! import-options: [FORMAT name] [TEXT (column, ...)] [CHAT (role = column, ...)] [KEY (column)]
+//!                 [USING SAE (dictionary, ...)]
 //!                 [FEATURES (column [, activations]) [DICTIONARY name] [WIDTH n] [LABELS 'file'] [LEVEL name]
 //!                 [THRESHOLD x]]
 //!                 [RENAME (old AS new, ...)] [ON CONFLICT SKIP|UPDATE|FAIL] [ON BAD ROW FAIL|SET ASIDE] [LIMIT n]
@@ -31,6 +32,7 @@ use super::rewrite::{plain_name, string};
 use super::{Import, Statement, is_word, syntax};
 use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::ChatColumns;
 use crate::sae::Level;
 
 /// Versions younger than this are kept by `COMPACT`: seven days.
@@ -218,6 +220,15 @@ impl Grammar<'_, '_> {
                 import.format = Some(self.name_or_text("a format")?.to_lowercase());
             } else if self.words(&["text"]) {
                 import.text_columns = self.list(|grammar| grammar.name_or_text("a column"))?;
+            } else if self.words(&["chat"]) {
+                let columns = self.list(|grammar| {
+                    let role = grammar.name_or_text("a role such as user")?;
+                    if !grammar.0.consume_token(&Token::Eq) {
+                        return grammar.expected("= and the column that holds what is said");
+                    }
+                    Ok((role, grammar.name_or_text("a column")?))
+                })?;
+                import.chat = Some(ChatColumns::new(columns)?);
             } else if self.words(&["key"]) {
                 let mut columns = self.list(|grammar| grammar.name_or_text("a column"))?;
                 if columns.len() > 1 {
@@ -292,8 +303,9 @@ impl Grammar<'_, '_> {
         }
         match self.0.peek_token().token {
             Token::EOF | Token::SemiColon => Ok(import),
-            _ => self
-                .expected("FORMAT, TEXT, KEY, USING SAE, FEATURES, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end"),
+            _ => self.expected(
+                "FORMAT, TEXT, CHAT, KEY, USING SAE, FEATURES, RENAME, ON CONFLICT, ON BAD ROW, LIMIT or the end",
+            ),
         }
     }
 

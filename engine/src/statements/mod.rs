@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whi
 use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
+use crate::reader::ChatColumns;
 pub use depth::with_stack;
 use walk::{Node, walk};
 
@@ -69,6 +70,7 @@ pub(crate) struct Import {
     pub(crate) file: String,
     pub(crate) format: Option<String>,
     pub(crate) text_columns: Vec<String>,
+    pub(crate) chat: Option<ChatColumns>,
     pub(crate) key: Option<String>,
     pub(crate) dictionaries: Vec<String>,
     pub(crate) features: Option<GivenFeatures>,

@@ -145,6 +145,7 @@ impl Engine {
         let options = ImportOptions {
             format: import.format,
             text_columns: import.text_columns,
+            chat: import.chat,
             key: import.key,
             dictionaries: import.dictionaries,
             features,
@@ -252,6 +253,10 @@ impl Engine {
             };
             if info.text_columns.iter().any(|text| text == column) {
                 "text: is read".to_owned()
+            } else if let Some(chat) = &info.chat
+                && let Some((role, _)) = chat.columns.iter().find(|(_, other)| other == column)
+            {
+                format!("what the {role} says: is read around the text")
             } else if column == DOC_ID {
                 match &info.key {
                     Some(key) => format!("identity, from {key}"),

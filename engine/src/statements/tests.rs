@@ -23,7 +23,9 @@ fn refused(sql: &str) -> String {
 
 #[test]
 fn import_with_every_option() {
-    let sql = "create corpus Answers from 'a b.jsonl' format jsonl text (output, \"Second Part\") key (id)
+    let sql = "create corpus Answers from 'a b.jsonl' format jsonl text (output, \"Second Part\")
+        chat (user = Prompt, assistant = 'output', user = \"Second Part\")
+        key (id)
         using sae ('minilm-l4', other) rename (old as new) on conflict update on bad row set aside limit 5;";
     let Ok(Statement::Import(import)) = parse(sql) else { panic!("not an import") };
     let expected = Import {
@@ -33,6 +35,7 @@ fn import_with_every_option() {
         file: "a b.jsonl".into(),
         format: Some("jsonl".into()),
         text_columns: vec!["output".into(), "Second Part".into()],
+        chat: Some("user=prompt,assistant=output,user=Second Part".parse().unwrap()),
         key: Some("id".into()),
         dictionaries: vec!["minilm-l4".into(), "other".into()],
         rename: vec![("old".into(), "new".into())],
@@ -50,6 +53,8 @@ fn import_with_every_option() {
 fn what_is_wrong_with_an_import_is_told() {
     assert_eq!(refused("import into a"), "expected FROM, got the end");
     assert_eq!(refused("import into a from b"), "line 1, column 20: expected a file in quotes, got 'b'");
+    assert!(refused("import into a from 'b' chat (user prompt)").contains("expected = and the column"));
+    assert!(refused("import into a from 'b' chat (user = x, assistant = x)").contains("'x' is named twice"));
     assert!(refused("import into a from 'b' key (x, y)").contains("one column after KEY"));
     assert!(refused("import into a from 'b' on conflict explode").contains("SKIP, UPDATE or FAIL"));
     assert!(refused("import into a from 'b' colour blue").contains("ON BAD ROW, LIMIT or the end, got 'colour'"));

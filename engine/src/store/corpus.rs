@@ -25,6 +25,7 @@ use super::table::uri;
 use super::{Snapshot, Store, WriteGuard, now_micros};
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::namespace::ACTIVATIONS_SUFFIX;
+use crate::reader::ChatColumns;
 use crate::schema;
 
 /// Rows of a fragment after compaction: large enough for fast scans, small enough for encoding again by fragment.
@@ -62,6 +63,7 @@ pub(crate) struct NewCorpus {
     pub(crate) name: String,
     pub(crate) text_columns: Vec<String>,
     pub(crate) key: Option<String>,
+    pub(crate) chat: Option<ChatColumns>,
     /// The user's columns.
     pub(crate) columns: Vec<Field>,
     pub(crate) dictionaries: Vec<String>,
@@ -135,6 +137,7 @@ impl Store {
             name: new.name,
             text_columns: new.text_columns,
             key: new.key,
+            chat: new.chat,
             dictionaries: new.dictionaries,
             created_micros: now_micros(),
         };

@@ -210,6 +210,7 @@ pub(super) async fn load(dir: &Path, tables: &TableDir, before: Option<&Picture>
         })?;
         state.take_table(name, &table)?;
     }
+    state.take_chats(&meta)?;
     Ok(Picture::new(meta, meta_table, state, before))
 }
 
@@ -236,6 +237,7 @@ async fn commit(
         let written = tables.write(name, state.to_batch(name)?).await?;
         meta.insert(format!("table:{name}"), written.version_id().to_string());
     }
+    state.put_chats(&mut meta);
     commit_meta(tables, meta).await
 }
 

@@ -255,6 +255,7 @@ impl Store {
                 name: row.name.clone(),
                 text_columns: row.text_columns.clone(),
                 key: row.key.clone(),
+                chat: row.chat.clone(),
                 columns,
                 dictionaries: row.dictionaries.clone(),
                 created_micros: row.created_micros,

@@ -94,6 +94,7 @@ impl Snapshot {
             name: row.name,
             text_columns: row.text_columns,
             key: row.key,
+            chat: row.chat,
             dictionaries: row.dictionaries.into_iter().filter(has).collect(),
             created_micros: row.created_micros,
         };

@@ -2,7 +2,7 @@
 //!
 //! | table | rows | columns |
 //! |---|---|---|
-//! | `meta` | one per key | `key`, `value`: `schema_version`, `generation`, `written_by`, and `table:<name>`, the version of each other table |
+//! | `meta` | one per key | `key`, `value`: `schema_version`, `generation`, `written_by`, `table:<name>`, the version of each other table, and `chat:<corpus>`, the conversation in which its texts are read, if they are read in one |
 //! | `corpora` | one per corpus | `name`, `text_columns`, `key`, `dictionaries`, `created_micros` |
 //! | `readers` | one per reader | `name`, `n_layers`, `width`, `context`, `sha256` |
 //! | `saes` | one per dictionary | `name`, `reader`, `layer`, `level`, `first_id`, `width`, `sha256`, `added_micros`, `provenance` (JSON) |
@@ -13,6 +13,7 @@
 //! A change writes the tables it touches and then `meta`, whose commit is the moment of the change: readers open each
 //! table at the version that `meta` names, so that they see all of a change or nothing of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -23,6 +24,7 @@ use saequel_udfs::{Concept, Dictionary, Feature, FeatureCatalog, Level};
 use super::table::{Table, batch, optional, string_lists};
 use crate::catalog::{FeatureDetail, JobInfo, ReaderInfo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::ChatColumns;
 
 /// A corpus as the catalog stores it; its columns are in its dataset.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct CorpusRow {
     pub(crate) name: String,
     pub(crate) text_columns: Vec<String>,
     pub(crate) key: Option<String>,
+    /// Kept in `meta`.
+    pub(crate) chat: Option<ChatColumns>,
     pub(crate) dictionaries: Vec<String>,
     pub(crate) created_micros: i64,
 }
@@ -66,6 +70,9 @@ pub(crate) struct State {
 
 /// Names of the tables beside `meta`.
 pub(super) const TABLES: [&str; 6] = ["corpora", "readers", "saes", "features", "concepts", "jobs"];
+
+/// Begins the keys of `meta` under which conversations of corpora stand.
+const CHAT: &str = "chat:";
 
 /// Jobs that are remembered.
 pub(super) const JOBS_KEPT: usize = 1000;
@@ -159,6 +166,26 @@ impl State {
         Ok(())
     }
 
+    /// Notes in `meta` how corpora are read in conversations. There and not in their table, so that the layout is the
+    /// same for programs that know nothing of it.
+    pub(super) fn put_chats(&self, meta: &mut BTreeMap<String, String>) {
+        meta.retain(|key, _| !key.starts_with(CHAT));
+        let chats = self.corpora.iter().filter_map(|corpus| Some((&corpus.name, corpus.chat.as_ref()?)));
+        meta.extend(chats.map(|(name, chat)| (format!("{CHAT}{name}"), chat.to_string())));
+    }
+
+    /// Takes what [`Self::put_chats`] noted.
+    pub(super) fn take_chats(&mut self, meta: &BTreeMap<String, String>) -> Result<()> {
+        for corpus in &mut self.corpora {
+            let chat = meta.get(&format!("{CHAT}{}", corpus.name)).map(|text| text.parse()).transpose();
+            corpus.chat = chat.map_err(|error: saequel_encoder::Error| {
+                let message = format!("catalog table 'meta', corpus '{}': {}", corpus.name, error.message());
+                Error::new(ErrorKind::Corrupt, message)
+            })?;
+        }
+        Ok(())
+    }
+
     /// What functions look names up in. Features of a dictionary that is not there are left out.
     pub(super) fn feature_catalog(&self) -> (FeatureCatalog, Vec<FeatureDetail>) {
         let mut saes: Vec<&SaeRow> = self.saes.iter().collect();
@@ -189,6 +216,7 @@ fn corpora(table: &Table) -> Result<Vec<CorpusRow>> {
             name: name.value(row).to_owned(),
             text_columns: table.string_list("text_columns", row)?,
             key: optional(key, row),
+            chat: None,
             dictionaries: table.string_list("dictionaries", row)?,
             created_micros: created.value(row),
         })

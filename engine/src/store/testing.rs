@@ -79,6 +79,7 @@ pub(crate) async fn corpus(store: &Store, name: &str, dictionary: &str, docs: &[
     let new = NewCorpus {
         name: name.to_owned(),
         text_columns: vec!["text".to_owned()],
+        chat: None,
         key: None,
         columns: vec![Field::new("text", DataType::Utf8, true), Field::new("model", DataType::Utf8, true)],
         dictionaries: vec![dictionary.to_owned()],

@@ -259,6 +259,7 @@ async fn names_that_would_hide_a_column_or_view_are_refused() {
     let new = NewCorpus {
         name: "pets_activations".to_owned(),
         text_columns: Vec::new(),
+        chat: None,
         key: None,
         columns: Vec::new(),
         dictionaries: Vec::new(),

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt64Type};
 use futures::TryStreamExt;
 use saequel_engine::detection::{Detection, detect_all};
 use saequel_engine::evidence::{self, Band, EvidenceOptions, EvidenceTexts, FeatureEvidence, Split, collect_of};
+use saequel_engine::reader::Passage;
 use saequel_engine::{CorpusInfo, Encoder, Engine, ErrorKind, Reader, Sae};
 
 use super::features::{feature_id, text_of};
@@ -37,7 +38,9 @@ pub(super) async fn collect(args: &EvidenceArgs, context: &Context) -> Result<Ve
                     &opened
                 }
             };
-            EvidenceTexts::Memory(stored_texts(engine, &*corpus(engine, name)?, args.tokens).await?)
+            EvidenceTexts::Memory(
+                stored_texts(engine, &*corpus(engine, name)?, &subject.sae, args.tokens, context).await?,
+            )
         }
         (None, None) => EvidenceTexts::Files { paths: args.input.clone(), column: args.text.clone() },
     };
@@ -168,24 +171,55 @@ fn corpus(engine: &Engine, name: &str) -> Result<Arc<CorpusInfo>> {
     })
 }
 
-/// Texts of the first documents of a corpus, up to `tokens` tokens unless that is 0.
-async fn stored_texts(engine: &Engine, corpus: &CorpusInfo, tokens: u64) -> Result<Vec<String>> {
-    let statement = format!(
-        "SELECT CAST({} AS VARCHAR), CAST(n_tokens AS BIGINT UNSIGNED) FROM {}",
-        text_of(corpus),
-        identifier(&corpus.name)
-    );
+/// Texts of the first documents of a corpus, up to `tokens` tokens unless that is 0, in the conversations in which
+/// `sae`'s reader read them.
+async fn stored_texts(
+    engine: &Engine,
+    corpus: &CorpusInfo,
+    sae: &Sae,
+    tokens: u64,
+    context: &Context,
+) -> Result<Vec<Passage<'static>>> {
+    let mut wanted = vec![text_of(corpus)];
+    let mut chat = None;
+    if let Some(columns) = &corpus.chat {
+        wanted.extend(columns.columns.iter().map(|(_, column)| identifier(column)));
+        let (name, options) = (sae.reader().to_owned(), context.engine_options().reader());
+        let reader = context.blocking(move |progress| Reader::load(&name, &options, progress)).await?;
+        let template = reader.chat_template().cloned().ok_or_else(|| {
+            let message = format!("reader '{}' has no chat template to read corpus '{}'", reader.name(), corpus.name);
+            Failure::new(ErrorKind::Query, message).hint("name a dictionary of the reader that read it (--dictionary)")
+        })?;
+        chat = Some((columns, template));
+    }
+    // The text may be a column of the conversation as well.
+    let named = wanted.iter().enumerate().map(|(at, text)| format!("CAST({text} AS VARCHAR) AS column_{at}"));
+    let wanted: Vec<String> = named.collect();
+    let statement =
+        format!("SELECT CAST(n_tokens AS BIGINT UNSIGNED), {} FROM {}", wanted.join(", "), identifier(&corpus.name));
     let mut rows = engine.sql(&statement).await?;
     let (mut texts, mut n_tokens) = (Vec::new(), 0);
     while let Some(batch) = rows.try_next().await? {
-        let column = cast(batch.column(0), &DataType::Utf8)?;
-        let counts = cast(batch.column(1), &DataType::UInt64)?;
-        for (text, count) in column.as_string::<i32>().iter().zip(counts.as_primitive::<UInt64Type>()) {
+        let counts = cast(batch.column(0), &DataType::UInt64)?;
+        let columns = batch.columns()[1..].iter().map(|column| cast(column, &DataType::Utf8));
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
+        for (row, count) in counts.as_primitive::<UInt64Type>().iter().enumerate() {
             if tokens > 0 && n_tokens >= tokens {
                 return Ok(texts);
             }
             n_tokens += count.unwrap_or(0);
-            texts.extend(text.map(str::to_owned));
+            let value = |at: usize| {
+                let column = columns.get(at)?.as_string::<i32>();
+                column.is_valid(row).then(|| column.value(row))
+            };
+            match &chat {
+                None => texts.extend(value(0).map(|text| Passage::from(text.to_owned()))),
+                Some((chat, template)) => {
+                    let of = |name: &str| value(1 + chat.columns.iter().position(|(_, column)| column == name)?);
+                    // What the template refused has no features either.
+                    texts.extend(chat.passage(template, &corpus.text_columns, of).ok());
+                }
+            }
         }
     }
     Ok(texts)

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{Failure, Result};
 use crate::output::{Format, value};
 use crate::say::{remark, say};
-use crate::sql_text::{Call, identifier};
+use crate::sql_text::{Call, identifier, literal};
 
 pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Result<()> {
     match command {
@@ -108,13 +108,21 @@ async fn show(
 /// Documents in which a feature is strongest, its tokens marked; only these are read again for that.
 fn examples_statement(corpus: &CorpusInfo, id: u32, n: u64) -> String {
     let text = text_of(corpus);
+    let (mut said, mut read_in) = (String::new(), "");
+    if let Some(chat) = &corpus.chat {
+        let said_by = |(role, column): &(String, String)| format!("{}, {}", literal(role), identifier(column));
+        let messages: Vec<String> = chat.columns.iter().map(said_by).collect();
+        said = format!(", conversation({}) AS said", messages.join(", "));
+        read_in = ", said";
+    }
     let strongest = format!(
-        "SELECT doc_id, activation(features, {id}) AS activation, {text} AS text FROM {} \
+        "SELECT doc_id, activation(features, {id}) AS activation, {text} AS text{said} FROM {} \
          WHERE has_feature(features, {id}) ORDER BY activation DESC, doc_id LIMIT {n}",
         identifier(&corpus.name)
     );
     format!(
-        "SELECT doc_id, activation, highlight(text, {id}) AS text FROM ({strongest}) ORDER BY activation DESC, doc_id"
+        "SELECT doc_id, activation, highlight(text, {id}{read_in}) AS text FROM ({strongest}) \
+         ORDER BY activation DESC, doc_id"
     )
 }
 
@@ -123,7 +131,7 @@ pub(super) fn text_of(corpus: &CorpusInfo) -> String {
     let texts: Vec<String> = corpus.text_columns.iter().map(|column| identifier(column)).collect();
     match texts.as_slice() {
         [one] => one.clone(),
-        several => format!("concat_ws(' ', {})", several.join(", ")),
+        several => format!("concat_ws('\n\n', {})", several.join(", ")),
     }
 }
 

@@ -70,6 +70,7 @@ fn options(args: ImportArgs) -> ImportOptions {
     ImportOptions {
         format: args.file_format,
         text_columns: args.text,
+        chat: args.chat,
         key: args.key,
         dictionaries: args.sae,
         features,
@@ -91,9 +92,12 @@ fn options(args: ImportArgs) -> ImportOptions {
 /// `answers: 420 documents in all; 420 added, 3 set aside (35,210 tokens in 12.3 s, 2,862 tokens/s)`
 pub(super) fn summary(corpus: &str, report: &ImportReport) -> String {
     let mut parts = vec![format!("{} added", report.written)];
-    for (count, what) in
-        [(report.updated, "updated"), (report.skipped, "there already"), (report.n_set_aside, "set aside")]
-    {
+    for (count, what) in [
+        (report.updated, "updated"),
+        (report.skipped, "there already"),
+        (report.n_set_aside, "set aside"),
+        (report.n_unread, "without features"),
+    ] {
         if count > 0 {
             parts.push(format!("{count} {what}"));
         }
@@ -140,11 +144,14 @@ mod tests {
             "x=y",
             "--limit",
             "7",
+            "--chat",
+            "system=s,user=a,assistant=b",
         ]);
         let Command::Import(args) = cli.command else { panic!("import") };
         let options = options(args);
         assert!(matches!(options.source, ImportSource::Stdin));
         assert_eq!(options.text_columns, ["a", "b"]);
+        assert_eq!(options.chat.unwrap().to_string(), "system=s,user=a,assistant=b");
         assert_eq!(options.rename, [("x".to_owned(), "y".to_owned())]);
         assert_eq!((options.on_conflict, options.on_bad_row), (OnConflict::Update, OnBadRow::SetAside));
         assert_eq!((options.key.as_deref(), options.limit), (Some("k"), Some(7)));

@@ -91,10 +91,11 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
     let catalog = engine.catalog();
     let known = catalog.features.dictionaries();
     // Features that were computed elsewhere have no reader, and a new corpus leaves them out.
-    if known.iter().any(|other| other.reader != sae.reader() && !other.reader.is_empty()) {
+    let usual = known.iter().map(|other| other.reader.as_str()).find(|reader| !reader.is_empty());
+    if let Some(usual) = usual.filter(|usual| *usual != sae.reader()) {
         return say!(
-            "{name}: features {first} to {last}; the database has dictionaries of several readers, so an import must name those \
-             that it uses: `--sae {name}`"
+            "{name}: features {first} to {last}; the database has dictionaries of several readers, and a new corpus is read by \
+             '{usual}' unless it is told: `--sae {name}`"
         );
     }
     say!("{name}: features {first} to {last}; new corpora use it, or `--sae {name}`")

@@ -12,6 +12,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use saequel_engine::reader::ChatColumns;
 use saequel_engine::{ErrorKind, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict, Progress};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -52,6 +53,8 @@ pub(super) struct Report {
     set_aside: u64,
     /// Their places and reasons, the first thousand.
     set_aside_places: Vec<String>,
+    /// Documents that are stored without features because they could not be read.
+    unread: u64,
     /// Tokens read.
     tokens: u64,
     /// Documents in the corpus afterwards.
@@ -69,6 +72,7 @@ impl From<ImportReport> for Report {
             skipped: report.skipped,
             set_aside: report.n_set_aside,
             set_aside_places: report.set_aside,
+            unread: report.n_unread,
             tokens: report.n_tokens,
             total: report.total,
             seconds: report.seconds,
@@ -262,6 +266,8 @@ impl Drop for Waiting {
 struct Wishes {
     format: Option<&'static str>,
     text: Vec<String>,
+    chat: Option<ChatColumns>,
+    sae: Vec<String>,
     key: Option<String>,
     on_conflict: OnConflict,
     on_bad_row: OnBadRow,
@@ -287,7 +293,9 @@ impl Wishes {
         let bad = |name: &str, expected: &str, value: &str| -> Problem {
             Failure::usage(format!("{name}: expected {expected}, got '{value}'")).into()
         };
-        for (name, value) in url_values(url, &["format", "text", "key", "on_conflict", "on_bad_row", "wait"])? {
+        for (name, value) in
+            url_values(url, &["format", "text", "chat", "sae", "key", "on_conflict", "on_bad_row", "wait"])?
+        {
             match (name.as_str(), value.as_str()) {
                 ("format", value) => {
                     let known = known_format(&value.to_ascii_lowercase());
@@ -295,6 +303,8 @@ impl Wishes {
                         Some(known.ok_or_else(|| bad("format", "csv, tsv, json, jsonl, parquet or arrow", value))?);
                 }
                 ("text", _) => wishes.text.push(value),
+                ("chat", _) => wishes.chat = Some(value.parse::<ChatColumns>().map_err(Failure::from)?),
+                ("sae", _) => wishes.sae.push(value),
                 ("key", _) => wishes.key = Some(value),
                 ("on_conflict", "skip") => wishes.on_conflict = OnConflict::Skip,
                 ("on_conflict", "update") => wishes.on_conflict = OnConflict::Update,
@@ -488,6 +498,9 @@ fn note(gate: &Gate, visitor: &Visitor, status: &JobStatus) {
         ("corpus" = String, Path, description = "corpus to write to; made if it does not exist"),
         ("format" = Option<String>, Query, description = "csv, tsv, json, jsonl, parquet, arrow"),
         ("text" = Option<Vec<String>>, Query, description = "column to read; several times for several"),
+        ("chat" = Option<String>, Query, description = "for a new corpus: read texts in their conversation, e.g. \
+         user=prompt,assistant=answer"),
+        ("sae" = Option<Vec<String>>, Query, description = "dictionary for a new corpus; several times for several"),
         ("key" = Option<String>, Query, description = "column that identifies a document"),
         ("on_conflict" = Option<String>, Query, description = "skip (default), update, fail"),
         ("on_bad_row" = Option<String>, Query, description = "fail (default), set_aside"),
@@ -521,6 +534,8 @@ pub(super) async fn import(
     let options = ImportOptions {
         format: wishes.format.map(str::to_owned),
         text_columns: wishes.text,
+        chat: wishes.chat,
+        dictionaries: wishes.sae,
         key: wishes.key,
         on_conflict: wishes.on_conflict,
         on_bad_row: wishes.on_bad_row,
@@ -622,10 +637,15 @@ mod tests {
     #[test]
     fn an_import_is_asked_for_by_type_and_url() {
         let typed = |kind: &'static str| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        let url = "text=a&text=b%20c&key=id&on_conflict=update&on_bad_row=set_aside&wait=1";
+        let url = "text=a&text=b%20c&key=id&on_conflict=update&on_bad_row=set_aside&wait=1&sae=d\
+                   &chat=user%3Dq%2Cassistant%3Da";
         let wishes = Wishes::read(Some(url), &typed("text/csv; charset=utf-8")).unwrap();
         assert_eq!((wishes.format, wishes.text.as_slice()), (Some("csv"), &["a".to_owned(), "b c".to_owned()][..]));
         assert_eq!((wishes.key.as_deref(), wishes.wait), (Some("id"), true));
+        assert_eq!(
+            (wishes.chat.unwrap().to_string().as_str(), &wishes.sae[..]),
+            ("user=q,assistant=a", &["d".to_owned()][..])
+        );
         assert_eq!((wishes.on_conflict, wishes.on_bad_row), (OnConflict::Update, OnBadRow::SetAside));
         assert_eq!(Wishes::read(Some("format=ndjson"), &HeaderMap::new()).unwrap().format, Some("jsonl"));
         assert_eq!(Wishes::read(None, &typed("application/octet-stream")).unwrap().format, None);
@@ -633,6 +653,7 @@ mod tests {
             ("format=text", HeaderMap::new(), 400),
             ("on_conflict=maybe", HeaderMap::new(), 400),
             ("limit=3", HeaderMap::new(), 400),
+            ("chat=user", HeaderMap::new(), 400),
             ("", typed("image/png"), 415),
         ] {
             assert_eq!(Wishes::read(Some(url), &headers).unwrap_err().status.as_u16(), status, "{url}");

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use saequel_engine::ErrorKind;
+use saequel_engine::labels::printable;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -308,7 +309,7 @@ impl File {
 
 impl FileLabel {
     fn new(id: Id, label: &str) -> Self {
-        let label = label.split_whitespace().collect::<Vec<_>>().join(" ");
+        let label = printable(label);
         Self { id, dictionary: None, label, description: None, detection: None, score: None }
     }
 }
@@ -377,10 +378,10 @@ fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
-/// A text that is not empty; also a number.
+/// A text that is not empty, on one line; also a number.
 fn text(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned),
+        Value::String(text) => Some(printable(text)).filter(|text| !text.is_empty()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
@@ -527,6 +528,30 @@ mod tests {
         let one = read_all(&[("a.jsonl", &both)], Some("21-res-16k")).unwrap();
         assert_eq!(one.labels[0].id, Id::Latent(5));
         assert!(read_all(&[("a.jsonl", &both)], Some("3")).unwrap_err().line().contains("no labels of layer '3'"));
+    }
+
+    #[test]
+    fn labels_of_tokens_that_cannot_be_seen_can_be_read() {
+        let row = |index: u32, description: &str| {
+            format!(
+                "{{\"modelId\": \"m\", \"layer\": \"1\", \"index\": \"{index}\", \"description\": \"{description}\"}}\n"
+            )
+        };
+        let rows = [
+            row(1, " the token \\\"\\n\\n\\\" before a\\nlist "),
+            row(2, "\\n\\t"),
+            row(3, "code after '\\t'"),
+            row(4, "a \\u0007 bell"),
+            row(5, "  "),
+        ];
+        let expected = [
+            latent(1, "the token \"\\n\\n\" before a list"),
+            latent(2, "\\n\\t"),
+            latent(3, "code after '\\t'"),
+            latent(4, "a \\u{7} bell"),
+            latent(5, ""),
+        ];
+        assert_eq!(labels("batch-0.jsonl", &rows.concat()), expected);
     }
 
     #[test]

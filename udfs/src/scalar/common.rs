@@ -194,8 +194,12 @@ pub(crate) trait OfFeature: Debug + PartialEq + Eq + Hash + Send + Sync + 'stati
     const RESULT: DataType;
     /// Checks the first argument and says what it is cast to.
     fn coerce_first(data_type: &DataType) -> Result<DataType>;
-    /// Results of all rows; `first` is the first argument.
-    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef>;
+    /// Type of a third argument, if there may be one, and what gives such a value.
+    fn third() -> Option<(DataType, &'static str)> {
+        None
+    }
+    /// Results of all rows; `first` is the first argument, `third` the third.
+    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names, third: Option<&ArrayRef>) -> Result<ArrayRef>;
     /// What says the same of a constant feature, if anything does; null has no members.
     fn simplify(_first: &Expr, _members: Option<&Members>) -> Option<Expr> {
         None
@@ -226,8 +230,16 @@ impl<F: OfFeature> ScalarUDFImpl for FeatureScalar<F> {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count(F::DOC.name, F::DOC.syntax, types.len(), 2..=2)?;
-        Ok(vec![F::coerce_first(&types[0])?, check_name(F::DOC.name, "feature", &types[1])?])
+        let third = F::third();
+        check_count(F::DOC.name, F::DOC.syntax, types.len(), 2..=2 + usize::from(third.is_some()))?;
+        let mut coerced = vec![F::coerce_first(&types[0])?, check_name(F::DOC.name, "feature", &types[1])?];
+        if let (Some((wanted, gives)), Some(found)) = (third, types.get(2)) {
+            if *found != wanted && *found != DataType::Null {
+                return plan_err!("{}: expected {gives} as third argument, got {found}", F::DOC.name);
+            }
+            coerced.push(wanted);
+        }
+        Ok(coerced)
     }
 
     fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
@@ -255,7 +267,8 @@ impl<F: OfFeature> ScalarUDFImpl for FeatureScalar<F> {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let names = Names::resolve(F::DOC.name, &self.source.0.catalog(), &args.args[1])?;
         let first = args.args[0].to_array(args.number_rows)?;
-        F::compute(&self.source.0, &first, &names).map(ColumnarValue::Array)
+        let third = args.args.get(2).map(|third| third.to_array(args.number_rows)).transpose()?;
+        F::compute(&self.source.0, &first, &names, third.as_ref()).map(ColumnarValue::Array)
     }
 }
 

@@ -75,7 +75,7 @@ impl OfFeature for HasFeature {
         check_features(NAME, "features", data_type)
     }
 
-    fn compute(_source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef> {
+    fn compute(_source: &SharedSource, first: &ArrayRef, names: &Names, _third: Option<&ArrayRef>) -> Result<ArrayRef> {
         let features = FeaturesView::try_new(NAME, first)?;
         let present = |row: usize| {
             let members = names.get(row).filter(|_| !features.is_null(row))?;

@@ -1,4 +1,4 @@
-//! `highlight(text, feature)`: the text with «marks» around the tokens on which a feature fires.
+//! `highlight(text, feature [, conversation])`: the text with «marks» around the tokens on which a feature fires.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ScalarUDF;
 
 use super::common::{Names, OfFeature, off_runtime, udf_of_feature};
+use super::conversation::{self, CONVERSATION_TYPE, messages};
 use crate::SharedSource;
 use crate::docs::{FunctionDoc, Kind};
 use crate::feature_source::TokenFeatures;
@@ -20,10 +21,15 @@ const NAME: &str = "highlight";
 pub const DOC: FunctionDoc = FunctionDoc {
     name: NAME,
     kind: Kind::Scalar,
-    syntax: "highlight(text, feature)",
+    syntax: "highlight(text, feature [, conversation])",
     text: "The text with « and » around the tokens on which the feature (or a positive member of the concept) fires; \
-           neighbouring tokens share their marks. The text is read again, so restrict the rows first. Null for null.",
-    arguments: &[("text", "text; a column or a constant"), ("feature", "id, label or concept; a constant or a column")],
+           neighbouring tokens share their marks. The text is read again, so restrict the rows first. It is read alone, or \
+           in a conversation of which the last message is the text. Null for null.",
+    arguments: &[
+        ("text", "text; a column or a constant"),
+        ("feature", "id, label or concept; a constant or a column"),
+        ("conversation", "what was said up to the text and with it, as `conversation(role, text, ...)` gives it"),
+    ],
     example: "SELECT highlight(text, 'apology') AS marked FROM answers WHERE has_feature(features, 'apology') \
               ORDER BY doc_id LIMIT 1",
 };
@@ -32,7 +38,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Highlight;
 
-/// `highlight(text, feature)`.
+/// `highlight(text, feature [, conversation])`.
 pub fn highlight_udf(source: &SharedSource) -> ScalarUDF {
     udf_of_feature::<Highlight>(source)
 }
@@ -80,7 +86,11 @@ impl OfFeature for Highlight {
         Ok(DataType::Utf8)
     }
 
-    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names) -> Result<ArrayRef> {
+    fn third() -> Option<(DataType, &'static str)> {
+        Some((CONVERSATION_TYPE.clone(), conversation::DOC.syntax))
+    }
+
+    fn compute(source: &SharedSource, first: &ArrayRef, names: &Names, third: Option<&ArrayRef>) -> Result<ArrayRef> {
         let Some(texts) = first.as_string_opt::<i32>() else { return internal_err!("{NAME}: text was not coerced") };
         let mut marked = StringBuilder::new();
         off_runtime(|| {
@@ -89,7 +99,8 @@ impl OfFeature for Highlight {
                     Some(members) => {
                         let text = texts.value(row);
                         let positive: Vec<FeatureId> = members.positive.iter().map(|(id, _)| *id).collect();
-                        marked.append_value(mark(text, &source.token_features(text)?, &positive));
+                        let said = third.map(|third| messages(third, row)).unwrap_or_default();
+                        marked.append_value(mark(text, &source.token_features(text, &said, &positive)?, &positive));
                     }
                     None => marked.append_null(),
                 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub(crate) mod common;
+pub mod conversation;
 pub mod encode;
 pub mod feature_label;
 pub mod feature_similarity;
@@ -23,6 +24,7 @@ pub const DOCS: &[FunctionDoc] = &[
     feature_similarity::DOC,
     encode::DOC,
     highlight::DOC,
+    conversation::DOC,
     feature_label::DOC,
 ];
 
@@ -35,6 +37,7 @@ pub fn functions(source: &SharedSource) -> Vec<ScalarUDF> {
         feature_similarity::feature_similarity_udf(),
         encode::encode_udf(source),
         highlight::highlight_udf(source),
+        conversation::conversation_udf(),
         feature_label::feature_label_udf(source),
         named_argument::named_argument_udf(),
     ]

@@ -30,7 +30,7 @@ use crate::SharedSource;
 use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureSelection, Level};
 use crate::docs::{FunctionDoc, Kind};
-use crate::feature_source::{DocumentColumn, LabelEmbeddings};
+use crate::feature_source::{DocumentColumn, LabelEmbeddings, Said};
 use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::background::{Background, StratumCounts};
 use crate::kernels::cooccurrence::{Documents, FeatureLists, PairCounts, block_bytes, blocks};
@@ -38,6 +38,7 @@ use crate::kernels::correlation::{Block, Direction, PairRow, RankBy, Ranking, de
 use crate::kernels::counting::FeatureCounts;
 use crate::kernels::findings::{Presence, told_before};
 use crate::rows::{Columns, pair_columns};
+use crate::scalar::conversation::messages;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 use crate::table::pairing::match_pairs;
 use crate::table::topics::{Grouped, topics};
@@ -762,10 +763,10 @@ impl CorrelateCall {
         presence: &Presence,
     ) -> Result<Vec<Option<f64>>> {
         let mut chosen = places::choose(pairs, presence).into_iter().peekable();
-        let mut texts: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut texts: Vec<(String, Vec<Said>, Vec<usize>)> = Vec::new();
         if chosen.peek().is_some() {
-            let mut stream = match self.source.documents(&self.set, &[DocumentColumn::Ids, DocumentColumn::Text]).await
-            {
+            let columns = [DocumentColumn::Ids, DocumentColumn::Text, DocumentColumn::Conversation];
+            let mut stream = match self.source.documents(&self.set, &columns).await {
                 Ok(stream) => stream,
                 Err(error) if lacks_column(&error) => return Ok(vec![None; pairs.len()]),
                 Err(error) => return Err(error),
@@ -781,7 +782,7 @@ impl CorrelateCall {
                         && column.is_valid(row)
                         && places::is_short(column.value(row))
                     {
-                        texts.push((column.value(row).to_owned(), pairs));
+                        texts.push((column.value(row).to_owned(), messages(batch.column(2), row), pairs));
                     }
                     document += 1;
                 }
@@ -790,11 +791,13 @@ impl CorrelateCall {
         let (source, features) = (Arc::clone(&self.source), features.to_vec());
         let looked = blocking(NAME, move |cancellation| {
             let mut nearness = Nearness::new(features.len());
-            for (text, pairs) in texts {
+            for (text, said, pairs) in texts {
                 if cancellation.is_cancelled() {
                     break;
                 }
-                let tokens = source.token_features(&text)?;
+                let looked_at: Vec<FeatureId> =
+                    pairs.iter().flat_map(|&pair| [features[pair].0, features[pair].1]).collect();
+                let tokens = source.token_features(&text, &said, &looked_at)?;
                 for pair in pairs {
                     let (a, b) = features[pair];
                     if let Some(is_near) = places::is_near(&tokens, a, b) {

@@ -17,9 +17,10 @@ use half::f16;
 use crate::SharedSource;
 use crate::args::Argument;
 use crate::catalog::FeatureCatalog;
-use crate::feature_source::{DocumentColumn, TokenFeatures};
+use crate::feature_source::{DocumentColumn, Said, TokenFeatures};
 use crate::features::FeatureId;
 use crate::kernels::top_k::TopK;
+use crate::scalar::conversation::messages;
 use crate::scalar::highlight::{fires, mark};
 use crate::table::document_columns::{lacks_column, texts, with_ids};
 use crate::table::exec::{Request, blocking};
@@ -118,7 +119,7 @@ impl Examples {
             .map(|best| best.into_sorted().into_iter().map(|ranked| ranked.item).collect())
             .collect();
         let memory = request.memory(function);
-        let mut documents: HashMap<(usize, String), String> = HashMap::new();
+        let mut documents: HashMap<(usize, String), Text> = HashMap::new();
         for (at, set) in sets.iter().enumerate() {
             let wanted: BTreeSet<&str> =
                 hits.iter().flatten().filter(|(set, _)| *set == at).map(|(_, doc_id)| doc_id.as_str()).collect();
@@ -137,7 +138,7 @@ impl Examples {
                     found => found?,
                 };
             }
-            memory.try_grow(found.values().map(String::len).sum())?;
+            memory.try_grow(found.values().map(Text::bytes).sum())?;
             documents.extend(found.into_iter().map(|(doc_id, text)| ((at, doc_id), text)));
         }
         let (source, findings) = (SharedSource::clone(source), self.findings);
@@ -149,12 +150,15 @@ impl Examples {
                 if cancellation.is_cancelled() {
                     return Ok(shown);
                 }
-                let tokens = source.token_features(text)?;
-                for (at, ids) in findings.iter().enumerate() {
-                    if hits[at].iter().any(|hit| hit.0 == *set && hit.1 == *doc_id) {
-                        let excerpt = excerpt(text, &tokens, ids);
-                        excerpts.entry((*set, doc_id.as_str())).or_default().push((at, excerpt));
-                    }
+                let shows = |at: &usize| hits[*at].iter().any(|hit| hit.0 == *set && hit.1 == *doc_id);
+                let here: Vec<usize> = (0..findings.len()).filter(shows).collect();
+                let mut features: Vec<FeatureId> = here.iter().flat_map(|at| findings[*at].iter().copied()).collect();
+                features.sort_unstable();
+                features.dedup();
+                let tokens = source.token_features(&text.text, &text.said, &features)?;
+                for at in here {
+                    let excerpt = excerpt(&text.text, &tokens, &findings[at]);
+                    excerpts.entry((*set, doc_id.as_str())).or_default().push((at, excerpt));
                 }
             }
             for (at, hits) in hits.iter().enumerate() {
@@ -172,24 +176,38 @@ impl Examples {
     }
 }
 
+/// A document's text, and the conversation in which it is read, if there is one.
+struct Text {
+    text: String,
+    said: Vec<Said>,
+}
+
+impl Text {
+    fn bytes(&self) -> usize {
+        self.text.len() + self.said.iter().map(|said| said.role.len() + said.content.len()).sum::<usize>()
+    }
+}
+
 async fn read_texts(
     function: &str,
     source: &SharedSource,
     set: &str,
     wanted: &BTreeSet<&str>,
-) -> Result<HashMap<String, String>> {
+) -> Result<HashMap<String, Text>> {
     let mut found = HashMap::new();
-    let mut stream = source.documents(set, &[DocumentColumn::DocId, DocumentColumn::Text]).await?;
+    let columns = [DocumentColumn::DocId, DocumentColumn::Text, DocumentColumn::Conversation];
+    let mut stream = source.documents(set, &columns).await?;
     while found.len() < wanted.len()
         && let Some(batch) = stream.try_next().await?
     {
         let (doc_ids, bodies) =
             (texts(function, "doc_id", batch.column(0))?, texts(function, "text", batch.column(1))?);
-        for (doc_id, text) in doc_ids.iter().zip(&bodies) {
+        for (row, (doc_id, text)) in doc_ids.iter().zip(&bodies).enumerate() {
             if let (Some(doc_id), Some(text)) = (doc_id, text)
                 && wanted.contains(doc_id)
             {
-                found.entry(doc_id.to_string()).or_insert_with(|| text.to_string());
+                let text = || Text { text: text.to_string(), said: messages(batch.column(2), row) };
+                found.entry(doc_id.to_string()).or_insert_with(text);
             }
         }
     }

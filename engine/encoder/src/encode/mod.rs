@@ -9,7 +9,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::{BatchStates, Hook, Reader, TokenizedText};
+use crate::reader::{BatchStates, Hook, Passage, Reader, TokenizedText};
 use crate::sae::{EncodeScratch, PackedEncoder, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
@@ -160,7 +160,17 @@ impl Encoder {
     /// # Errors
     /// [`crate::ErrorKind::Internal`] only.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
-        let tokenized = self.reader.tokenize(texts)?;
+        let passages: Vec<Passage<'_>> = texts.iter().map(|text| Passage::from(*text)).collect();
+        self.encode_passages(&passages)
+    }
+
+    /// [`Self::encode`] of texts that may be read within conversations: what stands around a text is read with it, in
+    /// the reader's windows, and only the text's own tokens give features, embedding and counts.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<EncodedDocument>> {
+        let tokenized = self.reader.tokenize_passages(passages)?;
         let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             Ok(self.encode_batch(&tokenized, batch, scratch))
         })?;
@@ -256,7 +266,15 @@ impl Encoder {
     /// # Errors
     /// As [`Self::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<EncodedToken>> {
-        let tokenized = self.reader.tokenize(&[text])?;
+        self.tokens_of(&Passage::from(text))
+    }
+
+    /// [`Self::tokens`] of a text that may be read within a conversation; places are places in the text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn tokens_of(&self, passage: &Passage<'_>) -> Result<Vec<EncodedToken>> {
+        let tokenized = self.reader.tokenize_passages(std::slice::from_ref(passage))?;
         let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
             for (sae, packed) in self.saes.iter().zip(&self.packed) {
@@ -363,5 +381,7 @@ impl SparseFeatures {
     }
 }
 
+#[cfg(test)]
+mod conversation_tests;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,20 @@
 //! Conversations as text: the chat template of a model, which says how the messages of a user and an assistant are joined.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind as JinjaKind, State};
 
+use super::text::{Part, Passage};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Stands for a message where a template is asked where it puts it: private characters, which no template changes.
+const PLACE: &str = "\u{f8d0}\u{f8d1}\u{f8d2}\u{f8d3}";
+
+/// What joins the parts of a text that is made of several messages (columns).
+pub const JOINED_BY: &str = "\n\n";
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +46,36 @@ impl std::str::FromStr for ChatColumns {
             let (role, column) = (role.trim(), column.trim());
             if role.is_empty() || column.is_empty() { Err(wrong()) } else { Ok((role.to_owned(), column.to_owned())) }
         });
-        Ok(Self { columns: columns.collect::<Result<_>>()? })
+        Self::new(columns.collect::<Result<_>>()?)
+    }
+}
+
+impl fmt::Display for ChatColumns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.columns.iter().map(|(role, column)| format!("{role}={column}")).collect();
+        f.write_str(&parts.join(","))
     }
 }
 
 impl ChatColumns {
+    /// Roles and columns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] if a column stands twice, or a name cannot be written (`role=column,role=column`).
+    pub fn new(columns: Vec<(String, String)>) -> Result<Self> {
+        let refuse = |what: String| Err(Error::new(ErrorKind::Query, format!("chat columns: {what}")));
+        for (at, (role, column)) in columns.iter().enumerate() {
+            if columns[..at].iter().any(|(_, other)| other == column) {
+                return refuse(format!("column '{column}' is named twice"));
+            }
+            let plain = |name: &str| !name.is_empty() && name.trim() == name && !name.contains(',');
+            if !plain(role) || !plain(column) || role.contains('=') {
+                return refuse(format!("'{role}={column}' cannot be written; give the column a name without a comma"));
+            }
+        }
+        Ok(Self { columns })
+    }
+
     /// The messages of one row; `value` gives the text of a column. Columns without a text are left out.
     pub fn messages<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Vec<Message> {
         let message = |(role, column): &(String, String)| {
@@ -50,6 +83,41 @@ impl ChatColumns {
             Some(Message { role: role.clone(), content: content.to_owned() })
         };
         self.columns.iter().filter_map(message).collect()
+    }
+
+    /// One row as it is read with `template`: the text that its `text_columns` make together (joined by a blank line,
+    /// those without a value left out), within the conversation. `text_columns` are some of these columns, in their
+    /// order.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`] and [`ChatTemplate::passage`].
+    pub fn passage<'a>(
+        &self,
+        template: &ChatTemplate,
+        text_columns: &[String],
+        value: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Passage<'static>> {
+        let (mut messages, mut own, mut text) = (Vec::new(), Vec::new(), None::<String>);
+        for (role, column) in &self.columns {
+            let Some(content) = value(column) else { continue };
+            if text_columns.contains(column) {
+                let joined = match &mut text {
+                    Some(joined) => {
+                        joined.push_str(JOINED_BY);
+                        joined
+                    }
+                    None => text.insert(String::new()),
+                };
+                if !content.is_empty() {
+                    own.push((messages.len(), joined.len()));
+                }
+                joined.push_str(content);
+            }
+            if !content.is_empty() {
+                messages.push(Message { role: role.clone(), content: content.to_owned() });
+            }
+        }
+        template.place(text.unwrap_or_default(), &messages, &own)
     }
 }
 
@@ -118,6 +186,91 @@ impl ChatTemplate {
         let text = environment.get_template("chat").and_then(|template| template.render(context)).map_err(failed)?;
         let begin = self.tokens.get("bos_token").filter(|token| !token.is_empty());
         Ok(begin.and_then(|token| text.strip_prefix(token.as_str())).map(str::to_owned).unwrap_or(text))
+    }
+}
+
+impl ChatTemplate {
+    /// `text` within the conversation of which its last message is, or its last messages are (joined by a blank line).
+    ///
+    /// # Errors
+    /// As [`Self::render`]; [`ErrorKind::Data`] if `text` is not what is said there, or the template alters it, so that
+    /// its tokens cannot be told from others.
+    pub fn passage(&self, text: &str, messages: &[Message]) -> Result<Passage<'static>> {
+        let (mut own, mut left) = (Vec::new(), Some(text));
+        for (at, message) in messages.iter().enumerate().rev() {
+            let said = Some(message.content.as_str()).filter(|said| !said.is_empty());
+            let before = left.zip(said).and_then(|(left, said)| left.strip_suffix(said));
+            let whole_message = |before: &&str| before.is_empty() || before.ends_with(JOINED_BY);
+            let Some(before) = before.filter(whole_message) else { continue };
+            own.push((at, before.len()));
+            left = before.strip_suffix(JOINED_BY);
+            if before.is_empty() {
+                own.reverse();
+                return self.place(text.to_owned(), messages, &own);
+            }
+        }
+        let message =
+            "the text is not what is said in the conversation: one message, or several joined by a blank line";
+        Err(Error::new(ErrorKind::Data, message))
+    }
+
+    /// `text`, of which parts are messages (number of the message and first byte in the text, ascending), within the
+    /// conversation.
+    fn place(&self, text: String, messages: &[Message], own: &[(usize, usize)]) -> Result<Passage<'static>> {
+        if own.is_empty() {
+            return Ok(Passage::from(text));
+        }
+        let whole = self.render(messages, false)?;
+        let mut parts = Vec::with_capacity(own.len());
+        for &(message, at) in own {
+            let Some((place, content)) = self.place_of(&whole, messages, message)? else {
+                let message = format!(
+                    "chat template: it alters what the {} says, so its tokens cannot be told from others",
+                    messages[message].role
+                );
+                return Err(Error::new(ErrorKind::Data, message));
+            };
+            parts.push(Part { at: place, text: at + content.start..at + content.end });
+        }
+        parts.sort_by_key(|part| part.at);
+        Ok(Passage::within(text, whole, parts))
+    }
+
+    /// Where a message stands in `whole`, and which of its bytes do: templates leave out white space at its ends, some
+    /// also what comes before `</think>`. `None` if it does not stand there word for word.
+    ///
+    /// The template is asked by letting it place something else: what is before and behind that is before and behind
+    /// the message too. A message is not looked for in the conversation, where others may say the same.
+    fn place_of(
+        &self,
+        whole: &str,
+        messages: &[Message],
+        message: usize,
+    ) -> Result<Option<(usize, std::ops::Range<usize>)>> {
+        let content = messages[message].content.as_str();
+        let mut asked = messages.to_vec();
+        PLACE.clone_into(&mut asked[message].content);
+        let asked = self.render(&asked, false)?;
+        if let Some((before, behind)) = asked.split_once(PLACE)
+            && let Some(found) = whole.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind))
+        {
+            if found == content {
+                return Ok(Some((before.len(), 0..content.len())));
+            }
+            let (said, ended) = (found.trim(), content.trim_end());
+            if let Some(left_out) = ended.strip_suffix(said).filter(|_| !said.is_empty() || ended.is_empty()) {
+                let spaces = found.len() - found.trim_start().len();
+                return Ok(Some((before.len() + spaces, left_out.len()..ended.len())));
+            }
+        }
+        // A template that treats this message otherwise than another: its place is known if there is only one.
+        let said = content.trim();
+        let from = content.len() - content.trim_start().len();
+        let mut places = whole.match_indices(said).map(|(at, _)| at);
+        Ok(match (places.next(), places.next()) {
+            (Some(at), None) => Some((at, from..from + said.len())),
+            _ => None,
+        })
     }
 }
 
@@ -239,6 +392,89 @@ mod tests {
         assert_eq!(columns.messages(row), [message("user", "Why?")]);
         let error = "user:prompt".parse::<ChatColumns>().unwrap_err();
         assert!(error.message().contains("user=prompt,assistant=answer"), "{error}");
+    }
+
+    #[test]
+    fn columns_are_written_as_they_are_read() {
+        let columns: ChatColumns = "user=prompt, assistant = answer".parse().unwrap();
+        assert_eq!(columns.to_string(), "user=prompt,assistant=answer");
+        let error = "user=a,assistant=a".parse::<ChatColumns>().unwrap_err();
+        assert!(error.message().contains("column 'a' is named twice"), "{error}");
+    }
+
+    /// What is read, with the text's own parts in brackets, and those parts as they stand in the text.
+    fn shown(passage: &Passage<'_>) -> (String, String) {
+        let (mut whole, mut text) = (passage.whole().to_owned(), Vec::new());
+        for part in passage.parts().iter().rev() {
+            let said = &passage.text()[part.text.clone()];
+            assert_eq!(said, &passage.whole()[part.at..part.at + part.text.len()]);
+            whole.replace_range(part.at..part.at + part.text.len(), &format!("[{said}]"));
+            text.insert(0, said);
+        }
+        (whole, text.join("|"))
+    }
+
+    #[test]
+    fn a_text_is_found_in_its_conversation() {
+        let columns: ChatColumns = "user=prompt,assistant=answer".parse().unwrap();
+        let read = |prompt: Option<&'static str>, answer: Option<&'static str>| {
+            let value = |column: &str| if column == "prompt" { prompt } else { answer };
+            columns.passage(&turns(), &["answer".to_owned()], value)
+        };
+        // The prompt and the template say the same words.
+        let passage = read(Some("end"), Some(" end\n")).unwrap();
+        let whole = "<start_of_turn>user\nend<end_of_turn>\n<start_of_turn>model\n[end]<end_of_turn>\n";
+        assert_eq!(shown(&passage), (whole.to_owned(), "end".to_owned()));
+        assert_eq!(passage.text(), " end\n");
+        let passage = read(Some("Why?"), None).unwrap();
+        assert_eq!((passage.text(), passage.whole()), ("", ""), "nothing is read for a text that is not there");
+        let blank = read(Some("Why?"), Some(" \n")).unwrap();
+        assert_eq!(shown(&blank).1, "");
+        let error = read(None, Some("Because.")).unwrap_err();
+        assert_eq!(error.message(), "chat template: Conversation roles must alternate user/assistant");
+    }
+
+    #[test]
+    fn several_columns_can_be_the_text() {
+        let columns: ChatColumns = "user=q1,assistant=a1,user=q2,assistant=a2".parse().unwrap();
+        let value = |column: &str| match column {
+            "q1" => Some("One?"),
+            "a1" => Some("1"),
+            "q2" => Some("Two?"),
+            _ => Some(" 2"),
+        };
+        let passage = columns.passage(&turns(), &["a1".to_owned(), "a2".to_owned()], value).unwrap();
+        assert_eq!(passage.text(), "1\n\n 2");
+        let (whole, said) = shown(&passage);
+        assert!(whole.contains("model\n[1]<end") && whole.ends_with("model\n[2]<end_of_turn>\n"), "{whole}");
+        assert_eq!(said, "1|2");
+        // The same without the columns: the text is the last messages that make it.
+        let messages = columns.messages(value);
+        assert_eq!(turns().passage("1\n\n 2", &messages).unwrap(), passage);
+        assert_eq!(shown(&turns().passage(" 2", &messages).unwrap()).1, "2");
+        let error = turns().passage("2\n\n1", &messages).unwrap_err();
+        assert!(error.message().contains("not what is said"), "{error}");
+    }
+
+    #[test]
+    fn templates_that_alter_a_text_are_noticed() {
+        let answer = |template: &str, answer: &str| {
+            let messages = [message("user", "Why?"), message("assistant", answer)];
+            ChatTemplate::new(template, BTreeMap::new()).passage(answer, &messages).map(|passage| shown(&passage))
+        };
+        let each =
+            |content: &str| format!("{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ {content} }}}}{{% endfor %}}");
+        let (whole, said) = answer(&each("m.content.split('</think>')[-1]"), "<think>Hm.</think>Because.").unwrap();
+        assert_eq!((whole.as_str(), said.as_str()), ("<user>Why?<assistant>[Because.]", "Because."));
+        let error = answer(&each("m.content.upper()"), "Because.").unwrap_err();
+        assert!(error.message().contains("alters what the assistant says"), "{error}");
+        let error = answer("{{ messages[0].content }}", "Because.").unwrap_err();
+        assert!(error.message().contains("alters what the assistant says"), "{error}");
+        // A part that depends on what is said, as where reasoning is written once more.
+        let template = each("('[thought]' if '</think>' in m.content else '[no thought]') + m.content");
+        let (whole, said) = answer(&template, "<think>Hm.</think>Because.").unwrap();
+        assert_eq!(whole, "<user>[no thought]Why?<assistant>[thought][<think>Hm.</think>Because.]");
+        assert_eq!(said, "<think>Hm.</think>Because.");
     }
 
     #[test]

@@ -33,13 +33,13 @@ use calm::Calm;
 use transformer::Transformer;
 use weights::Weights;
 
-pub use chat::{ChatColumns, ChatTemplate, Message};
+pub use chat::{ChatColumns, ChatTemplate, JOINED_BY, Message};
 pub use fetch::Cached;
 pub(crate) use fetch::{Remote, hub_address};
 pub use hook::{Hook, Site};
 pub(crate) use run::{BatchStates, PieceStates, WindowStates, parallel};
-pub use text::Token;
 pub(crate) use text::TokenizedText;
+pub use text::{Passage, Token};
 
 /// Name of the reader that is used unless another is asked for.
 pub const DEFAULT_READER: &str = "all-MiniLM-L6-v2";

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::calm::Calm;
-use super::text::{Piece, TokenizedText, Window, tokenize};
+use super::text::{Passage, Piece, TokenizedText, Window, tokenize};
 use super::{Hook, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -102,8 +102,17 @@ impl Reader {
     /// # Errors
     /// As [`tokenize`].
     pub(crate) fn tokenize(&self, texts: &[&str]) -> Result<Vec<TokenizedText>> {
+        let passages: Vec<Passage<'_>> = texts.iter().map(|text| Passage::from(*text)).collect();
+        self.tokenize_passages(&passages)
+    }
+
+    /// Tokenizes passages on all threads.
+    ///
+    /// # Errors
+    /// As [`tokenize`].
+    pub(crate) fn tokenize_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<TokenizedText>> {
         const TEXTS: usize = 16;
-        let chunks: Vec<&[&str]> = texts.chunks(TEXTS).collect();
+        let chunks: Vec<&[Passage<'_>]> = passages.chunks(TEXTS).collect();
         let capacity = self.context() - self.prefix.len() - self.suffix.len();
         let results = parallel(chunks.len(), self.threads, |(), i| {
             chunks[i].iter().map(|text| tokenize(&self.tokenizer, text, capacity)).collect::<Result<Vec<_>>>()
@@ -180,7 +189,7 @@ impl Reader {
         for at in batch {
             for window in &piece_of(at).windows {
                 ids.extend(&self.prefix);
-                ids.extend(texts[at.0].tokens[window.read.clone()].iter().map(|token| token.id));
+                ids.extend(texts[at.0].ids(window.read.clone()));
                 ids.extend(&self.suffix);
                 lengths.push(window.read.len() + n_special);
             }
@@ -206,15 +215,17 @@ impl Reader {
                 let mut special_sum = vec![0.0; if last { width } else { 0 }];
                 for Window { read, own } in &piece.windows {
                     let row = |i: usize| (position + i) * width;
-                    let from = row(self.prefix.len() + own.start - read.start);
-                    let (first_own, first_lead) = (rows.len() / width, lead.len() / width);
-                    rows.extend_from_slice(&all[from..from + own.len() * width]);
-                    lead.extend_from_slice(&all[row(0)..from]);
-                    if let Some(calm) = &calm[i] {
-                        calm.apply(&mut lead[(first_lead + self.prefix.len()) * width..]);
-                    }
-                    if last {
-                        windows.push((first_own..rows.len() / width, first_lead..lead.len() / width));
+                    for own in texts[at.0].own(own.clone()) {
+                        let from = row(self.prefix.len() + own.start - read.start);
+                        let (first_own, first_lead) = (rows.len() / width, lead.len() / width);
+                        rows.extend_from_slice(&all[from..from + own.len() * width]);
+                        lead.extend_from_slice(&all[row(0)..from]);
+                        if let Some(calm) = &calm[i] {
+                            calm.apply(&mut lead[(first_lead + self.prefix.len()) * width..]);
+                        }
+                        if last {
+                            windows.push((first_own..rows.len() / width, first_lead..lead.len() / width));
+                        }
                     }
                     // A decoder's first token tells nothing of the text.
                     if last && !self.causal {

@@ -1,5 +1,6 @@
 //! Texts as tokens: tokenizing without limit, cutting into windows of the reader's context, and into sentences.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use tokenizers::Tokenizer;
@@ -28,16 +29,105 @@ pub struct Token {
     pub begins_word: bool,
 }
 
+/// A text as it is read: alone, or within a longer one (a conversation) of which only the text's own tokens count.
+/// Places of tokens and sentences are places in the text, however it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passage<'a> {
+    text: Cow<'a, str>,
+    within: Option<Within>,
+}
+
+/// What a text is read within.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Within {
+    whole: String,
+    /// Where the parts of the text stand in it, ascending.
+    parts: Vec<Part>,
+}
+
+/// A part of a text that stands in a longer one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// First byte in the whole.
+    pub(super) at: usize,
+    /// Bytes of the text.
+    pub(super) text: Range<usize>,
+}
+
+impl<'a> From<&'a str> for Passage<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { text: Cow::Borrowed(text), within: None }
+    }
+}
+
+impl From<String> for Passage<'_> {
+    fn from(text: String) -> Self {
+        Self { text: Cow::Owned(text), within: None }
+    }
+}
+
+impl<'a> Passage<'a> {
+    /// `text` within `whole`, which holds the same bytes at `parts`, ascending.
+    pub(super) fn within(text: impl Into<Cow<'a, str>>, whole: String, parts: Vec<Part>) -> Self {
+        Self { text: text.into(), within: Some(Within { whole, parts }) }
+    }
+
+    /// Where the parts of the text stand in what is read around them.
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> &[Part] {
+        self.within.as_ref().map_or(&[], |within| &within.parts)
+    }
+
+    /// The text whose tokens count.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is read: the text with all around it.
+    pub fn whole(&self) -> &str {
+        self.within.as_ref().map_or(&self.text, |within| &within.whole)
+    }
+}
+
 /// A text ready to be read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TokenizedText {
-    /// All tokens, special ones excluded.
+    /// All tokens of the text, special ones excluded.
     pub(crate) tokens: Vec<Token>,
     /// What is read together, in order; never empty.
     pub(crate) pieces: Vec<Piece>,
+    /// What is read of a text within another; otherwise the tokens are.
+    within: Option<ReadTokens>,
+}
+
+/// Tokens that are read, of which only some are the text's own.
+#[derive(Debug, Clone)]
+struct ReadTokens {
+    ids: Vec<u32>,
+    /// Positions of those that are, ascending.
+    own: Vec<Range<usize>>,
 }
 
 impl TokenizedText {
+    /// Numbers of the tokens at `positions` of what is read.
+    pub(super) fn ids(&self, positions: Range<usize>) -> impl Iterator<Item = u32> + '_ {
+        let (within, alone) = match &self.within {
+            Some(within) => (&within.ids[positions], &[][..]),
+            None => (&[][..], &self.tokens[positions]),
+        };
+        within.iter().copied().chain(alone.iter().map(|token| token.id))
+    }
+
+    /// Those `positions` of what is read that are tokens of the text.
+    pub(super) fn own(&self, positions: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let (all, own) = match &self.within {
+            Some(within) => (None, &within.own[..]),
+            None => (Some(positions.clone()), &[][..]),
+        };
+        let cut = move |own: &Range<usize>| own.start.max(positions.start)..own.end.min(positions.end);
+        all.into_iter().chain(own.iter().map(cut).filter(|own| !own.is_empty()))
+    }
+
     /// Number of sentences.
     pub(crate) fn n_spans(&self) -> usize {
         self.pieces.iter().map(|piece| piece.spans.len()).sum()
@@ -54,12 +144,12 @@ pub(crate) struct Piece {
     pub(crate) spans: Vec<Range<usize>>,
 }
 
-/// What the reader sees at once.
+/// What the reader sees at once, as positions in what is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
     /// Tokens that are read.
     pub(crate) read: Range<usize>,
-    /// Those of them whose hidden states count; each token is owned by exactly one window.
+    /// Those of them whose hidden states count if they are the text's own; each token is owned by exactly one window.
     pub(crate) own: Range<usize>,
 }
 
@@ -124,11 +214,65 @@ fn sentences(text: &str, tokens: &[Token], own: Range<usize>) -> Vec<Range<usize
     spans
 }
 
-/// Tokenizes `text` and cuts it into pieces of windows with `capacity` tokens each.
+/// Tokenizes a text and cuts it into pieces of windows with `capacity` tokens each. Of a text within another only those
+/// windows are left that have tokens of its own.
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] if the tokenizer fails, which it does for no text.
-pub(crate) fn tokenize(tokenizer: &Tokenizer, text: &str, capacity: usize) -> Result<TokenizedText> {
+pub(crate) fn tokenize(tokenizer: &Tokenizer, passage: &Passage<'_>, capacity: usize) -> Result<TokenizedText> {
+    let read = all_tokens(tokenizer, passage.whole())?;
+    let n_read = read.len();
+    let mut text = TokenizedText::default();
+    match &passage.within {
+        None => text.tokens = read,
+        Some(Within { parts, .. }) => {
+            let mut own: Vec<Range<usize>> = Vec::new();
+            for (at, token) in read.iter().enumerate() {
+                let Some(token) = parts.iter().find_map(|part| part.token(*token)) else { continue };
+                text.tokens.push(token);
+                match own.last_mut() {
+                    Some(last) if last.end == at => last.end += 1,
+                    _ => own.push(at..at + 1),
+                }
+            }
+            text.within = Some(ReadTokens { ids: read.iter().map(|token| token.id).collect(), own });
+        }
+    }
+    let mut windows = windows(n_read, capacity);
+    if text.within.is_some() {
+        windows.retain(|window| text.own(window.own.clone()).next().is_some());
+        if windows.is_empty() {
+            windows.push(Window { read: 0..0, own: 0..0 });
+        }
+    }
+    let mut done = 0;
+    let piece = |windows: &[Window]| {
+        let n: usize = windows.iter().flat_map(|window| text.own(window.own.clone())).map(|own| own.len()).sum();
+        let own = done..done + n;
+        done = own.end;
+        let spans = sentences(&passage.text, &text.tokens, own.clone());
+        Piece { windows: windows.to_vec(), spans, tokens: own }
+    };
+    let pieces = windows.chunks(WINDOWS_PER_PIECE).map(piece).collect();
+    text.pieces = pieces;
+    Ok(text)
+}
+
+impl Part {
+    /// A token of the whole as one of the text: with its place there, cut where it reaches beyond this part. `None` if
+    /// it shows nothing of it.
+    fn token(&self, token: Token) -> Option<Token> {
+        let (at, end) = (self.at as u32, (self.at + self.text.len()) as u32);
+        let begins = token.start >= at;
+        (token.start < end && (begins || token.end > at)).then(|| {
+            let place = |byte: u32| byte.clamp(at, end) - at + self.text.start as u32;
+            Token { start: place(token.start), end: place(token.end), ..token }
+        })
+    }
+}
+
+/// Tokens of `text`, special ones excluded.
+fn all_tokens(tokenizer: &Tokenizer, text: &str) -> Result<Vec<Token>> {
     let mut tokens = Vec::with_capacity(text.len() / 4);
     let mut start = 0;
     while start < text.len() {
@@ -155,15 +299,7 @@ pub(crate) fn tokenize(tokenizer: &Tokenizer, text: &str, capacity: usize) -> Re
         }
         start += part.len();
     }
-    let windows = windows(tokens.len(), capacity);
-    let pieces = windows
-        .chunks(WINDOWS_PER_PIECE)
-        .map(|windows| {
-            let own = windows[0].own.start..windows[windows.len() - 1].own.end;
-            Piece { windows: windows.to_vec(), spans: sentences(text, &tokens, own.clone()), tokens: own }
-        })
-        .collect();
-    Ok(TokenizedText { tokens, pieces })
+    Ok(tokens)
 }
 
 /// Where the part that begins at `start` ends: at the last white space within [`TOKENIZE_BYTES`], so that no word is cut.
@@ -193,6 +329,19 @@ mod tests {
             assert_eq!(next, n);
             assert_eq!(windows.len() == 1, n <= 254);
         }
+    }
+
+    #[test]
+    fn tokens_of_a_part_have_their_place_in_the_text() {
+        let part = Part { at: 10, text: 3..8 };
+        let token = |start, end| Token { id: 1, start, end, begins_word: true };
+        let place = |start, end| part.token(token(start, end)).map(|token| (token.start, token.end));
+        assert_eq!(place(10, 12), Some((3, 5)));
+        assert_eq!(place(14, 15), Some((7, 8)));
+        // What reaches beyond the part is cut; what only touches it is none of it.
+        assert_eq!((place(8, 11), place(13, 19)), (Some((3, 4)), Some((6, 8))));
+        assert_eq!((place(8, 10), place(15, 17), place(15, 15)), (None, None, None));
+        assert_eq!(place(12, 12), Some((5, 5)), "a token without a letter");
     }
 
     /// Word-level tokens with spaces between.

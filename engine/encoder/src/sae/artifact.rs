@@ -258,6 +258,19 @@ impl Sae {
         }
     }
 
+    /// The hook point of the dictionary in a folder, without its weights.
+    ///
+    /// # Errors
+    /// As [`Self::load`] for `sae.json`.
+    pub fn hook_in(dir: &Path) -> Result<Hook> {
+        let path = dir.join(JSON);
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Io, format!("cannot read dictionary file {}", path.display())).with_source(error)
+        };
+        let damaged = |message: String| Error::new(ErrorKind::Corrupt, format!("{}: {message}", path.display()));
+        Ok(Spec::read(&fs::read(&path).map_err(failed)?).map_err(damaged)?.hook)
+    }
+
     /// Loads an artifact folder (`sae.json`, `sae.safetensors`, `features.jsonl`).
     ///
     /// # Errors

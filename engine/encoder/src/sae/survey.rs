@@ -15,7 +15,7 @@ use super::texts::TextSource;
 use super::{EncodeScratch, Sae, SparseRows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Reader, TokenizedText, parallel};
+use crate::reader::{BatchStates, Passage, Reader, TokenizedText, parallel};
 
 /// Strongest documents that are remembered for a latent.
 pub(crate) const EXAMPLES: usize = 48;
@@ -376,26 +376,45 @@ impl Survey {
     /// # Errors
     /// Those of the source; [`ErrorKind::Data`] without a text; [`ErrorKind::Cancelled`].
     pub(crate) fn read_texts(
-        mut self,
+        self,
         sae: &Sae,
         reader: &Reader,
         source: &mut TextSource,
         tokens: u64,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let mut next = || {
+            let texts = source.next_turn()?;
+            Ok(texts.map(|texts| texts.into_iter().map(Passage::from).collect()))
+        };
+        self.read_passages(sae, reader, &mut next, tokens, progress)
+    }
+
+    /// [`Self::read_texts`] of what `next` gives, turn by turn, until it gives nothing.
+    ///
+    /// # Errors
+    /// As [`Self::read_texts`], and those of `next`.
+    pub(crate) fn read_passages(
+        mut self,
+        sae: &Sae,
+        reader: &Reader,
+        next: &mut dyn FnMut() -> Result<Option<Vec<Passage<'static>>>>,
+        tokens: u64,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let survey = &mut self;
         progress.stage("reading texts", (tokens > 0).then_some(tokens), "tokens");
         while tokens == 0 || survey.n_tokens < tokens {
-            let Some(texts) = source.next_turn()? else { break };
+            let Some(texts) = next()? else { break };
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped while reading texts"));
             }
-            let views: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let tokenized = reader.tokenize(&views)?;
+            let tokenized = reader.tokenize_passages(&texts)?;
             let pieces = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
                 Ok(encode_pieces(sae, &tokenized, batch, scratch))
             })?;
-            for ((text, tokenized), pieces) in texts.into_iter().zip(tokenized).zip(pieces) {
+            for ((passage, tokenized), pieces) in texts.into_iter().zip(tokenized).zip(pieces) {
+                let text = passage.text().to_owned();
                 let mut rows = SparseRows::default();
                 for (piece, residual, total) in &pieces {
                     rows.extend(piece, 0..piece.len());

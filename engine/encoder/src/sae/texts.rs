@@ -45,11 +45,6 @@ impl TextSource {
         Ok(Self { files, turn, next: 0 })
     }
 
-    /// Texts in memory.
-    pub(crate) fn of(texts: Vec<String>, turn: usize) -> Self {
-        Self { files: vec![Box::new(texts.into_iter().map(Ok))], turn, next: 0 }
-    }
-
     /// The next texts, all from one file; `None` at the end.
     ///
     /// # Errors

@@ -328,8 +328,13 @@ impl crate::FeatureSource for Counting {
         self.source.encode(texts)
     }
 
-    fn token_features(&self, text: &str) -> Result<Vec<crate::feature_source::TokenFeatures>> {
-        self.source.token_features(text)
+    fn token_features(
+        &self,
+        text: &str,
+        conversation: &[crate::Said],
+        features: &[crate::FeatureId],
+    ) -> Result<Vec<crate::feature_source::TokenFeatures>> {
+        self.source.token_features(text, conversation, features)
     }
 
     fn label_embeddings(&self) -> Result<std::sync::Arc<crate::feature_source::LabelEmbeddings>> {
