@@ -318,7 +318,7 @@ fn a_temporal_dictionary_reads_whole_windows_whatever_else_is_in_the_batch() {
     let fvu = f64::from(together[2].features[1].fvu);
     let report = crate::sae::evaluate(&options, &Silent).unwrap();
     assert!((report.fvu.unwrap() / fvu - 1.0).abs() < 1e-3, "{:?} for {fvu}", report.fvu);
-    let mut source = crate::sae::texts::TextSource::of(vec![long.clone()], 8);
+    let mut source = crate::sae::texts::TextSource::open(&options.input, "text", 8).unwrap();
     let survey = crate::sae::survey::Survey::of_texts(&sae, &reader, &mut source, 0, &Silent).unwrap();
     assert!((survey.fvu() / fvu - 1.0).abs() < 1e-3, "{} for {fvu}", survey.fvu());
     assert!((survey.l0() / report.l0 - 1.0).abs() < 1e-2, "{} for {}", survey.l0(), report.l0);
