@@ -154,6 +154,8 @@ impl Engine {
             let work = async {
                 let mut words = WordsSync::open(store, &snapshot).await?;
                 let joined = store.join_fragments(&guard, corpus).await?;
+                // Made anew, they are right whatever was done to the corpus.
+                store.drop_indexes(&guard, corpus).await?;
                 store.index(&guard, corpus).await?;
                 let forgotten = store.forget_versions(&guard, corpus, keep_versions_secs).await?;
                 words.same_documents(&store.snapshot(corpus, AsOf::Latest).await?).await?;

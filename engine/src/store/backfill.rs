@@ -47,6 +47,7 @@ impl Store {
         let dataset = self.latest(&row).await?;
         let failed = |error| lance_error(&format!("looking for gaps in corpus '{corpus}'"), &error);
         let mut gaps = Vec::new();
+        let has_field = |column: &str| dataset.schema().field(column).is_some();
         for fragment in dataset.get_fragments() {
             let has = |column: &str| {
                 let field = dataset.schema().field(column);
@@ -66,15 +67,17 @@ impl Store {
                 }
             }
             if lacks {
+                let mut missing = Vec::new();
+                for column in [schema::EMBEDDING, schema::N_TOKENS, schema::N_SPANS] {
+                    if !has(column) || (has_field(column) && has_empty(&fragment, column).await.map_err(failed)?) {
+                        missing.push(column.to_owned());
+                    }
+                }
                 gaps.push(Gap {
                     fragment: fragment.id() as u64,
                     rows: fragment.physical_rows().await.map_err(failed)?,
                     documents: fragment.count_rows(None).await.map_err(failed)?,
-                    lacks: [schema::EMBEDDING, schema::N_TOKENS, schema::N_SPANS]
-                        .into_iter()
-                        .filter(|column| !has(column))
-                        .map(str::to_owned)
-                        .collect(),
+                    lacks: missing,
                 });
             }
         }
@@ -180,6 +183,30 @@ impl Store {
         self.publish(self.picture()).await;
         Ok(())
     }
+}
+
+/// Whether a document that could be read has nothing in a column that its reader fills. An import after a backfill that
+/// was stopped stores such nulls, so that the fragment has a file of the column.
+async fn has_empty(fragment: &FileFragment, column: &str) -> lance::Result<bool> {
+    let fields = fragment.schema();
+    let mut empty = col(column).is_null();
+    if fields.field(schema::ERROR).is_some() {
+        empty = empty.and(col(schema::ERROR).is_null());
+    }
+    // An embedding without a number of tokens was given: it is not to be written over for the sake of others.
+    if column == schema::EMBEDDING && fields.field(schema::N_TOKENS).is_some() {
+        let given = col(schema::EMBEDDING).is_not_null().and(col(schema::N_TOKENS).is_null());
+        if count(fragment, given).await? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(count(fragment, empty).await? > 0)
+}
+
+async fn count(fragment: &FileFragment, filter: Expr) -> lance::Result<u64> {
+    let mut scanner = fragment.scan();
+    scanner.filter_expr(filter);
+    scanner.count_rows().await
 }
 
 fn fragment_of(dataset: &Dataset, corpus: &str, fragment: u64) -> Result<FileFragment> {

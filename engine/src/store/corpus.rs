@@ -8,9 +8,10 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::logical_expr::Expr;
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::dataset::transaction::Operation;
 use lance::dataset::{
-    DeleteBuilder, InsertBuilder, MergeInsertBuilder, NewColumnTransform, WhenMatched, WhenNotMatched, WriteMode,
-    WriteParams,
+    CommitBuilder, DeleteBuilder, InsertBuilder, MergeInsertBuilder, NewColumnTransform, WhenMatched, WhenNotMatched,
+    WriteMode, WriteParams,
 };
 use lance::datatypes::Field as LanceField;
 use lance::table::format::{DataFile, Fragment};
@@ -228,16 +229,32 @@ impl Store {
         batches: Vec<RecordBatch>,
     ) -> Result<(Snapshot, u64, u64)> {
         let row = self.corpus_row(corpus)?;
-        let dataset = self.latest(&row).await?;
+        let dataset = Arc::new(self.latest(&row).await?);
         let failed = |error| lance_error(&format!("writing corpus '{corpus}'"), &error);
         let mut builder =
-            MergeInsertBuilder::try_new(Arc::new(dataset), vec![schema::DOC_ID.to_owned()]).map_err(failed)?;
+            MergeInsertBuilder::try_new(dataset.clone(), vec![schema::DOC_ID.to_owned()]).map_err(failed)?;
         builder.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::InsertAll);
         let job = builder.try_build().map_err(failed)?;
-        let (dataset, stats) = job.execute_batches(batches).await.map_err(failed)?;
+        let merged = Box::pin(job.execute_uncommitted_batches(batches)).await.map_err(failed)?;
+        let (mut transaction, stats) = (merged.transaction, merged.stats);
+        // A replaced document would keep its row id, under which indexes still have its former values. The commit gives
+        // ids to rows that have none, and what indexes say of the former ids is of deleted rows.
+        let Operation::Update { new_fragments, .. } = &mut transaction.operation else {
+            let message = format!("writing corpus '{corpus}': Lance made no update of it");
+            return Err(Error::new(ErrorKind::Internal, message));
+        };
+        if new_fragments.iter().any(Fragment::has_spilled_row_lineage) {
+            let message = format!("writing corpus '{corpus}': Lance wrote row ids into a file");
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        new_fragments.iter_mut().for_each(|fragment| fragment.row_id_meta = None);
+        let mut commit = CommitBuilder::new(dataset);
+        if let Some(affected) = merged.affected_rows {
+            commit = commit.with_affected_rows(affected);
+        }
+        let dataset = commit.execute(transaction).await.map_err(failed)?;
         self.keep(&row, &dataset);
-        let snapshot = Snapshot::new(row, (*dataset).clone(), &self.inner.columns);
-        Ok((snapshot, stats.num_inserted_rows, stats.num_updated_rows))
+        Ok((Snapshot::new(row, dataset, &self.inner.columns), stats.num_inserted_rows, stats.num_updated_rows))
     }
 
     /// Deletes the documents that satisfy `condition` in one commit; returns the snapshot and how many.

@@ -28,6 +28,26 @@ pub(crate) struct IndexState {
 }
 
 impl Store {
+    /// Drops the indexes, so that [`Self::index`] makes them anew. Earlier programs let a replaced document keep its row
+    /// id, and so left index entries of what it was before.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub(crate) async fn drop_indexes(&self, _guard: &WriteGuard, corpus: &str) -> Result<()> {
+        let row = self.corpus_row(corpus)?;
+        let mut dataset = self.latest(&row).await?;
+        let what = format!("dropping indexes of corpus '{corpus}'");
+        for (column, _) in wanted(&row.dictionaries) {
+            let name = format!("{column}_idx");
+            let segments = dataset.load_indices_by_name(&name).await.map_err(|error| lance_error(&what, &error))?;
+            if !segments.is_empty() {
+                dataset.drop_index(&name).await.map_err(|error| lance_error(&what, &error))?;
+            }
+        }
+        self.keep(&row, &dataset);
+        Ok(())
+    }
+
     /// Makes the indexes that are missing and extends the others to the documents that came since.
     ///
     /// A scan answers exactly without them, too; they make `has_feature` and look-ups by `doc_id` fast.

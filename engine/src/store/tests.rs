@@ -141,6 +141,58 @@ async fn feature_filters_reach_the_index_before_and_after_appends_and_compaction
 }
 
 #[tokio::test]
+async fn feature_filters_follow_replaced_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let guard = store.write("test").await.unwrap();
+    store.index(&guard, "pets").await.unwrap();
+    let schema = store.snapshot("pets", AsOf::Latest).await.unwrap().schema();
+    // Document a loses feature 0 for 3; z is new.
+    let changed = [
+        Doc { id: "a", text: "tea", model: "x", features: vec![(3, 1.0)] },
+        Doc { id: "z", text: "dogs", model: "x", features: vec![(1, 1.0)] },
+    ];
+    let (snapshot, added, replaced) =
+        store.upsert(&guard, "pets", vec![batch(&schema, "first", &changed)]).await.unwrap();
+    assert_eq!((added, replaced), (1, 1));
+    // Before the indexes are extended, after, and when they are made anew.
+    for step in 0..3 {
+        let snapshot = if step == 0 { snapshot.clone() } else { store.snapshot("pets", AsOf::Latest).await.unwrap() };
+        assert_eq!(ids(&snapshot, &[has(0)]).await, ["b"], "step {step}");
+        let mut tea = ids(&snapshot, &[has(3)]).await;
+        tea.sort();
+        assert_eq!(tea, ["a", "c"], "step {step}");
+        assert_eq!(ids(&snapshot, &[col("doc_id").eq(lit("a"))]).await, ["a"], "step {step}");
+        if step == 1 {
+            store.drop_indexes(&guard, "pets").await.unwrap();
+        }
+        store.index(&guard, "pets").await.unwrap();
+    }
+    let (left, n) = store.delete(&guard, "pets", has(0)).await.unwrap();
+    assert_eq!((n, left.count().await.unwrap()), (1, 3));
+}
+
+#[tokio::test]
+async fn nulls_that_an_import_stored_are_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let guard = store.write("test").await.unwrap();
+    store.add_columns(&guard, "pets", crate::schema::encoded_fields("second")).await.unwrap();
+    let schema = store.snapshot("pets", AsOf::Latest).await.unwrap().schema();
+    let later = batch(&schema, "first", &[Doc { id: "z", text: "tea", model: "x", features: vec![] }]);
+    let unread = [crate::schema::EMBEDDING, crate::schema::N_TOKENS];
+    let columns = schema.fields().iter().zip(later.columns()).map(|(field, column)| {
+        let is_unread = unread.contains(&field.name().as_str());
+        if is_unread { arrow::array::new_null_array(field.data_type(), 1) } else { column.clone() }
+    });
+    let later = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
+    store.append(&guard, "pets", vec![later]).await.unwrap();
+    let gaps = store.gaps("pets", &["second".to_owned()]).await.unwrap();
+    let lacks: Vec<&[String]> = gaps.iter().map(|gap| gap.lacks.as_slice()).collect();
+    assert_eq!(lacks, [&[][..], &unread.map(str::to_owned)[..]]);
+}
+
+#[tokio::test]
 async fn earlier_versions_stay_readable() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;
