@@ -404,9 +404,9 @@ fn field_of_features(expr: &Expr) -> Option<Expr> {
     }
 }
 
-/// `filter` with [`among_joined`] in the place of what it stands for, where that keeps the same rows: below `AND` and `OR`
-/// alone, for which null and false are the same. Elsewhere (`NOT`, `IS FALSE`, a column of a result) they are not, and a
-/// document that lacks the ids of one dictionary would get null instead of false.
+/// `filter` with [`among_joined`] in the place of what it stands for, where that keeps the same rows: below `AND` and
+/// `OR` alone, for which null and false are the same. Elsewhere (`NOT`, `IS FALSE`, a column of a result) they are not,
+/// and a document that lacks the ids of one dictionary would get null instead of false.
 fn among_each(filter: Expr) -> Result<Transformed<Expr>> {
     filter.transform_down(|expr| {
         if matches!(&expr, Expr::BinaryExpr(BinaryExpr { op: Operator::And | Operator::Or, .. })) {

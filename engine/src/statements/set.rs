@@ -97,7 +97,7 @@ impl DocumentSet {
         }
         select_of(&mut statement)?.selection = None;
         let name = match table_of(&mut statement)? {
-            TableFactor::Table { name, alias, .. } if name.0.len() == 1 => {
+            TableFactor::Table { name, alias, .. } => {
                 // Names of columns in it would change what `doc_id` is.
                 let called = alias.take_if(|alias| alias.columns.is_empty() && alias.at.is_none());
                 if called.is_some()
@@ -158,6 +158,10 @@ impl DocumentSet {
     fn plain_corpus(&self) -> Option<ast::Statement> {
         let mut statement = self.statement.clone();
         let TableFactor::Table { name, .. } = table_of(&mut statement)? else { return None };
+        // A name with a schema is no corpus.
+        if name.0.len() != 1 {
+            return None;
+        }
         Some(Self::parse(&name.to_string()).ok()?.statement)
     }
 
