@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Fields, SchemaRef, UInt32Type};
 use async_trait::async_trait;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue, exec_err, plan_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
@@ -119,7 +119,8 @@ pub(crate) fn stored_form(filter: Expr) -> Result<Expr> {
             },
         })
     };
-    Ok(filter.transform_up(bare)?.data.transform_up(own_type)?.data)
+    let bare = filter.transform_up(bare)?.data;
+    Ok(among_each(bare)?.data.transform_up(own_type)?.data)
 }
 
 /// `expr` with bare column names.
@@ -152,6 +153,8 @@ fn in_own_type(function: &str, value: &ScalarValue) -> Option<ScalarValue> {
         "array_has" if value.data_type().is_integer() => {
             value.cast_to(&DataType::UInt32).ok().filter(|id| !id.is_null())
         }
+        // 6150.7 is no id, and a cast would make one of it.
+        "array_has_any" | "array_has_all" if !is_list_of_integers(&value.data_type()) => None,
         "array_has_any" | "array_has_all" => match value.cast_to(&IDS_TYPE).ok()? {
             // Nulls and no value at all are left to DataFusion.
             ScalarValue::List(list)
@@ -162,6 +165,15 @@ fn in_own_type(function: &str, value: &ScalarValue) -> Option<ScalarValue> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+fn is_list_of_integers(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type().is_integer()
+        }
+        _ => false,
     }
 }
 
@@ -372,7 +384,7 @@ impl ScalarUDFImpl for FeaturesOf {
 }
 
 /// What reads only a part of a `features` value, as an expression over the stored columns: its ids, its activations where
-/// there is one dictionary, whether it is null, and whether ids are among them.
+/// there is one dictionary, and whether it is null.
 fn field_of_features(expr: &Expr) -> Option<Expr> {
     let ids = |columns: &[Expr]| columns.iter().step_by(2).cloned().collect::<Vec<_>>();
     match expr {
@@ -386,18 +398,32 @@ fn field_of_features(expr: &Expr) -> Option<Expr> {
                 _ => None,
             }
         }
-        Expr::ScalarFunction(ScalarFunction { func, args }) => {
-            let [list, Expr::Literal(value, _)] = args.as_slice() else { return None };
-            among_joined(func, list, value)
-        }
         Expr::IsNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_null).reduce(Expr::and),
         Expr::IsNotNull(value) => ids(columns_of_features(value)?).into_iter().map(Expr::is_not_null).reduce(Expr::or),
         _ => None,
     }
 }
 
+/// `filter` with [`among_joined`] in the place of what it stands for, where that keeps the same rows: below `AND` and
+/// `OR` alone, for which null and false are the same. Elsewhere (`NOT`, `IS FALSE`, a column of a result) they are not,
+/// and a document that lacks the ids of one dictionary would get null instead of false.
+fn among_each(filter: Expr) -> Result<Transformed<Expr>> {
+    filter.transform_down(|expr| {
+        if matches!(&expr, Expr::BinaryExpr(BinaryExpr { op: Operator::And | Operator::Or, .. })) {
+            return Ok(Transformed::no(expr));
+        }
+        Ok(match among_joined(&expr) {
+            Some(among) => Transformed::new(among, true, TreeNodeRecursion::Jump),
+            None => Transformed::new(expr, false, TreeNodeRecursion::Jump),
+        })
+    })
+}
+
 /// Whether ids are among the joined ids of several dictionaries: among those of one of them, each of which has an index.
-fn among_joined(func: &Arc<ScalarUDF>, list: &Expr, value: &ScalarValue) -> Option<Expr> {
+/// Null instead of false where the ids of one dictionary are null.
+fn among_joined(expr: &Expr) -> Option<Expr> {
+    let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else { return None };
+    let [list, Expr::Literal(value, _)] = args.as_slice() else { return None };
     let joined = match list {
         Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
         joined => joined,
@@ -445,6 +471,7 @@ impl OptimizerRule for FeatureFields {
 
     fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let names = NamePreserver::new(&plan);
+        let is_filter = matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::TableScan(_));
         let rewritten = plan.map_expressions(|expr| {
             let name = names.save(&expr);
             let rewritten = expr.transform_up(|expr| {
@@ -453,6 +480,7 @@ impl OptimizerRule for FeatureFields {
                     None => Transformed::no(expr),
                 })
             })?;
+            let rewritten = if is_filter { rewritten.transform_data(among_each)? } else { rewritten };
             Ok(if rewritten.transformed { rewritten.update_data(|expr| name.restore(expr)) } else { rewritten })
         })?;
         if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }

@@ -89,3 +89,36 @@ fn a_dictionary_is_added_to_a_corpus_later_and_taken_away() {
     succeed(saequel(&db).args(["sae", "remove", WITH, "--corpus", "c"]));
     assert_eq!(column("SELECT count(*) FROM c"), ["60"]);
 }
+
+#[test]
+fn a_document_that_lacks_one_of_two_dictionaries_is_found_by_not() {
+    let scratch = Scratch::new();
+    let db = scratch.path("db");
+    let lines = "{\"id\":\"d1\",\"text\":\"I am sorry\",\"ids\":[1]}\n{\"id\":\"d2\",\"text\":\"I am here\",\"ids\":[0]}\n\
+                 {\"id\":\"d3\",\"text\":\"I am away\",\"ids\":null}\n";
+    let file = scratch.write("given.jsonl", lines.as_bytes());
+    let mut import = saequel(&db);
+    import.arg("import").arg(&file).args(["--corpus", "c", "--key", "id", "--text", "text", "--features", "ids"]);
+    succeed(&mut import);
+    succeed(saequel(&db).args(["sae", "add", "c", WITH]));
+    let column = |query: &str| answers(&db, query);
+    let id = &column("SELECT max(feature_id) FROM c_activations WHERE level = 'document'")[0];
+    for has in [
+        format!("has_feature(features, {id})"),
+        format!("array_has(features['ids'], {id})"),
+        format!("array_has_any(features['ids'], [{id}])"),
+        format!("array_has_all(features['ids'], [{id}])"),
+    ] {
+        let documents = |condition: &str| column(&format!("SELECT doc_id FROM c WHERE {condition} ORDER BY doc_id"));
+        assert_eq!(documents(&has), ["d1"], "{has}");
+        assert_eq!(documents(&format!("NOT {has}")), ["d2", "d3"], "{has}");
+        assert_eq!(documents(&format!("{has} IS FALSE")), ["d2", "d3"], "{has}");
+        assert_eq!(documents(&format!("{has} OR NOT {has}")), ["d1", "d2", "d3"], "{has}");
+        let shown = format!("SELECT doc_id || CAST({has} AS VARCHAR) FROM c ORDER BY doc_id");
+        assert_eq!(column(&shown), ["d1true", "d2false", "d3false"], "{has}");
+    }
+    let broken = format!("array_has_any(features['ids'], [{id}.7])");
+    assert_eq!(column(&format!("SELECT count(*) FROM c WHERE {broken}")), ["0"], "no id is broken");
+    let said = succeed(saequel(&db).args(["sql", &format!("DELETE FROM c WHERE NOT has_feature(features, {id})")]));
+    assert_eq!(column("SELECT doc_id FROM c"), ["d1"], "{said}");
+}

@@ -140,6 +140,26 @@ async fn presence_alone_json_lines_and_bad_rows() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_no_feature_can_have_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    for (numbers, width, expected) in [
+        ("3000000000", None, "row 2: column 'ids' names feature 3000000000, more than can be numbered"),
+        ("4194304", None, "expected numbers from 0 to 4194303"),
+        ("1", Some(4_194_305), "a width of 4194305 is more than a dictionary can have; expected at most 4194304"),
+    ] {
+        let lines = format!("{{\"id\":\"a\",\"ids\":[]}}\n{{\"id\":\"b\",\"ids\":[{numbers}]}}\n");
+        let path = write(dir.path(), "a.jsonl", lines.as_bytes());
+        let given = GivenFeatures { width, ..GivenFeatures::new("ids") };
+        let error = import_given(&store, features(&path, given)).await.unwrap_err();
+        assert!(error.message().contains(expected), "{error}");
+    }
+    let path = write(dir.path(), "b.jsonl", b"{\"id\":\"a\",\"ids\":[-1]}\n");
+    let error = import_given(&store, features(&path, GivenFeatures::new("ids"))).await.unwrap_err();
+    assert!(error.message().contains("names feature -1; expected numbers from 0"), "{error}");
+}
+
 /// An array as NumPy writes it.
 fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");

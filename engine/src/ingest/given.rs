@@ -32,6 +32,9 @@ use crate::store::hex;
 /// Source of the label of a feature that nobody has named: its number stands for it.
 pub(crate) const UNNAMED: &str = "none";
 
+/// Most features of a dictionary that comes without weights: each is held in memory with its label.
+const MAX_WIDTH: u32 = 1 << 22;
+
 /// Whether a column can hold the numbers of features.
 pub(super) fn holds_ids(data_type: &DataType) -> bool {
     item(data_type).is_some_and(|item| item.is_integer() || item.is_null())
@@ -422,7 +425,11 @@ pub(super) fn found_width(parts: &[Part], options: &ImportOptions, ids: &str, pr
         }
         let mut opened = open(part, options)?;
         if let Some(most) = opened.rows.largest_item(ids) {
-            largest = largest.max(Some(most));
+            if most >= i64::from(MAX_WIDTH) {
+                return Err(too_large(&opened.name, ids, most));
+            }
+            // A matrix without columns has none.
+            largest = largest.max(Some(most).filter(|most| *most >= 0));
             continue;
         }
         progress.stage("counting features", opened.total, "documents");
@@ -431,28 +438,46 @@ pub(super) fn found_width(parts: &[Part], options: &ImportOptions, ids: &str, pr
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped on request; nothing was written yet"));
             }
-            let lists = rows.batch.column_by_name(ids).and_then(as_lists);
-            let Some(numbers) = lists.as_ref().and_then(|lists| whole_numbers(lists.values())) else { continue };
-            largest = largest.max(arrow::compute::max(&numbers));
+            let Some(lists) = rows.batch.column_by_name(ids).and_then(as_lists) else { continue };
+            let Some(numbers) = whole_numbers(lists.values()) else { continue };
+            let most = arrow::compute::max(&numbers);
+            if let Some(most) = most.filter(|most| *most >= i64::from(MAX_WIDTH)) {
+                let large = |at: usize| numbers.is_valid(at) && numbers.value(at) == most;
+                let at = (0..lists.len()).find(|at| {
+                    let (from, to) = range(&lists, *at);
+                    (from..to).any(large)
+                });
+                let row = at.and_then(|at| rows.rows.get(at));
+                let place = row.map_or_else(|| opened.name.clone(), |row| format!("{}, row {row}", opened.name));
+                return Err(too_large(&place, ids, most));
+            }
+            largest = largest.max(most);
             progress.update(opened.rows.read(), "");
         }
     }
-    let width = largest.map_or(Some(0), |most| u32::try_from(most.max(-1) + 1).ok());
-    match width {
-        None => {
+    match largest.map(|most| u32::try_from(most + 1)) {
+        Some(Ok(width)) if width > 0 => Ok(width),
+        Some(_) => {
             let message = format!(
-                "column '{ids}' names feature {}, more than can be numbered; expected numbers from 0 up to the width of the \
-                 dictionary",
+                "column '{ids}' names feature {}; expected numbers from 0 up to the width of the dictionary",
                 largest.unwrap_or_default()
             );
             Err(Error::new(ErrorKind::Data, message))
         }
-        Some(0) => {
+        None => {
             let message = format!("column '{ids}' names no feature at all; say how many there are (--width)");
             Err(Error::new(ErrorKind::Data, message))
         }
-        Some(width) => Ok(width),
     }
+}
+
+/// Refuses a feature that is so large that the dictionary would not fit into memory.
+fn too_large(place: &str, ids: &str, feature: i64) -> Error {
+    let message = format!(
+        "{place}: column '{ids}' names feature {feature}, more than can be numbered; expected numbers from 0 to {}",
+        MAX_WIDTH - 1
+    );
+    Error::new(ErrorKind::Data, message)
 }
 
 /// The number of values of the embeddings that a source has, by the first of them.
@@ -478,6 +503,10 @@ pub(super) fn found_embedding_width(part: &Part, options: &ImportOptions, column
 /// The file is JSON lines (such as the `features.jsonl` of an artifact), CSV or TSV, with `latent` (or `feature`, `index`,
 /// `id`) and `label`, and `description` if there is one.
 pub(super) fn latents(width: u32, labels: Option<&Path>) -> Result<Vec<LatentInfo>> {
+    if width > MAX_WIDTH {
+        let message = format!("a width of {width} is more than a dictionary can have; expected at most {MAX_WIDTH}");
+        return Err(Error::new(ErrorKind::Query, message));
+    }
     let mut latents: Vec<LatentInfo> = (0..width).map(unnamed).collect();
     let Some(path) = labels else { return Ok(latents) };
     for (line, row) in label_rows(path)? {

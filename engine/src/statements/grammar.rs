@@ -93,7 +93,8 @@ pub(super) fn own_statement(parser: &mut Parser<'_>) -> Result<Option<Statement>
 pub(super) fn delete(delete: &ast::Delete) -> Result<Statement> {
     let refuse = |message: &str| Err(Error::new(ErrorKind::Query, format!("DELETE: {message}")));
     let (ast::FromTable::WithFromKeyword(tables) | ast::FromTable::WithoutKeyword(tables)) = &delete.from;
-    let [ast::TableWithJoins { relation: ast::TableFactor::Table { name, args: None, .. }, joins }] = &tables[..]
+    let [ast::TableWithJoins { relation: ast::TableFactor::Table { name, args: None, sample: None, .. }, joins }] =
+        &tables[..]
     else {
         return refuse("expected one corpus after FROM");
     };

@@ -248,6 +248,13 @@ fn reads_only(query: &mut ast::Query) -> Result<()> {
     walk(query, &mut |node| match node {
         Node::Statement(statement) => refuse(&first_words(statement)),
         Node::Select(select) if select.into.is_some() => refuse("SELECT INTO"),
+        // DataFusion passes over it, and all rows would be taken for a sample.
+        Node::Table(
+            ast::TableFactor::Table { sample: Some(_), .. } | ast::TableFactor::Derived { sample: Some(_), .. },
+        ) => {
+            let message = "TABLESAMPLE is not supported; use ORDER BY random() LIMIT n";
+            Err(Error::new(ErrorKind::Query, message))
+        }
         _ => Ok(()),
     })
 }

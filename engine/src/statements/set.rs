@@ -88,18 +88,29 @@ impl DocumentSet {
     }
 
     /// The corpus and its version, if every document of the set is one of it, with its own `doc_id`: `SELECT * FROM corpus`
-    /// with or without conditions, order and limit.
+    /// with or without conditions, order and limit, and perhaps called something else.
     pub(crate) fn corpus(&self) -> Option<VersionedName> {
-        let ast::Statement::Query(query) = &self.statement else { return None };
-        let ast::Query { with: None, body, .. } = query.as_ref() else { return None };
-        let SetExpr::Select(select) = body.as_ref() else { return None };
-        let [ast::TableWithJoins { relation: TableFactor::Table { name, args: None, .. }, joins }] = &select.from[..]
-        else {
-            return None;
+        let mut bare = self.plain_corpus()?;
+        let mut statement = self.statement.clone();
+        if let ast::Statement::Query(query) = &mut statement {
+            (query.order_by, query.limit_clause, query.fetch) = (None, None, None);
+        }
+        select_of(&mut statement)?.selection = None;
+        let name = match table_of(&mut statement)? {
+            TableFactor::Table { name, alias, .. } => {
+                // Names of columns in it would change what `doc_id` is.
+                let called = alias.take_if(|alias| alias.columns.is_empty() && alias.at.is_none());
+                if called.is_some()
+                    && let TableFactor::Table { alias, .. } = table_of(&mut bare)?
+                {
+                    *alias = None;
+                }
+                super::rewrite::plain_name(name)
+            }
+            _ => return None,
         };
-        let [ast::SelectItem::Wildcard(_)] = &select.projection[..] else { return None };
-        let plain = joins.is_empty() && select.distinct.is_none() && name.0.len() == 1;
-        if plain { VersionedName::parse(&super::rewrite::plain_name(name)).ok() } else { None }
+        // SQL has more clauses than a list of those that matter would name.
+        if statement == bare { VersionedName::parse(&name).ok() } else { None }
     }
 
     /// One query for sets that are conditions on the same version of one corpus: each document of any of them once, with
@@ -143,11 +154,14 @@ impl DocumentSet {
         Some(statement)
     }
 
-    /// `SELECT * FROM` the table of [`Self::corpus`] and nothing else.
+    /// `SELECT * FROM` the first table and nothing else.
     fn plain_corpus(&self) -> Option<ast::Statement> {
-        self.corpus()?;
         let mut statement = self.statement.clone();
-        let TableFactor::Table { name, .. } = &select_of(&mut statement)?.from.first()?.relation else { return None };
+        let TableFactor::Table { name, .. } = table_of(&mut statement)? else { return None };
+        // A name with a schema is no corpus.
+        if name.0.len() != 1 {
+            return None;
+        }
         Some(Self::parse(&name.to_string()).ok()?.statement)
     }
 
@@ -173,6 +187,11 @@ fn select_of(statement: &mut ast::Statement) -> Option<&mut ast::Select> {
         SetExpr::Select(select) => Some(select),
         _ => None,
     }
+}
+
+/// The first table that a query reads.
+fn table_of(statement: &mut ast::Statement) -> Option<&mut TableFactor> {
+    Some(&mut select_of(statement)?.from.first_mut()?.relation)
 }
 
 fn has_query(expr: &mut ast::Expr) -> bool {
@@ -272,5 +291,27 @@ mod tests {
         assert!(DocumentSet::parse("answers").unwrap().is_whole_corpus());
         assert!(!DocumentSet::parse("answers LIMIT 3").unwrap().is_whole_corpus());
         assert!(!DocumentSet::parse("answers AS OF VERSION 1").unwrap().is_whole_corpus());
+        let limited = "answers AS x WHERE x.a ORDER BY x.b LIMIT 3";
+        assert_eq!(corpus(limited).as_deref(), Some("answers"));
+        assert_eq!(corpus("answers AS OF VERSION 3 WHERE a").as_deref(), Some("answers"));
+        for general in [
+            "answers QUALIFY row_number() OVER (PARTITION BY a ORDER BY b) = 1",
+            "answers |> WHERE a",
+            "answers HAVING a",
+            "answers GROUP BY ALL",
+            "answers AS x(doc_id, y)",
+            "SELECT TOP 3 * FROM answers",
+            "SELECT * EXCEPT (a) FROM answers",
+            "SELECT * REPLACE (a AS doc_id) FROM answers",
+            "SELECT * RENAME (a AS doc_id) FROM answers",
+        ] {
+            // What this dialect does not know is no set at all.
+            if let Ok(set) = DocumentSet::parse(general) {
+                assert!(set.corpus().is_none() && !set.is_whole_corpus(), "{general}");
+                assert_eq!(DocumentSet::together(&[set.clone(), set]), None, "{general}");
+            }
+        }
+        let sampled = DocumentSet::parse("answers TABLESAMPLE BERNOULLI (10)").map(|_| ()).unwrap_err().to_string();
+        assert!(sampled.contains("TABLESAMPLE"), "{sampled}");
     }
 }
