@@ -317,6 +317,13 @@ impl Gate {
         // Agents read only, whatever their token may do.
         if !options.write || visitor.only_reads || visitor.door == Door::Mcp {
             caller.writable = Some(Arc::default());
+            caller.only_reads = Some(if !options.write {
+                "this server only reads; start it with `saequel serve --write`"
+            } else if visitor.door == Door::Mcp {
+                "an agent only reads"
+            } else {
+                "a GET never writes; send it with POST"
+            });
         }
         // An engine that may read every file of its process was not opened to be served.
         caller.files &= self.0.engine.options().allowed_dirs.is_some();
@@ -589,8 +596,13 @@ impl Gate {
     }
 
     fn too_long(&self, timeout: Duration) -> Failure {
-        Failure::new(ErrorKind::Cancelled, format!("the query took longer than {} s", timeout.as_secs_f64()))
-            .hint("ask for less with WHERE or LIMIT, or start the server with a larger --timeout")
+        // Less than the server's limit is what the request set.
+        let hint = if timeout < self.0.options.timeout {
+            "ask for less with WHERE or LIMIT, or give the request a larger timeout"
+        } else {
+            "ask for less with WHERE or LIMIT, or start the server with a larger --timeout"
+        };
+        Failure::new(ErrorKind::Cancelled, format!("the query took longer than {} s", timeout.as_secs_f64())).hint(hint)
     }
 }
 
