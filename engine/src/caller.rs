@@ -33,7 +33,7 @@ pub struct Caller {
     /// Corpora that it may make, fill, shorten and drop; `None`: all. What belongs to no corpus (concepts, labels) is
     /// written by those alone who may write all.
     pub writable: Option<Arc<BTreeSet<String>>>,
-    /// Why it writes nothing, whatever its token may do, and the way out; `None`: `writable` alone decides.
+    /// Why it writes nothing, whatever its token may do; `None`: `writable` alone decides.
     pub only_reads: Option<&'static str>,
     /// Whether statements may read files of [`crate::EngineOptions::allowed_dirs`].
     pub files: bool,

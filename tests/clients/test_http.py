@@ -502,6 +502,7 @@ def test_what_happens_to_rows_that_are_there_or_broken(writing):
     _, _, answer = writing.http(path + "&on_bad_row=set_aside", broken, headers=headers)
     report = json.loads(answer)["report"]
     assert report["set_aside"] == 1 and len(report["set_aside_places"]) == 1, report
+    assert report["set_aside_places"][0].startswith("the body, "), report
 
 
 def test_imports_that_are_refused(writing, server, guarded, tokens):

@@ -86,7 +86,7 @@ pub(super) fn no_sae(name: &str) -> Result<Arc<crate::Sae>> {
     Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found")))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_is_called_what_it_is_to_be_called() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;

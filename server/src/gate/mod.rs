@@ -38,7 +38,7 @@ pub use metrics::{Metrics, OfDoor};
 pub use registry::{QueryInfo, State};
 pub use tokens::{Principal, Scope, ScramKeys, TokenEntry, TokenFile, Tokens};
 
-use crate::error::{Failure, Result, STOPPING, TOO_MANY, UNAUTHENTICATED};
+use crate::error::{Failure, Result, A_GET, A_READER, STOPPING, TOO_MANY, UNAUTHENTICATED};
 use crate::options::ServeOptions;
 use registry::{Entry, Registry};
 
@@ -317,12 +317,12 @@ impl Gate {
         // Agents read only, whatever their token may do.
         if !options.write || visitor.only_reads || visitor.door == Door::Mcp {
             caller.writable = Some(Arc::default());
-            caller.only_reads = Some(if !options.write {
-                "this server only reads; start it with `saequel serve --write`"
-            } else if visitor.door == Door::Mcp {
+            caller.only_reads = Some(if visitor.door == Door::Mcp {
                 "an agent only reads"
+            } else if options.write {
+                A_GET
             } else {
-                "a GET never writes; send it with POST"
+                A_READER
             });
         }
         // An engine that may read every file of its process was not opened to be served.
