@@ -172,7 +172,9 @@ impl Failure {
         }
         match self.kind() {
             ErrorKind::Denied if self.error.message().ends_with(A_GET) => Some("send it with POST"),
-            ErrorKind::Denied if self.error.message().ends_with(A_READER) => Some("start it with `saequel serve --write`"),
+            ErrorKind::Denied if self.error.message().ends_with(A_READER) => {
+                Some("start it with `saequel serve --write`")
+            }
             ErrorKind::Internal => Some("this is a mistake in saequel; please report it with the statement"),
             ErrorKind::Resources => Some("raise --memory, or ask for less with WHERE or LIMIT"),
             ErrorKind::Corrupt => Some("`saequel doctor` looks at every part of a database and says what can be done"),

@@ -38,7 +38,7 @@ pub use metrics::{Metrics, OfDoor};
 pub use registry::{QueryInfo, State};
 pub use tokens::{Principal, Scope, ScramKeys, TokenEntry, TokenFile, Tokens};
 
-use crate::error::{Failure, Result, A_GET, A_READER, STOPPING, TOO_MANY, UNAUTHENTICATED};
+use crate::error::{A_GET, A_READER, Failure, Result, STOPPING, TOO_MANY, UNAUTHENTICATED};
 use crate::options::ServeOptions;
 use registry::{Entry, Registry};
 
