@@ -33,6 +33,8 @@ pub struct Caller {
     /// Corpora that it may make, fill, shorten and drop; `None`: all. What belongs to no corpus (concepts, labels) is
     /// written by those alone who may write all.
     pub writable: Option<Arc<BTreeSet<String>>>,
+    /// Why it writes nothing, whatever its token may do; `None`: `writable` alone decides.
+    pub only_reads: Option<&'static str>,
     /// Whether statements may read files of [`crate::EngineOptions::allowed_dirs`].
     pub files: bool,
     /// Whether `saequel.queries` shows what others asked.
@@ -51,6 +53,7 @@ impl Default for Caller {
             name: String::new(),
             readable: None,
             writable: None,
+            only_reads: None,
             files: true,
             sees_all_queries: true,
             memory_limit_bytes: None,
@@ -89,6 +92,9 @@ impl Caller {
             | Statement::DropDictionary { .. }
             | Statement::RenameFeature { .. } => None,
         };
+        if let Some(why) = self.only_reads {
+            return Err(Error::new(ErrorKind::Denied, format!("{name}: {why}")));
+        }
         if matches!(statement, Statement::Import(_)) && !self.files {
             return Err(Error::new(ErrorKind::Denied, format!("{name}: this token may read no file of the server")));
         }

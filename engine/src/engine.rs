@@ -333,6 +333,8 @@ pub enum GivenMatrix {
 pub struct ImportOptions {
     /// Where from.
     pub source: ImportSource,
+    /// What messages call the source, where its path is nobody's business; default: the path.
+    pub shown_as: Option<String>,
     /// `csv`, `tsv`, `json`, `jsonl`, `parquet`, `arrow`, `text`; default: by name and first bytes.
     pub format: Option<String>,
     /// Corpus to write to; made if it does not exist.
@@ -370,6 +372,7 @@ impl ImportOptions {
     pub fn new(source: ImportSource, corpus: impl Into<String>) -> Self {
         Self {
             source,
+            shown_as: None,
             format: None,
             corpus: corpus.into(),
             text_columns: Vec::new(),

@@ -70,6 +70,11 @@ pub const STOPPING: Wire =
 pub const UNSUPPORTED: Wire =
     Wire { name: "unsupported", exit: EXIT_USAGE, http: 501, sqlstate: "0A000", grpc: tonic::Code::Unimplemented };
 
+/// Why a GET may not do what changes the database.
+pub const A_GET: &str = "a GET never writes";
+/// Why nobody may, of a server without `--write`.
+pub const A_READER: &str = "this server only reads";
+
 /// The table of kinds.
 pub fn wire(kind: ErrorKind) -> Wire {
     use tonic::Code;
@@ -166,6 +171,10 @@ impl Failure {
             return Some(hint);
         }
         match self.kind() {
+            ErrorKind::Denied if self.error.message().ends_with(A_GET) => Some("send it with POST"),
+            ErrorKind::Denied if self.error.message().ends_with(A_READER) => {
+                Some("start it with `saequel serve --write`")
+            }
             ErrorKind::Internal => Some("this is a mistake in saequel; please report it with the statement"),
             ErrorKind::Resources => Some("raise --memory, or ask for less with WHERE or LIMIT"),
             ErrorKind::Corrupt => Some("`saequel doctor` looks at every part of a database and says what can be done"),

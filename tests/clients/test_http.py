@@ -467,6 +467,16 @@ def test_documents_come_in(writing, content_type):
     assert writing.sql(f"SELECT count(*) AS n, min(text) AS t FROM {corpus}") == [{"n": 5, "t": ROWS[0]["text"]}]
 
 
+def test_what_only_reads_says_why(server, writing):
+    asked = urllib.parse.urlencode({"q": "DELETE FROM answers WHERE doc_id = 'x'"})
+    status, _, body = writing.http(f"/v1/sql?{asked}")
+    told = error(body)
+    assert status == 403 and "a GET never writes" in told["message"] and "POST" in told["hint"], told
+    status, _, body = server.http("/v1/sql", "DROP CORPUS answers")
+    told = error(body)
+    assert status == 403 and "this server only reads" in told["message"] and "--write" in told["hint"], told
+
+
 def test_an_import_is_followed(writing):
     before = writing.http("/metrics")[2].decode()
     lines = bodies()["application/x-ndjson"]
@@ -502,6 +512,7 @@ def test_what_happens_to_rows_that_are_there_or_broken(writing):
     _, _, answer = writing.http(path + "&on_bad_row=set_aside", broken, headers=headers)
     report = json.loads(answer)["report"]
     assert report["set_aside"] == 1 and len(report["set_aside_places"]) == 1, report
+    assert report["set_aside_places"][0].startswith("the body, "), report
 
 
 def test_imports_that_are_refused(writing, server, guarded, tokens):

@@ -200,6 +200,20 @@ def test_parameters_of_many_types(connection):
     assert connection.execute("SELECT doc_id FROM answers ORDER BY 1 LIMIT %s", (2,)).rowcount == 2
 
 
+def test_parameters_shape_columns(connection):
+    day = datetime.date(2024, 2, 29)
+    for value in (1, 1.5, True, b"ab", day, decimal.Decimal("2.5"), "x"):
+        (got,) = connection.execute("SELECT %s AS x", (value,)).fetchone()
+        assert got == value and type(got) in (type(value), float), (value, got)
+    assert connection.execute("SELECT n_tokens * %s FROM answers LIMIT 1", (0.5,)).fetchone()[0] > 0
+    assert connection.execute("SELECT topic, count(*) * %s FROM answers GROUP BY topic", (2,)).fetchone()[1] >= 2
+    assert connection.execute("SELECT %s + 1", (1.5,)).fetchone() == (2.5,)
+    sql = "SELECT DISTINCT CASE WHEN topic = %s THEN %s ELSE %s END FROM answers"
+    assert connection.execute(sql, ("no such topic", 1, 2)).fetchall() == [(2,)]
+    for _ in range(8):  # prepared by psycopg in the middle
+        assert connection.execute("SELECT %s AS x", (1,)).fetchone() == (1,)
+
+
 def test_parameters_of_table_functions(connection):
     sides = connection.execute("SELECT DISTINCT assistant FROM answers ORDER BY 1").fetchall()
     halves = [f"answers WHERE assistant = '{side}'" for (side,) in sides[:2]]

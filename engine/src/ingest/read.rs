@@ -94,6 +94,9 @@ fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
         return open_texts(part, path.display().to_string(), options);
     }
     let mut input = Input::open(&part.source)?;
+    if let Some(shown) = &options.shown_as {
+        input.name.clone_from(shown);
+    }
     let name = input.name.clone();
     let format = match part.format {
         Some(format) => format,

@@ -86,6 +86,16 @@ pub(super) fn no_sae(name: &str) -> Result<Arc<crate::Sae>> {
     Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found")))
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_called_what_it_is_to_be_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "secret.jsonl", b"{\"id\": 1, \"text\": \"a b\"}\nnonsense\n");
+    let named = ImportOptions { shown_as: Some("the body".to_owned()), ..keyed(&path) };
+    let report = run(&store, setting_aside(named)).await.unwrap();
+    assert!(report.set_aside[0].starts_with("the body, line 2"), "{:?}", report.set_aside);
+}
+
 fn setting_aside(options: ImportOptions) -> ImportOptions {
     ImportOptions { on_bad_row: OnBadRow::SetAside, ..options }
 }

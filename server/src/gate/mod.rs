@@ -38,7 +38,7 @@ pub use metrics::{Metrics, OfDoor};
 pub use registry::{QueryInfo, State};
 pub use tokens::{Principal, Scope, ScramKeys, TokenEntry, TokenFile, Tokens};
 
-use crate::error::{Failure, Result, STOPPING, TOO_MANY, UNAUTHENTICATED};
+use crate::error::{A_GET, A_READER, Failure, Result, STOPPING, TOO_MANY, UNAUTHENTICATED};
 use crate::options::ServeOptions;
 use registry::{Entry, Registry};
 
@@ -317,6 +317,13 @@ impl Gate {
         // Agents read only, whatever their token may do.
         if !options.write || visitor.only_reads || visitor.door == Door::Mcp {
             caller.writable = Some(Arc::default());
+            caller.only_reads = Some(if visitor.door == Door::Mcp {
+                "an agent only reads"
+            } else if options.write {
+                A_GET
+            } else {
+                A_READER
+            });
         }
         // An engine that may read every file of its process was not opened to be served.
         caller.files &= self.0.engine.options().allowed_dirs.is_some();
@@ -589,8 +596,13 @@ impl Gate {
     }
 
     fn too_long(&self, timeout: Duration) -> Failure {
-        Failure::new(ErrorKind::Cancelled, format!("the query took longer than {} s", timeout.as_secs_f64()))
-            .hint("ask for less with WHERE or LIMIT, or start the server with a larger --timeout")
+        // Less than the server's limit is what the request set.
+        let hint = if timeout < self.0.options.timeout {
+            "ask for less with WHERE or LIMIT, or give the request a larger timeout"
+        } else {
+            "ask for less with WHERE or LIMIT, or start the server with a larger --timeout"
+        };
+        Failure::new(ErrorKind::Cancelled, format!("the query took longer than {} s", timeout.as_secs_f64())).hint(hint)
     }
 }
 

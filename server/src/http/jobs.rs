@@ -446,7 +446,9 @@ async fn run(
     }
     job.status().state = Stands::Running;
     let settled = Settled::new(upload)?;
-    let options = ImportOptions { source: ImportSource::Path(settled.file()), ..options };
+    // Where the body lies on this machine is nobody's business, in warnings and in the job's row neither.
+    let shown_as = Some("the body".to_owned());
+    let options = ImportOptions { source: ImportSource::Path(settled.file()), shown_as, ..options };
     let engine = http.gate.engine().clone();
     let progress: Arc<dyn Progress> = job;
     let work = Gate::threads().spawn(async move {
@@ -454,7 +456,7 @@ async fn run(
         engine.import(options, progress).await
     });
     let report = work.await.map_err(|_| Failure::new(ErrorKind::Internal, "the import ended without a word"))?;
-    // Where the body lay on this machine is nobody's business.
+    // What opens the file knows its path alone.
     Ok(report.map_err(|error| {
         let message = error.to_string().replace(&format!("{}/", http.gate.engine().dir().join("tmp").display()), "");
         let shown = message.find(PREFIX).and_then(|at| Some((at, at + message[at..].find(FILE)? + FILE.len())));

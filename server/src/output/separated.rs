@@ -1,6 +1,7 @@
 //! CSV (RFC 4180, lines end with a line feed) and TSV (the IANA text format with backslash escapes).
 
 use arrow::array::{Array, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Schema};
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -50,7 +51,7 @@ impl SeparatedWriter {
 
 /// One column of a batch, ready to be written as text in full.
 pub(super) enum Column<'a> {
-    Plain(ArrayFormatter<'a>, &'a dyn Array),
+    Plain(ArrayFormatter<'a>, Option<NullBuffer>),
     /// Lists and structs, as JSON.
     Nested(arrow::json::writer::NullableEncoder<'a>),
 }
@@ -66,7 +67,8 @@ impl<'a> Column<'a> {
         for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             columns.push(match is_nested(array.data_type()) {
                 true => Column::Nested(make_encoder(field, array, options)?),
-                false => Column::Plain(ArrayFormatter::try_new(array, display)?, array),
+                // Logical: columns of type null, and dictionaries, keep their nulls elsewhere.
+                false => Column::Plain(ArrayFormatter::try_new(array, display)?, array.logical_nulls()),
             });
         }
         Ok(columns)
@@ -75,7 +77,9 @@ impl<'a> Column<'a> {
     /// Text of a value; nothing for null.
     pub(super) fn text(&mut self, row: usize) -> Result<Option<String>> {
         Ok(match self {
-            Column::Plain(formatter, array) if array.is_valid(row) => Some(formatter.value(row).try_to_string()?),
+            Column::Plain(formatter, nulls) if nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) => {
+                Some(formatter.value(row).try_to_string()?)
+            }
             Column::Nested(encoder) if !encoder.is_null(row) => {
                 let mut cell = Vec::new();
                 encoder.encode(row, &mut cell);
@@ -155,5 +159,13 @@ mod tests {
         let column: ArrayRef = Arc::new(StringArray::from(vec![Some(""), None]));
         let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
         assert_eq!(written(Format::Csv, &[batch]), b"a\n\"\"\n\n");
+    }
+
+    #[test]
+    fn a_null_without_a_type_is_the_empty_field() {
+        let (text, null): (ArrayRef, ArrayRef) =
+            (Arc::new(StringArray::from(vec!["x"])), Arc::new(arrow::array::NullArray::new(1)));
+        let batch = RecordBatch::try_from_iter([("a", text), ("n", null)]).unwrap();
+        assert_eq!(written(Format::Csv, &[batch]), b"a,n\nx,\n");
     }
 }

@@ -37,6 +37,18 @@ impl Parameter {
         !self.by_client && self.wanted.is_none()
     }
 
+    /// Whether the client said what it is, so that what is planned without it may have other columns.
+    pub(super) fn is_typed(&self) -> bool {
+        self.by_client
+    }
+
+    /// A null of its type; nothing where that type has none.
+    pub(super) fn null(&self) -> Option<ScalarValue> {
+        let own = taken_as(&self.shown);
+        let data_type = if self.by_client { own.or_else(|| self.wanted.clone()) } else { self.wanted.clone().or(own) };
+        ScalarValue::try_from(&data_type.unwrap_or(DataType::Utf8)).ok()
+    }
+
     /// The value of parameter `number`.
     ///
     /// # Errors
@@ -44,13 +56,19 @@ impl Parameter {
     pub(super) fn value(&self, number: usize, format: Format, bytes: Option<Bytes>) -> Result<ScalarValue> {
         let own = taken_as(&self.shown);
         let Some(bytes) = bytes else {
-            let data_type = self.wanted.clone().or(own).unwrap_or(DataType::Utf8);
-            return ScalarValue::try_from(&data_type)
-                .map_err(|_| Trouble::new("0A000", format!("parameter ${number}: {data_type} cannot be null")));
+            let shown = self.shown.name();
+            return self
+                .null()
+                .ok_or_else(|| Trouble::new("0A000", format!("parameter ${number}: {shown} cannot be null")));
         };
         let bad = |got: &str| {
             let got: String = got.chars().take(60).collect();
-            let message = format!("parameter ${number}: expected a value of type {}, got '{got}'", self.shown.name());
+            // Text that becomes something else: what was wanted is what the value is not.
+            let needed = match (&own, &self.wanted) {
+                (None, Some(wanted)) => shown_as(wanted),
+                _ => self.shown.clone(),
+            };
+            let message = format!("parameter ${number}: expected a value of type {}, got '{got}'", needed.name());
             Trouble::new("22P02", message)
         };
         let text = |bytes: Bytes| {
@@ -397,6 +415,20 @@ mod tests {
         assert_eq!(value(1700, None, "12").unwrap(), ScalarValue::Int64(Some(12)));
         assert_eq!(value(1043, Some(DataType::Int32), "12").unwrap(), ScalarValue::Int32(Some(12)));
         assert_eq!(value(0, None, "12").unwrap(), ScalarValue::Utf8(Some("12".to_owned())));
+    }
+
+    #[test]
+    fn an_error_names_the_type_that_was_needed() {
+        let error = format!("{:?}", value(1043, Some(DataType::Int32), "x").unwrap_err());
+        assert!(error.contains("type int4, got 'x'"), "{error}");
+    }
+
+    #[test]
+    fn nulls_have_the_type_that_the_client_said() {
+        let null = |oid, wanted| Parameter::new(oid, wanted).unwrap().null().unwrap();
+        assert_eq!(null(701, Some(DataType::Int64)), ScalarValue::Float64(None));
+        assert_eq!(null(1043, Some(DataType::Int64)), ScalarValue::Int64(None));
+        assert_eq!(null(0, None), ScalarValue::Utf8(None));
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Prepared {
         }
     }
 
+    /// Whether the client said the type of a parameter.
+    pub(super) fn is_typed(&self) -> bool {
+        self.parameters.iter().any(Parameter::is_typed)
+    }
+
     /// Columns of the result, if that is known.
     pub(super) fn described(&self) -> Option<Option<Vec<Column>>> {
         self.described.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -129,7 +129,7 @@ impl Connection {
                 let described = match prepared.described() {
                     Some(described) => described,
                     None => {
-                        let columns = self.plan(prepared).await?.schema.map(|schema| columns(&schema));
+                        let columns = self.plan_typed(prepared).await?.schema.map(|schema| columns(&schema));
                         prepared.describe(columns.clone());
                         columns
                     }
@@ -163,7 +163,7 @@ impl Connection {
             && !prepared.writes
             && matches!(portal.state, State::Bound)
             && self.status != TransactionStatus::Error
-            && prepared.described().flatten().is_none();
+            && (prepared.is_typed() || prepared.described().flatten().is_none());
         let columns = if begins {
             let rows = self.begin(&prepared, &portal.values).await?;
             let columns = rows.columns.clone();

@@ -73,7 +73,10 @@ impl Connection {
                 let oid = given.or_else(by_cast).unwrap_or(0);
                 prepared.parameters.push(Parameter::new(oid, wanted)?);
             }
-            prepared.describe(described.schema.map(|schema| columns(&schema)));
+            // A type that the client said may shape a column, and this plan does not know it.
+            if !prepared.is_typed() {
+                prepared.describe(described.schema.map(|schema| columns(&schema)));
+            }
         }
         Ok(prepared)
     }
@@ -83,6 +86,20 @@ impl Connection {
         let Self { wire, gate, visitor, limits, .. } = self;
         let described = watched(wire, limits, || false, gate.describe(visitor, &prepared.planned)).await?;
         described.map_err(|failure| prepared.located(failure.into()))
+    }
+
+    /// The same where the client said types of parameters: they have values of these types then.
+    pub(super) async fn plan_typed(&mut self, prepared: &Prepared) -> Result<Described> {
+        let nulls: Option<Vec<ScalarValue>> = prepared.parameters.iter().map(Parameter::null).collect();
+        if let Some(nulls) = nulls.filter(|_| prepared.is_typed()) {
+            let Self { wire, gate, visitor, limits, .. } = self;
+            let describing = gate.describe_with(visitor, &prepared.planned, ParamValues::from(nulls));
+            if let Ok(described) = watched(wire, limits, || false, describing).await? {
+                return Ok(described);
+            }
+        }
+        // Table functions take no null: that is told by the plan without values.
+        self.plan(prepared).await
     }
 
     /// Begins to run what the engine is given.
