@@ -3,8 +3,8 @@
 use crate::error::{Error, ErrorKind, disk_full, is_full_disk};
 
 /// What is said of a data file that is gone, with the way out: a new statement reads a newer version.
-const MISSING_FILE: &str = "a file of the version that this statement reads is gone: COMPACT removed it, or the folder is \
-                            damaged; run it again, and if it comes again, `saequel doctor`";
+const MISSING_FILE: &str = "a file of the version that this statement reads is gone: COMPACT removed it, or the \
+                            folder is damaged; run it again, and if it comes again, `saequel doctor`";
 
 /// Turns a Lance error into ours; `what` says what was being done to what, e.g. `writing corpus 'answers'`.
 pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
