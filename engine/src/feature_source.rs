@@ -11,7 +11,7 @@ use datafusion::common::{Column, ParamValues};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::Result as DFResult;
 use datafusion::functions::core::expr_ext::FieldAccessor;
-use datafusion::logical_expr::{Expr, LogicalPlan, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, cast, lit, when};
 use datafusion::physical_plan::{ExecutionPlanProperties, SendableRecordBatchStream};
 use saequel_udfs::features::FEATURES_TYPE;
 use saequel_udfs::scalar::conversation::no_conversation;
@@ -254,7 +254,15 @@ fn expression(frame: &DataFrame, column: &DocumentColumn) -> Result<Expr> {
                                works (of retrieve signals => 'labels,words')";
                 return Err(Error::new(ErrorKind::Query, message));
             };
-            embedding.alias("embedding")
+            // Corpora of before have one for texts without a token: that of the special tokens, near to many queries.
+            match find(sql::N_TOKENS) {
+                Some((n_tokens, kind)) if kind.is_integer() => {
+                    let has_tokens = n_tokens.eq(lit(0u32)).is_not_true();
+                    when(has_tokens, embedding).end().map_err(Error::from)?
+                }
+                _ => embedding,
+            }
+            .alias("embedding")
         }
         DocumentColumn::TokenCount => {
             typed(needed(&[sql::N_TOKENS], "is the length of each document")?, DataType::UInt32).alias("n_tokens")

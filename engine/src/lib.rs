@@ -36,6 +36,7 @@ mod system_tables;
 mod table_provider;
 mod top_documents;
 mod words;
+mod yielding_joins;
 
 pub use caller::{Caller, SessionExtension};
 pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};

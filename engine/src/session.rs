@@ -20,6 +20,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DFStatement;
@@ -38,6 +39,7 @@ use crate::label_embeddings::LabelCache;
 use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
 use crate::query_error::missing_table;
+use crate::yielding_joins::YieldingJoins;
 use crate::query_log::QueryLog;
 use crate::statement_pool::StatementPool;
 use crate::statements::walk::{Node, walk};
@@ -150,10 +152,14 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
         runtime = RuntimeEnvBuilder::from_runtime_env(&runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
     }
     let source: Arc<dyn FeatureSource> = Arc::new(EngineSource::new(Arc::clone(picture)));
+    // To name one rule would leave out DataFusion's own.
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.push(Arc::new(YieldingJoins));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rules(rules)
         .with_catalog_list(namespace::catalog_list(picture, viewer))
         .with_analyzer_rule(Arc::new(ActivationFilter::new(&source)))
         .with_optimizer_rule(Arc::new(FeatureFields))

@@ -106,8 +106,13 @@ pub(crate) fn reader_columns(width: usize, encoded: &[Encoded]) -> Result<Vec<(S
     for document in encoded {
         match document {
             Ok(document) if document.embedding.len() == width as usize => {
-                embeddings.values().append_slice(&document.embedding);
-                embeddings.append(true);
+                // Without a token it is that of the special tokens alone, which is near to many queries.
+                if document.n_tokens == 0 {
+                    embeddings.values().append_nulls(width as usize);
+                } else {
+                    embeddings.values().append_slice(&document.embedding);
+                }
+                embeddings.append(document.n_tokens > 0);
                 n_tokens.append_value(document.n_tokens);
                 n_spans.append_value(document.n_spans);
             }

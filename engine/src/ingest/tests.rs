@@ -774,3 +774,11 @@ async fn write_fixture() {
     assert_eq!(engine.delete("letters", "doc_id = 'gone'").await.unwrap(), 1);
     engine.compact("letters", 0).await.unwrap();
 }
+
+#[test]
+fn a_text_without_a_token_has_no_embedding() {
+    let of = |n_tokens| Ok(EncodedDocument { embedding: vec![f16::ONE; 4], n_tokens, ..EncodedDocument::default() });
+    let made = super::documents::reader_columns(4, &[of(0), of(3)]).unwrap();
+    let embeddings = &made.iter().find(|(name, _)| name == crate::schema::EMBEDDING).unwrap().1;
+    assert!(embeddings.is_null(0) && embeddings.is_valid(1));
+}

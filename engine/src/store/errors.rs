@@ -2,18 +2,33 @@
 
 use crate::error::{Error, ErrorKind, disk_full, is_full_disk};
 
+/// What is said of a data file that is gone, with the way out: a new statement reads a newer version.
+const MISSING_FILE: &str = "a file of the version that this statement reads is gone: COMPACT removed it, or the \
+                            folder is damaged; run it again, and if it comes again, `saequel doctor`";
+
 /// Turns a Lance error into ours; `what` says what was being done to what, e.g. `writing corpus 'answers'`.
 pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
     if is_full_disk(error) {
         return disk_full(&format!("({what})"));
     }
     let text = error.to_string();
-    let kind = match kind(error) {
-        // A data file that is gone comes through two libraries that keep only its text.
+    let kind = kind(error);
+    if is_missing_file(error, kind, &text) {
+        let message = format!("{what}: {MISSING_FILE}: {}", without_places(&text));
+        return Error::new(ErrorKind::Io, message);
+    }
+    let kind = match kind {
         ErrorKind::Internal | ErrorKind::Io if text.contains("Not found: ") => ErrorKind::Corrupt,
         kind => kind,
     };
     Error::new(kind, format!("{what}: {}", without_places(&text)))
+}
+
+/// Whether a data file is gone. It may come through two libraries that keep only its text.
+fn is_missing_file(error: &lance::Error, kind: ErrorKind, text: &str) -> bool {
+    let said = matches!(kind, ErrorKind::Internal | ErrorKind::Io) && text.contains("Not found: ");
+    let is_file = text.contains(".lance") && text.contains("/data/");
+    is_file && (said || error.is_not_found())
 }
 
 fn kind(error: &lance::Error) -> ErrorKind {
@@ -69,6 +84,16 @@ fn without_places(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_file_that_is_gone_may_be_tried_again() {
+        let gone = "Object at location /db/corpora/a.lance/data/01.lance not found";
+        let error = lance_error("reading", &lance::Error::not_found(gone));
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.message().contains("run it again"), "{error}");
+        let error = lance_error("reading", &lance::Error::not_found("/db/corpora/a.lance/_versions/1.manifest"));
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
 
     #[test]
     fn places_in_foreign_source_are_cut() {

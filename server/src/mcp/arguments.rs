@@ -109,6 +109,8 @@ fn understood(schema: &Value, value: Value) -> Result<Value, String> {
             // Beyond a limit, the limit is meant.
             let limit = |name: &str, otherwise: u64| schema[name].as_u64().unwrap_or(otherwise);
             match whole {
+                // None at all is a mistake, not less than enough.
+                Some(0) if limit("minimum", 0) > 0 => expected("a number above 0"),
                 Some(whole) => Ok(whole.clamp(limit("minimum", 0), limit("maximum", u64::MAX)).into()),
                 None => expected("a whole number"),
             }
@@ -194,6 +196,7 @@ mod tests {
         let line = |given| read_of(given).unwrap_err().to_string();
         assert!(line(json!({})).contains("diff: the argument 'set' is needed"));
         assert!(line(json!({"set": " "})).contains("diff: the argument 'set' is needed"));
+        assert!(line(json!({"set": "a", "k": 0})).contains("argument 'k': expected a number above 0, got 0"));
         assert!(line(json!({"set": "a", "k": "many"})).contains("argument 'k': expected a whole number, got \"many\""));
         assert!(line(json!({"set": "a", "level": "word"})).contains("one of [\"token\",\"span\"], got \"word\""));
         assert!(line(json!({"set": "a", "sets": 1})).contains("there is no argument 'sets'; there are: "));

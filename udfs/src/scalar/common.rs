@@ -119,13 +119,13 @@ impl Members {
         self.positive.iter().any(|(id, _)| has(id)) && !self.negative.iter().any(has)
     }
 
-    /// Weighted maximum of the members' activations; 0 where it is not present.
+    /// Weighted maximum of the members' activations, which may be below 0; 0 where it is not present.
     pub(crate) fn activation(&self, ids: &[FeatureId], activations: &[f16]) -> f32 {
         if !self.present(ids) {
             return 0.0;
         }
         let of = |(id, weight): &(FeatureId, f32)| Some(weight * activations[ids.binary_search(id).ok()?].to_f32());
-        self.positive.iter().filter_map(of).fold(0.0, f32::max)
+        self.positive.iter().filter_map(of).reduce(f32::max).unwrap_or(0.0)
     }
 }
 
@@ -277,4 +277,18 @@ pub(crate) fn off_runtime<T>(work: impl FnOnce() -> T) -> T {
     let multi_threaded = tokio::runtime::Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
     if multi_threaded { tokio::task::block_in_place(work) } else { work() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_keep_their_sign() {
+        let members = Members::new(FeatureRef::Concept(vec![(1, 1.0), (3, 1.0)]));
+        let halves = |values: [f32; 2]| values.map(f16::from_f32);
+        assert_eq!(members.activation(&[1, 2], &halves([-2.5, 4.0])), -2.5);
+        assert_eq!(members.activation(&[1, 3], &halves([-2.5, -1.0])), -1.0);
+        assert_eq!(members.activation(&[2, 4], &halves([-2.5, 4.0])), 0.0);
+    }
 }

@@ -20,8 +20,8 @@
 //!
 //! The set is streamed once to count features and to draw a sample, of which standard deviations are taken, and once to be
 //! scored; memory is that of the candidates and the sample, not of the set. Documents without features, embedding or text
-//! can only be found by what they have. A query without a known feature or word is answered by the other signals; an
-//! empty set gives no rows.
+//! can only be found by what they have. A query without a known feature or word is answered by the other signals; a
+//! set without documents is an error, unless words or features alone are asked.
 
 mod by_features;
 mod learned;
@@ -128,7 +128,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            the score: what it adds beyond what every document has of its signal. All parts of a document together are no more \
            than its score; those against it are negative. A document without an embedding counts like the lowest by `dense`. \
            `<signal>_rank` and `<signal>_score` are \
-           what each signal said; ranks beyond the first thousand, or ten times `k`, are null. An empty set gives no rows.\n\n\
+           what each signal said; ranks beyond the first thousand, or ten times `k`, are null. A set without documents is an error.\n\n\
            With `features` in place of a query, `score` is the sum of the activations of these features, each times its weight; \
            documents that have none of them are not found. Of a corpus, whole or with a filter, the sums are found by postings, \
            which are made at the first such call and kept beside the corpus; other sets are read. \
@@ -255,6 +255,9 @@ impl Computation for RetrieveCall {
                 with_embeddings: options.uses(Signal::Dense),
             };
             let statistics = survey("retrieve", &self.source, &options.set, marks, look, &memory).await?;
+            if statistics.n_rows == 0 {
+                return exec_err!("retrieve: set '{}' has no documents", options.set);
+            }
             let depth = depth.min(statistics.n_rows as usize);
             let words = if options.uses(Signal::Words) { self.words(depth).await? } else { Vec::new() };
             let plan = Plan { options: options.clone(), catalog: Arc::clone(&catalog), understood, statistics, dense };

@@ -126,7 +126,10 @@ impl Options {
     pub(super) fn parse(function: &'static str, exprs: &[Expr]) -> Result<Self> {
         let mut args = Arguments::parse(function, exprs)?;
         let set = args.positional("set").required_text()?;
-        let about = args.positional("about").text()?.filter(|about| !about.trim().is_empty());
+        let about = args.positional("about").text()?;
+        if about.as_ref().is_some_and(|about| about.trim().is_empty()) {
+            return plan_err!("{function}: argument 'about' is empty; leave it out to group by everything");
+        }
         let k = args.named("k").count()?;
         let seed = args.named("seed").count_or(0)? as u64;
         // `auto` is k-means: of four news topics it finds more than spectral clustering (NMI 0.46 against 0.28).

@@ -201,8 +201,11 @@ async fn draw(
             }
         }
     }
+    if sample.n_docs == 0 {
+        return exec_err!("{}: set '{}' has no documents", options.function, options.set);
+    }
     let has_none = |(_, embedding): &(u64, Vec<f32>)| embedding.iter().all(|value| *value == 0.0);
-    if options.dense && sample.n_docs > 0 && sample.embeddings.iter().all(has_none) {
+    if options.dense && sample.embeddings.iter().all(has_none) {
         return exec_err!(
             "{}: none of the {} documents of '{}' that were looked at has an embedding, by which view => 'dense' groups; leave it \
              out to group by features",

@@ -209,7 +209,8 @@ async fn edges() {
         assert_eq!(unknown.num_rows(), 4);
         for empty in ["cluster", "cluster_summary"] {
             let sql = format!("SELECT * FROM {empty}('answers WHERE doc_id = ''x''', {method})");
-            assert_eq!(run(&source, &sql).await.unwrap().num_rows(), 0);
+            let error = run(&source, &sql).await.unwrap_err().to_string();
+            assert!(error.contains("has no documents"), "{error}");
         }
         let sql = format!(
             "SELECT * FROM cluster('answers WHERE doc_id IN (''d0'', ''d1'')', named_argument('k', 9), {method})"
@@ -219,7 +220,10 @@ async fn edges() {
     let many = run(&source, "SELECT * FROM cluster('answers', named_argument('k', 60))").await.unwrap();
     assert_eq!(many.num_rows(), 40);
     let dense = "SELECT * FROM cluster('answers WHERE doc_id = ''x''', named_argument('view', 'dense'))";
-    assert_eq!(run(&source, dense).await.unwrap().num_rows(), 0);
+    let error = run(&source, dense).await.unwrap_err().to_string();
+    assert!(error.contains("has no documents"), "{error}");
+    let error = run(&source, "SELECT * FROM cluster('answers', ' ')").await.unwrap_err().to_string();
+    assert!(error.contains("'about' is empty"), "{error}");
     for (arguments, expected) in [
         ("named_argument('k', 0)", "cluster: expected from 1 to 1000 for 'k', got 0"),
         ("named_argument('method', 'spectral')", "did you mean 'jaccard-spectral'"),

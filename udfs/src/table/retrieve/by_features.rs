@@ -8,7 +8,7 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::plan_err;
+use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
 use futures::TryStreamExt;
 
@@ -79,6 +79,9 @@ pub(super) async fn run(
         Some(hits) => (hits, None),
         None => scan(source, &options.set, query, k).await.map(|(hits, n_docs)| (hits, Some(n_docs)))?,
     };
+    if n_docs == Some(0) {
+        return exec_err!("retrieve: set '{}' has no documents", options.set);
+    }
     let mut wanted = Vec::new();
     wanted.extend(request.wants(4).then_some(DocumentColumn::Text));
     wanted.extend((request.wants(3) || request.wants(5)).then_some(DocumentColumn::Features));
