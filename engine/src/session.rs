@@ -39,12 +39,12 @@ use crate::label_embeddings::LabelCache;
 use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
 use crate::query_error::missing_table;
-use crate::yielding_joins::YieldingJoins;
 use crate::query_log::QueryLog;
 use crate::statement_pool::StatementPool;
 use crate::statements::walk::{Node, walk};
 use crate::statements::{self, Statement};
 use crate::table_provider::FeatureFields;
+use crate::yielding_joins::YieldingJoins;
 
 /// What the names of DataFusion's own spill folders begin with, and those of ours.
 const SPILL_PREFIX: &str = "datafusion-";
