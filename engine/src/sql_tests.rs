@@ -107,8 +107,9 @@ async fn damaged_storage_is_told_apart_from_our_mistakes() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     let error = failure(&engine, "SELECT * FROM answers").await;
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert!(!error.to_string().contains(".rs:"), "{error}");
+    // COMPACT may have removed it under the statement, or it is lost: both are said.
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(error.to_string().contains("saequel doctor") && !error.to_string().contains(".rs:"), "{error}");
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ fn a_foreign_page_cannot_ask() {
 
 #[test]
 fn a_long_query_ends_and_others_are_told_to_wait() {
-    let server = Server::start(&["--timeout", "2", "--max-queries", "1"]);
+    let server = Server::start(&["--timeout", "2", "--max-queries", "1", "--max-wait", "0.5"]);
     let slow = "SELECT count(*) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 1000000) b WHERE (a.value * b.value) % 7 = 3";
     std::thread::scope(|scope| {
         let began = Instant::now();
