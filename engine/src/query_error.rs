@@ -138,6 +138,12 @@ fn plan(message: &str) -> (ErrorKind, String) {
 /// `sum(Boolean)` and what `sum` does take, of a call with arguments that no function of the name takes; DataFusion gives
 /// every attempt, as a mistake of its own.
 fn wrong_arguments(message: &str) -> Option<String> {
+    // A function that looks at its arguments itself says best what it takes.
+    if let Some((_, said)) = message.split_once("user-defined coercion failed with: ")
+        && let Some((said, _)) = said.split_once(" No function matches")
+    {
+        return Some(lowered(said));
+    }
     let (_, rest) = message.split_once("No function matches the given name and argument types '")?;
     let (call, rest) = rest.split_once('\'')?;
     let candidates = rest.split_once("Candidate functions:").map_or("", |(_, candidates)| candidates);

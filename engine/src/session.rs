@@ -431,12 +431,12 @@ impl Engine {
         parameters: &ParamValues,
     ) -> Result<SendableRecordBatchStream> {
         let statement = statements::parse(sql)?;
+        caller.check(&statement)?;
         if statement.writes() && self.options().read_only {
             let message =
                 format!("{}: the database is open read-only; open it with the right to write", statement.name());
             return Err(Error::new(ErrorKind::Denied, message));
         }
-        caller.check(&statement)?;
         self.refresh().await?;
         match statement {
             Statement::Query(mut query) => {
