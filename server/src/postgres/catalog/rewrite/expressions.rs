@@ -206,6 +206,48 @@ pub(super) fn is_text(data_type: &DataType) -> bool {
             .is_some_and(|name| AS_TEXT.contains(&name.as_str()) || name == "text" || name == "varchar")
 }
 
+pub(super) fn is_aggregate(expr: &Expr) -> bool {
+    const AGGREGATES: &[&str] =
+        &["array_agg", "avg", "bool_and", "bool_or", "count", "every", "max", "min", "string_agg", "sum"];
+    /// Whether one was found, and how deep in subqueries the search is.
+    struct Finds(bool, usize);
+    impl Visitor for Finds {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let (Expr::Function(function), 0) = (expr, self.1) {
+                let name = parts(&function.name).pop().unwrap_or_default();
+                self.0 |= AGGREGATES.contains(&name.as_str()) && function.over.is_none();
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut finds = Finds(false, 0);
+    let _ = expr.visit(&mut finds);
+    finds.0
+}
+
+pub(super) fn holds_subquery(expr: &Expr) -> bool {
+    struct Finds(bool);
+    impl Visitor for Finds {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.0 = true;
+            ControlFlow::Break(())
+        }
+    }
+    let mut finds = Finds(false);
+    let _ = expr.visit(&mut finds);
+    finds.0
+}
+
 /// Names that `WITH` gives, which hide tables of PostgreSQL's.
 pub(super) fn cte_names(statement: &Statement) -> BTreeSet<String> {
     struct Names(BTreeSet<String>);

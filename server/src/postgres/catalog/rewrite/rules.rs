@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
-    ObjectNamePart, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
-    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut,
-    Visitor, VisitorMut,
+    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAlias, TableAliasColumnDef,
+    TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -16,10 +15,12 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::super::functions::{array_items, is_known};
 use super::super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC};
 use super::super::tables::{EMPTY, fixed};
+use super::composites::without_composites;
 use super::expressions::{
-    REG, array_of, call, cast, folded, function, ident_name, is_placeholder, is_text, literal, nothing, number, parts,
-    replace_type, string, take, type_name,
+    REG, array_of, call, cast, folded, function, holds_subquery, ident_name, is_aggregate, is_placeholder, is_text,
+    literal, nothing, number, parts, replace_type, string, take, type_name,
 };
+use super::sorted::sorted_by_columns;
 
 /// Columns of `pg_type` that hold functions.
 const REGPROC_COLUMNS: [&str; 7] =
@@ -779,51 +780,6 @@ fn first_table(sql: &str) -> Option<TableFactor> {
     select.from.pop().map(|from| from.relation)
 }
 
-/// `SELECT a FROM t ORDER BY a IN (SELECT ...)`, which the engine does not plan, with what is sorted by as a column below.
-fn sorted_by_columns(query: &Query) -> Option<Query> {
-    let OrderByKind::Expressions(by) = &query.order_by.as_ref()?.kind else { return None };
-    if query.with.is_some() || !by.iter().any(|by| holds_subquery(&by.expr)) {
-        return None;
-    }
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    if select.distinct.is_some() || !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty()) {
-        return None;
-    }
-    let mut names = Vec::new();
-    for item in &select.projection {
-        names.push(match item {
-            SelectItem::ExprWithAlias { alias, .. } => Ident::with_quote('"', folded(alias)),
-            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Ident::with_quote('"', folded(ident)),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) => Ident::with_quote('"', folded(idents.last()?)),
-            _ => return None,
-        });
-    }
-    let (mut inner, mut outer) = (query.clone(), query.clone());
-    inner.order_by = None;
-    inner.limit_clause = None;
-    inner.fetch = None;
-    let SetExpr::Select(below) = inner.body.as_mut() else { return None };
-    let OrderByKind::Expressions(sorted) = &mut outer.order_by.as_mut()?.kind else { return None };
-    for (number, by) in sorted.iter_mut().enumerate() {
-        if holds_subquery(&by.expr) {
-            let alias = Ident::new(format!("sorted_by_{number}"));
-            let expr = std::mem::replace(&mut by.expr, Expr::Identifier(alias.clone()));
-            below.projection.push(SelectItem::ExprWithAlias { expr, alias });
-        } else if let Expr::Identifier(ident) = &by.expr {
-            let name = folded(ident);
-            names.iter().find(|known| known.value == name)?;
-        } else if !matches!(&by.expr, Expr::Value(ValueWithSpan { value: Value::Number(..), .. })) {
-            return None;
-        }
-    }
-    let columns = names.iter().map(Ident::to_string).collect::<Vec<_>>().join(", ");
-    let mut statements =
-        Parser::parse_sql(&GenericDialect {}, &format!("SELECT {columns} FROM ({inner}) AS sorted")).ok()?;
-    let Statement::Query(wrapped) = statements.pop()? else { return None };
-    outer.body = wrapped.body;
-    Some(outer)
-}
-
 fn item(item: Option<String>) -> Expr {
     item.map_or_else(|| Expr::value(Value::Null), string)
 }
@@ -868,74 +824,4 @@ fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
             true
         }
     }
-}
-
-fn is_aggregate(expr: &Expr) -> bool {
-    const AGGREGATES: &[&str] =
-        &["array_agg", "avg", "bool_and", "bool_or", "count", "every", "max", "min", "string_agg", "sum"];
-    /// Whether one was found, and how deep in subqueries the search is.
-    struct Finds(bool, usize);
-    impl Visitor for Finds {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let (Expr::Function(function), 0) = (expr, self.1) {
-                let name = parts(&function.name).pop().unwrap_or_default();
-                self.0 |= AGGREGATES.contains(&name.as_str()) && function.over.is_none();
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut finds = Finds(false, 0);
-    let _ = expr.visit(&mut finds);
-    finds.0
-}
-
-fn holds_subquery(expr: &Expr) -> bool {
-    struct Finds(bool);
-    impl Visitor for Finds {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.0 = true;
-            ControlFlow::Break(())
-        }
-    }
-    let mut finds = Finds(false);
-    let _ = expr.visit(&mut finds);
-    finds.0
-}
-
-/// `CASE WHEN t.typtype = 'c' THEN (...) END`: no type here is composite (`c`) or a domain (`d`), and what would be looked
-/// up for them cannot be planned.
-fn without_composites(conditions: &mut Vec<CaseWhen>, otherwise: Option<&mut Expr>) -> Option<Expr> {
-    let never = |case: &CaseWhen| {
-        matches!(&case.condition, Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
-        if matches!(literal(right), Some("c" | "d"))
-            && match left.as_ref() {
-                Expr::CompoundIdentifier(idents) => idents.last().is_some_and(|last| folded(last) == "typtype"),
-                Expr::Identifier(ident) => folded(ident) == "typtype",
-                _ => false,
-            })
-    };
-    if !conditions.iter().all(never) {
-        return None;
-    }
-    let result = &conditions.first()?.result;
-    if !holds_subquery(result) {
-        return None;
-    }
-    // Arrays of texts: of arrays of numbers clients would have to ask what type that is, by this very query.
-    let is_list = result.to_string().to_ascii_lowercase().contains("array_agg");
-    let of = if is_list { array_of(DataType::Text) } else { DataType::Integer(None) };
-    Some(match otherwise {
-        Some(other) if !matches!(other, Expr::Value(ValueWithSpan { value: Value::Null, .. })) => take(other),
-        _ => cast(Expr::value(Value::Null), of),
-    })
 }
