@@ -9,7 +9,7 @@ use half::f16;
 use crate::level::Level;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::{BatchStates, Hook, Passage, Reader, TokenizedText};
+use crate::reader::{BatchStates, Hook, Passage, Reader, TokenizedText, Wanted};
 use crate::sae::{EncodeScratch, PackedEncoder, Sae, SparseRows};
 
 /// Sparse features of one document for one dictionary.
@@ -68,8 +68,8 @@ pub struct Encoder {
     saes: Vec<Arc<Sae>>,
     /// The encoders' weights of each; `None` where there are none.
     packed: Vec<Option<Arc<PackedEncoder>>>,
-    /// Hook points that are read, ascending; the last is that of the embedding.
-    hooks: Vec<Hook>,
+    /// What is read, ascending; the last is that of the embedding.
+    wanted: Vec<Wanted>,
 }
 
 /// What one piece of a text gives.
@@ -134,12 +134,11 @@ impl Encoder {
                 ));
             }
         }
-        let mut hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).collect();
-        hooks.push(reader.embedding_hook(&hooks));
-        hooks.sort_unstable();
-        hooks.dedup();
+        let hooks: Vec<Hook> = saes.iter().map(|sae| sae.hook()).collect();
+        let embedding = Wanted::states(reader.embedding_hook(&hooks));
+        let wanted = Wanted::joined(saes.iter().map(|sae| sae.wanted()).chain([embedding]));
         let packed = saes.iter().map(|sae| sae.pack(reader.precision()).map(Arc::new)).collect();
-        Ok(Self { reader, saes, packed, hooks })
+        Ok(Self { reader, saes, packed, wanted })
     }
 
     /// The reader.
@@ -171,7 +170,7 @@ impl Encoder {
     /// As [`Self::encode`].
     pub fn encode_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<EncodedDocument>> {
         let tokenized = self.reader.tokenize_passages(passages)?;
-        let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
+        let pieces = self.reader.read(&tokenized, &self.wanted, |scratch: &mut Scratch, batch: &BatchStates| {
             Ok(self.encode_batch(&tokenized, batch, scratch))
         })?;
         Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
@@ -215,7 +214,7 @@ impl Encoder {
         batch: &BatchStates,
         scratch: &mut Scratch,
     ) -> Vec<std::ops::Range<usize>> {
-        let hook = self.hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0);
+        let hook = self.wanted.iter().position(|wanted| wanted.hook() == sae.hook()).unwrap_or(0);
         let Scratch { encode, sparse, rows, .. } = scratch;
         let ranges = sae.gather(texts, batch, hook, rows);
         sae.encode_windows(packed, rows, &batch.windows(hook, sae.input_width()), encode, sparse);
@@ -275,7 +274,7 @@ impl Encoder {
     /// As [`Self::encode`].
     pub fn tokens_of(&self, passage: &Passage<'_>) -> Result<Vec<EncodedToken>> {
         let tokenized = self.reader.tokenize_passages(std::slice::from_ref(passage))?;
-        let pieces = self.reader.read(&tokenized, &self.hooks, |scratch: &mut Scratch, batch: &BatchStates| {
+        let pieces = self.reader.read(&tokenized, &self.wanted, |scratch: &mut Scratch, batch: &BatchStates| {
             let mut pieces: Vec<Vec<Vec<Vec<(u32, f32)>>>> = batch.pieces.iter().map(|_| Vec::new()).collect();
             for (sae, packed) in self.saes.iter().zip(&self.packed) {
                 if sae.level() == Level::Document {

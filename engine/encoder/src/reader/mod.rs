@@ -37,7 +37,7 @@ pub use chat::{ChatColumns, ChatTemplate, JOINED_BY, Message};
 pub use fetch::Cached;
 pub(crate) use fetch::{Remote, hub_address};
 pub use hook::{Hook, Site};
-pub(crate) use run::{BatchStates, PieceStates, WindowStates, parallel};
+pub(crate) use run::{BatchStates, PieceStates, Wanted, WindowStates, parallel};
 pub(crate) use text::TokenizedText;
 pub use text::{Passage, Token};
 

@@ -13,15 +13,51 @@ use crate::error::{Error, ErrorKind, Result};
 /// enough for the activations to stay in the cache.
 const BATCH_POSITIONS: usize = 1024;
 
+/// A hook point to read. What leads each window is copied only where a dictionary reads it, since few do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Wanted {
+    hook: Hook,
+    leads: bool,
+}
+
+impl Wanted {
+    /// The states of the tokens alone.
+    pub(crate) fn states(hook: Hook) -> Self {
+        Self { hook, leads: false }
+    }
+
+    /// The states, and what leads each window ([`BatchStates::windows`]).
+    pub(crate) fn windows(hook: Hook) -> Self {
+        Self { hook, leads: true }
+    }
+
+    /// Where the states are taken.
+    pub(crate) fn hook(self) -> Hook {
+        self.hook
+    }
+
+    /// Each hook point once, ascending, with all that is wanted there.
+    pub(crate) fn joined(wanted: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut wanted: Vec<Self> = wanted.into_iter().collect();
+        wanted.sort_unstable();
+        wanted.dedup_by(|next, kept| {
+            let is_same = next.hook == kept.hook;
+            kept.leads |= is_same && next.leads;
+            is_same
+        });
+        wanted
+    }
+}
+
 /// Hidden states of a batch: of the tokens that its pieces own, special tokens left out.
 pub(crate) struct BatchStates {
     /// One matrix per hook asked for, row-major `[rows, width of the hook]`.
     pub(crate) layers: Vec<Vec<f32>>,
     /// The pieces whose tokens are the rows.
     pub(crate) pieces: Vec<PieceStates>,
-    /// For each hook, what the windows read before the tokens that they own: the first special tokens, then what they
-    /// share with the window before.
-    leads: Vec<Vec<f32>>,
+    /// For each hook where that is wanted, what the windows read before the tokens that they own: the first special
+    /// tokens, then what they share with the window before.
+    leads: Vec<Option<Vec<f32>>>,
     /// The windows of all pieces, in order: rows that they own, and rows of [`Self::leads`].
     windows: Vec<(Range<usize>, Range<usize>)>,
 }
@@ -37,10 +73,12 @@ pub(crate) struct WindowStates<'a> {
 }
 
 impl BatchStates {
-    /// The windows at one of the hooks, whose states are `width` wide, in the order of their rows.
+    /// The windows at one of the hooks, whose states are `width` wide, in the order of their rows; none unless it was
+    /// read with [`Wanted::windows`].
     pub(crate) fn windows(&self, hook: usize, width: usize) -> Vec<WindowStates<'_>> {
+        let Some(leads) = &self.leads[hook] else { return Vec::new() };
         let window = |(rows, lead): &(Range<usize>, Range<usize>)| WindowStates {
-            lead: &self.leads[hook][lead.start * width..lead.end * width],
+            lead: &leads[lead.start * width..lead.end * width],
             rows: rows.clone(),
         };
         self.windows.iter().map(window).collect()
@@ -120,7 +158,7 @@ impl Reader {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Reads texts to the last of the `hooks` (ascending, not empty) and hands batches of hidden states to `visit`, which
+    /// Reads texts to the last hook of `wanted` (ascending, not empty) and hands batches of hidden states to `visit`, which
     /// returns one result per piece. The results of each text come back in the order of its pieces.
     ///
     /// Memory: per thread one batch ([`BATCH_POSITIONS`] positions, or one piece if that is more) and what `visit` keeps.
@@ -130,11 +168,12 @@ impl Reader {
     pub(crate) fn read<S: Default, R: Send>(
         &self,
         texts: &[TokenizedText],
-        hooks: &[Hook],
+        wanted: &[Wanted],
         visit: impl Fn(&mut S, &BatchStates) -> Result<Vec<R>> + Sync,
     ) -> Result<Vec<Vec<R>>> {
         let n_special = self.prefix.len() + self.suffix.len();
-        let calm = self.calm(hooks)?;
+        let hooks: Vec<Hook> = wanted.iter().map(|wanted| wanted.hook).collect();
+        let calm = self.calm(&hooks)?;
         let mut order: Vec<(usize, usize, usize)> = Vec::new();
         for (doc, text) in texts.iter().enumerate() {
             for (i, piece) in text.pieces.iter().enumerate() {
@@ -162,7 +201,7 @@ impl Reader {
         let results = parallel(batches.len(), self.threads, |state, i| {
             let pieces: Vec<(usize, usize)> =
                 order[batches[i].clone()].iter().map(|&(doc, piece, _)| (doc, piece)).collect();
-            let states = self.states(texts, &pieces, hooks, &calm)?;
+            let states = self.states(texts, &pieces, wanted, &calm)?;
             visit(state, &states)
         })?;
         let mut by_text: Vec<Vec<Option<R>>> =
@@ -180,7 +219,7 @@ impl Reader {
         &self,
         texts: &[TokenizedText],
         batch: &[(usize, usize)],
-        hooks: &[Hook],
+        wanted: &[Wanted],
         calm: &[Option<Arc<Calm>>],
     ) -> Result<BatchStates> {
         let n_special = self.prefix.len() + self.suffix.len();
@@ -195,7 +234,8 @@ impl Reader {
             }
         }
         let failed = |error| Error::new(ErrorKind::Internal, "the reader failed on a batch").with_source(error);
-        let states = self.forward(&ids, &lengths, hooks).map_err(failed)?;
+        let hooks: Vec<Hook> = wanted.iter().map(|wanted| wanted.hook).collect();
+        let states = self.forward(&ids, &lengths, &hooks).map_err(failed)?;
         let mut pieces = Vec::with_capacity(batch.len());
         let (mut owned, mut leads) = (Vec::with_capacity(hooks.len()), Vec::with_capacity(hooks.len()));
         let mut windows = Vec::with_capacity(lengths.len());
@@ -207,8 +247,8 @@ impl Reader {
                 return Err(Error::new(ErrorKind::Internal, "the states of a batch are not in the memory of the CPU"));
             };
             let all = &storage.as_slice::<f32>().map_err(failed)?[layout.start_offset()..];
-            let (mut rows, mut lead) = (Vec::with_capacity(all.len()), Vec::new());
-            let mut position = 0;
+            let (mut rows, mut lead) = (Vec::with_capacity(all.len()), wanted[i].leads.then(Vec::new));
+            let (mut position, mut n_lead) = (0, 0);
             for at in batch {
                 let piece = piece_of(at);
                 let first = rows.len() / width;
@@ -216,16 +256,19 @@ impl Reader {
                 for Window { read, own } in &piece.windows {
                     let row = |i: usize| (position + i) * width;
                     for own in texts[at.0].own(own.clone()) {
-                        let from = row(self.prefix.len() + own.start - read.start);
-                        let (first_own, first_lead) = (rows.len() / width, lead.len() / width);
+                        let before = self.prefix.len() + own.start - read.start;
+                        let (from, first_own) = (row(before), rows.len() / width);
                         rows.extend_from_slice(&all[from..from + own.len() * width]);
-                        lead.extend_from_slice(&all[row(0)..from]);
-                        if let Some(calm) = &calm[i] {
-                            calm.apply(&mut lead[(first_lead + self.prefix.len()) * width..]);
+                        if let Some(lead) = &mut lead {
+                            lead.extend_from_slice(&all[row(0)..from]);
+                            if let Some(calm) = &calm[i] {
+                                calm.apply(&mut lead[(n_lead + self.prefix.len()) * width..]);
+                            }
                         }
                         if last {
-                            windows.push((first_own..rows.len() / width, first_lead..lead.len() / width));
+                            windows.push((first_own..rows.len() / width, n_lead..n_lead + before));
                         }
+                        n_lead += before;
                     }
                     // A decoder's first token tells nothing of the text.
                     if last && !self.causal {
@@ -259,6 +302,13 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hook_is_read_once_with_all_that_is_wanted_there() {
+        let [first, second] = [1, 2].map(Hook::residual);
+        let wanted = [Wanted::states(second), Wanted::windows(first), Wanted::states(first), Wanted::states(second)];
+        assert_eq!(Wanted::joined(wanted), [Wanted::windows(first), Wanted::states(second)]);
+    }
 
     #[test]
     fn parallel_keeps_order_and_stops_at_an_error() {

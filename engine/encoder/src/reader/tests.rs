@@ -156,7 +156,8 @@ fn a_decoder_reads_long_texts_in_windows_and_leaves_its_first_token_out() {
     assert_eq!(texts[0].tokens.len(), 280);
     let hook = Hook::residual(1);
     let rows = reader
-        .read(&texts, &[hook], |(): &mut (), batch| {
+        .read(&texts, &[Wanted::states(hook)], |(): &mut (), batch| {
+            assert!(batch.windows(0, 16).is_empty());
             let row_sets = batch.pieces.iter().map(|piece| {
                 assert_eq!(piece.n_special, 0);
                 batch.layers[0][piece.rows.start * 16..piece.rows.end * 16].to_vec()
@@ -176,7 +177,7 @@ fn a_decoder_reads_long_texts_in_windows_and_leaves_its_first_token_out() {
     assert_eq!(reader.embedding_hook(&[hook]), hook);
     // Each window with what it reads before its own tokens: the first token in its state, the overlap as in the rows.
     let leads = reader
-        .read(&texts, &[hook], |(): &mut (), batch| {
+        .read(&texts, &[Wanted::windows(hook)], |(): &mut (), batch| {
             let windows = batch.windows(0, 16);
             assert!(windows.iter().flat_map(|window| window.rows.clone()).eq(0..batch.layers[0].len() / 16));
             let mut leads = windows.iter().map(|window| window.lead.to_vec());

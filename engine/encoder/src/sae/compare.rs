@@ -24,7 +24,7 @@ use crate::encode::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::ReaderOptions;
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Reader};
+use crate::reader::{BatchStates, Reader, Wanted};
 
 /// Cosine from which on two latents have the same direction.
 pub const SAME_DIRECTION: f32 = 0.7;
@@ -304,14 +304,12 @@ fn count(
 fn count_samples(saes: [&Arc<Sae>; 2], reader: &Reader, texts: &[&str], counts: &mut Counts) -> Result<u64> {
     type Scratch = (EncodeScratch, Vec<f32>);
     let tokenized = reader.tokenize(texts)?;
-    let mut hooks = saes.map(|sae| sae.hook()).to_vec();
-    hooks.sort_unstable();
-    hooks.dedup();
-    let pieces = reader.read(&tokenized, &hooks, |(scratch, rows): &mut Scratch, batch: &BatchStates| {
+    let wanted = Wanted::joined(saes.map(|sae| sae.wanted()));
+    let pieces = reader.read(&tokenized, &wanted, |(scratch, rows): &mut Scratch, batch: &BatchStates| {
         let mut sparse = [SparseRows::default(), SparseRows::default()];
         let mut ranges = Vec::new();
         for (sae, sparse) in saes.into_iter().zip(&mut sparse) {
-            let at = hooks.iter().position(|&hook| hook == sae.hook()).unwrap_or(0);
+            let at = wanted.iter().position(|wanted| wanted.hook() == sae.hook()).unwrap_or(0);
             ranges = sae.gather(&tokenized, batch, at, rows);
             sae.encode_windows(None, rows, &batch.windows(at, sae.input_width()), scratch, sparse);
         }

@@ -174,7 +174,7 @@ pub fn evaluate(options: &EvalOptions, progress: &dyn Progress) -> Result<EvalRe
         let views: Vec<&str> = texts.iter().map(String::as_str).collect();
         let tokenized = reader.tokenize(&views)?;
         let first = tally.n_docs;
-        let documents = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+        let documents = reader.read(&tokenized, &[sae.wanted()], |scratch: &mut Scratch, batch: &BatchStates| {
             let Scratch { encode, sparse, rows, .. } = scratch;
             let pieces = sae.gather(&tokenized, batch, 0, rows);
             sae.encode_windows(None, rows, &batch.windows(0, sae.input_width()), encode, sparse);
@@ -594,7 +594,7 @@ fn separate(
 /// Largest activation of each latent that fires, for each text; presence thresholds are not applied.
 fn document_maxima(sae: &Sae, reader: &Reader, texts: &[&str]) -> Result<Vec<Vec<(u32, f32)>>> {
     let tokenized = reader.tokenize(texts)?;
-    let pieces = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+    let pieces = reader.read(&tokenized, &[sae.wanted()], |scratch: &mut Scratch, batch: &BatchStates| {
         let Scratch { encode, sparse, rows, .. } = scratch;
         let pieces = sae.gather(&tokenized, batch, 0, rows);
         sae.encode_windows(None, rows, &batch.windows(0, sae.input_width()), encode, sparse);

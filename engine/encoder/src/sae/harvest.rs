@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::texts::TextSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText};
+use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText, Wanted};
 
 /// Documents in a unit: about 64,000 tokens of ordinary text, 50 MB a hook point.
 pub(crate) const DOCS_PER_UNIT: usize = 512;
@@ -232,7 +232,8 @@ fn read_unit(reader: &Reader, texts: &[String], taps: &[Tap], points: &[Hook]) -
     let views: Vec<&str> = texts.iter().map(String::as_str).collect();
     let tokenized = reader.tokenize(&views)?;
     let widths = taps.iter().map(|tap| reader.hook_width(tap.hook)).collect::<Result<Vec<usize>>>()?;
-    let states = reader.read(&tokenized, points, |(): &mut (), batch: &BatchStates| {
+    let wanted: Vec<Wanted> = points.iter().copied().map(Wanted::states).collect();
+    let states = reader.read(&tokenized, &wanted, |(): &mut (), batch: &BatchStates| {
         let piece_states = batch.pieces.iter().map(|piece| {
             let of_tap = taps.iter().zip(&widths).map(|(tap, &width)| {
                 let point = points.iter().position(|&point| point == tap.hook).unwrap_or(0);

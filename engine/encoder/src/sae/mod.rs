@@ -121,6 +121,12 @@ impl Sae {
         self.spec.hook
     }
 
+    /// What it reads there: whole windows, or tokens whatever is before them.
+    pub(crate) fn wanted(&self) -> crate::reader::Wanted {
+        use crate::reader::Wanted;
+        if self.architecture().reads_sequences() { Wanted::windows(self.hook()) } else { Wanted::states(self.hook()) }
+    }
+
     /// Token, span or document.
     pub fn level(&self) -> crate::Level {
         self.spec.level

@@ -410,7 +410,7 @@ impl Survey {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped while reading texts"));
             }
             let tokenized = reader.tokenize_passages(&texts)?;
-            let pieces = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+            let pieces = reader.read(&tokenized, &[sae.wanted()], |scratch: &mut Scratch, batch: &BatchStates| {
                 Ok(encode_pieces(sae, &tokenized, batch, scratch))
             })?;
             for ((passage, tokenized), pieces) in texts.into_iter().zip(tokenized).zip(pieces) {

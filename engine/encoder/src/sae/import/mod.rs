@@ -475,7 +475,7 @@ fn check(sae: &Sae, reader: Option<&Reader>) -> Result<ImportCheck> {
     let encoded: Vec<Encoded> = match real {
         Some(reader) => {
             let tokenized = reader.tokenize(SENTENCES)?;
-            let encoded = reader.read(&tokenized, &[sae.hook()], |scratch: &mut Scratch, batch: &BatchStates| {
+            let encoded = reader.read(&tokenized, &[sae.wanted()], |scratch: &mut Scratch, batch: &BatchStates| {
                 Ok(encode_pieces(sae, &tokenized, batch, scratch))
             })?;
             encoded.into_iter().flatten().collect()
