@@ -15,6 +15,8 @@ mod options;
 pub mod progress;
 pub mod reader;
 pub mod sae;
+#[cfg(test)]
+mod testing;
 
 pub use encode::Encoder;
 pub use error::{Error, ErrorKind, Result};

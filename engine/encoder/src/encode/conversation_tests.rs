@@ -1,13 +1,10 @@
 //! Texts within conversations, on a small Gemma with dictionaries of random weights.
 
-use std::path::Path;
-
 use super::*;
-use crate::options::ReaderOptions;
-use crate::progress::Silent;
 use crate::reader::{ChatColumns, Message};
 use crate::sae::random::Random;
-use crate::sae::{Architecture, InputNormalization, Precision, Spec, Weights};
+use crate::sae::{Architecture, Spec, Weights};
+use crate::testing;
 
 const WIDTH: usize = 48;
 
@@ -15,28 +12,13 @@ const WIDTH: usize = 48;
 fn sae(reader: &Reader, level: Level) -> Arc<Sae> {
     let input_width = reader.width();
     let spec = Spec {
-        format: Spec::FORMAT,
         name: format!("random-{}", level.as_str()),
         reader: reader.name().to_owned(),
-        hook: Hook::residual(1),
         level,
-        width: WIDTH,
-        input_width,
-        output: None,
         k: 6,
-        architecture: Architecture::TopK { k: 6 },
-        normalization: InputNormalization::None,
-        prefixes: Vec::new(),
-        precision: Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
+        ..testing::spec(Architecture::TopK { k: 6 }, WIDTH, input_width)
     };
-    let numbers = |seed: u64| -> Vec<f32> {
-        let mut random = Random::new(seed, 7);
-        (0..WIDTH * input_width).map(|_| random.below(20_001) as f32 / 10_000.0 - 1.0).collect()
-    };
+    let numbers = |seed: u64| testing::numbers(seed, 7, WIDTH * input_width, 1.0);
     let weights = Weights {
         encoder: numbers(1),
         encoder_bias: vec![0.0; WIDTH],
@@ -47,12 +29,8 @@ fn sae(reader: &Reader, level: Level) -> Arc<Sae> {
     Arc::new(Sae::new(spec, weights))
 }
 
-/// Windows of 70 tokens, so that conversations are long soon.
 fn encoder() -> Encoder {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/readers/gemma3");
-    let options =
-        ReaderOptions { threads: 2, context: Some(70), device: Some("cpu".to_owned()), ..ReaderOptions::default() };
-    let reader = Arc::new(Reader::load(&dir.to_string_lossy(), &options, &Silent).unwrap());
+    let reader = Arc::new(testing::gemma());
     let saes = vec![sae(&reader, Level::Token), sae(&reader, Level::Span)];
     Encoder::new(reader, saes).unwrap()
 }

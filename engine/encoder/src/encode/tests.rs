@@ -6,6 +6,7 @@ use std::sync::{LazyLock, Mutex};
 use super::*;
 use crate::options::ReaderOptions;
 use crate::progress::Silent;
+use crate::testing;
 
 static ENCODER: LazyLock<Mutex<Encoder>> = LazyLock::new(|| {
     let options = ReaderOptions { threads: 2, ..ReaderOptions::default() };
@@ -206,7 +207,7 @@ fn tokens_per_second() {
 
 /// A temporal dictionary of random weights over states of the reader's fourth layer, all latents of any strength present.
 fn temporal(reader: &Reader) -> Sae {
-    use crate::sae::{Architecture, AttentionWeights, InputNormalization, Precision, Spec, Weights, random::Random};
+    use crate::sae::{Architecture, AttentionWeights, Spec, Weights};
     const WIDTH: usize = 96;
     const KEYS: usize = 16;
     let hook = Hook::residual(4);
@@ -214,27 +215,14 @@ fn temporal(reader: &Reader) -> Sae {
     let mut seed = 0;
     let mut numbers = |n: usize, spread: f32| -> Vec<f32> {
         seed += 1;
-        let mut random = Random::new(seed, 3);
-        (0..n).map(|_| (random.below(20_001) as f32 / 10_000.0 - 1.0) * spread).collect()
+        testing::numbers(seed, 3, n, spread)
     };
+    let architecture = Architecture::Temporal { layers: 1, heads: 4, keys: KEYS, k: None, tied: true };
     let spec = Spec {
-        format: Spec::FORMAT,
         name: "temporal".to_owned(),
         reader: reader.name().to_owned(),
         hook,
-        level: Level::Token,
-        width: WIDTH,
-        input_width: inputs,
-        output: None,
-        k: 0,
-        architecture: Architecture::Temporal { layers: 1, heads: 4, keys: KEYS, k: None, tied: true },
-        normalization: InputNormalization::None,
-        prefixes: Vec::new(),
-        precision: Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
+        ..testing::spec(architecture, WIDTH, inputs)
     };
     let weights = Weights {
         decoder: numbers(WIDTH * inputs, 1.0),

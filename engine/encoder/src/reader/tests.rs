@@ -3,6 +3,7 @@
 use super::ops::tests::as_on_a_device;
 use super::*;
 use crate::progress::Silent;
+use crate::testing::gemma;
 
 /// A matrix of normal numbers.
 pub(super) fn random(rows: usize, columns: usize) -> Tensor {
@@ -47,14 +48,6 @@ fn devices_are_named() {
     if !cfg!(feature = "cuda") {
         assert!(named("cuda:1").unwrap_err().message().contains("without the feature cuda"));
     }
-}
-
-/// A Gemma 3 of two blocks with states that transformers computed (`tests/parity/readers.py --fixture`).
-fn gemma() -> Reader {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/readers/gemma3");
-    let options =
-        ReaderOptions { threads: 2, context: Some(70), device: Some("cpu".to_owned()), ..ReaderOptions::default() };
-    Reader::load(&dir.to_string_lossy(), &options, &Silent).unwrap()
 }
 
 /// Compares the states of [`gemma`] with those that transformers computed.

@@ -3,38 +3,19 @@
 use super::super::{Output, Precision, Spec, Weights};
 use super::*;
 use crate::level::Level;
-use crate::reader::Hook;
 use crate::sae::random::Random;
+use crate::testing;
 
 const WIDTH: usize = 70;
 const INPUTS: usize = 19;
 const ROWS: usize = 300;
 
 fn numbers(seed: u64, n: usize, spread: f32) -> Vec<f32> {
-    let mut random = Random::new(seed, 7);
-    (0..n).map(|_| (random.below(20_001) as f32 / 10_000.0 - 1.0) * spread).collect()
+    testing::numbers(seed, 7, n, spread)
 }
 
 fn spec(architecture: Architecture, normalization: InputNormalization) -> Spec {
-    Spec {
-        format: Spec::FORMAT,
-        name: "test".to_owned(),
-        reader: "reader".to_owned(),
-        hook: Hook::residual(1),
-        level: Level::Token,
-        width: WIDTH,
-        input_width: INPUTS,
-        output: None,
-        k: 0,
-        architecture,
-        normalization,
-        prefixes: vec![30, WIDTH],
-        precision: Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
-    }
+    Spec { normalization, prefixes: vec![30, WIDTH], ..testing::spec(architecture, WIDTH, INPUTS) }
 }
 
 fn weights() -> Weights {

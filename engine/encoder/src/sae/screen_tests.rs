@@ -1,11 +1,9 @@
 //! The screen against the dense product, bit for bit.
 
-use super::super::Spec;
 use super::*;
-use crate::level::Level;
-use crate::reader::Hook;
+use crate::sae::Weights;
 use crate::sae::random::Random;
-use crate::sae::{InputNormalization, Weights};
+use crate::testing;
 
 /// Roughly normal numbers.
 fn numbers(random: &mut Random, n: usize) -> Vec<f32> {
@@ -14,25 +12,7 @@ fn numbers(random: &mut Random, n: usize) -> Vec<f32> {
 }
 
 fn dictionary(architecture: Architecture, width: usize, inputs: usize, weights: Weights) -> Sae {
-    let spec = Spec {
-        format: Spec::FORMAT,
-        name: "test".to_owned(),
-        reader: "reader".to_owned(),
-        hook: Hook::residual(1),
-        level: Level::Token,
-        width,
-        input_width: inputs,
-        output: None,
-        k: 0,
-        architecture,
-        normalization: InputNormalization::None,
-        prefixes: Vec::new(),
-        precision: super::super::Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
-    };
+    let spec = testing::spec(architecture, width, inputs);
     Sae::new(spec, weights)
 }
 

@@ -1,44 +1,27 @@
 //! Against the formulas in double precision: every token of a window by itself, all codes there, nothing left out.
 
-use super::super::{InputNormalization, Precision, Spec, Weights};
+use super::super::{InputNormalization, Spec, Weights};
 use super::*;
 use crate::level::Level;
 use crate::progress::Silent;
-use crate::reader::Hook;
 use crate::sae::AttentionWeights;
 use crate::sae::harvest::{Harvest, Tap};
-use crate::sae::random::Random;
 use crate::sae::survey::Survey;
+use crate::testing;
 
 const WIDTH: usize = 72;
 const INPUTS: usize = 20;
 
 fn numbers(seed: u64, n: usize, spread: f32) -> Vec<f32> {
-    let mut random = Random::new(seed, 11);
-    (0..n).map(|_| (random.below(20_001) as f32 / 10_000.0 - 1.0) * spread).collect()
+    testing::numbers(seed, 11, n, spread)
 }
 
 const FACTOR: f32 = 0.7;
 
 fn dictionary(layers: usize, heads: usize, keys: usize, k: Option<usize>, tied: bool) -> Sae {
     let spec = Spec {
-        format: Spec::FORMAT,
-        name: "test".to_owned(),
-        reader: "reader".to_owned(),
-        hook: Hook::residual(1),
-        level: Level::Token,
-        width: WIDTH,
-        input_width: INPUTS,
-        output: None,
-        k: 0,
-        architecture: Architecture::Temporal { layers, heads, keys, k, tied },
         normalization: InputNormalization::Scale { factor: FACTOR },
-        prefixes: Vec::new(),
-        precision: Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
+        ..testing::spec(Architecture::Temporal { layers, heads, keys, k, tied }, WIDTH, INPUTS)
     };
     // Codes are about 0.05; queries and keys so large that shares are far from equal.
     let weights = Weights {

@@ -1,8 +1,8 @@
 //! Dictionaries with planted faults, and rows on which they show.
 
 use super::*;
-use crate::reader::Hook;
-use crate::sae::{Architecture, InputNormalization, Precision, Spec, Weights};
+use crate::sae::{Architecture, Spec, Weights};
+use crate::testing;
 
 pub(in crate::sae) const INPUTS: usize = 24;
 
@@ -20,20 +20,7 @@ pub(in crate::sae) fn dictionary(latents: &[[Vec<f32>; 2]]) -> Sae {
         format: 2,
         name: "planted".to_owned(),
         reader: "none".to_owned(),
-        hook: Hook::residual(1),
-        level: Level::Token,
-        width,
-        input_width: INPUTS,
-        output: None,
-        k: 0,
-        architecture: Architecture::Relu,
-        normalization: InputNormalization::None,
-        prefixes: Vec::new(),
-        precision: Precision::F32,
-        sees: String::new(),
-        misses: String::new(),
-        training: serde_json::Value::Null,
-        source: serde_json::Value::Null,
+        ..testing::spec(Architecture::Relu, width, INPUTS)
     };
     let rows = |i: usize| latents.iter().flat_map(|latent| latent[i].clone()).collect();
     let weights = Weights {
