@@ -7,6 +7,7 @@
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
+use saequel_udfs::docs::{self, FunctionDoc, Kind};
 
 use crate::error::{Error, ErrorKind, did_you_mean, disk_full, is_full_disk};
 
@@ -131,8 +132,36 @@ fn plan(message: &str) -> (ErrorKind, String) {
     match missing_table(message) {
         Some(name) => (ErrorKind::NotFound, format!("table '{name}' not found")),
         None if is_missing_feature(message) => (ErrorKind::NotFound, lowered(message)),
-        None => (ErrorKind::Query, lowered(message)),
+        None => (ErrorKind::Query, unknown_function(message).unwrap_or_else(|| lowered(message))),
     }
+}
+
+/// What to say of a function that does not exist, or not where it was called; DataFusion offers the nearest of all that it
+/// knows, however far that is.
+fn unknown_function(message: &str) -> Option<String> {
+    let (name, offered, in_from) = match message.strip_prefix("Invalid function '") {
+        Some(rest) => {
+            let (name, rest) = rest.split_once('\'')?;
+            let offered = rest.split_once("Did you mean '").and_then(|(_, offered)| offered.split_once('\''));
+            (name, offered.map(|(offered, _)| offered), false)
+        }
+        None => (message.strip_prefix("table function '")?.split_once("' not found")?.0, None, true),
+    };
+    let of_place = |doc: &&FunctionDoc| (doc.kind == Kind::Table) == in_from;
+    if docs::all().any(|doc| doc.name == name && !of_place(&doc)) {
+        return Some(match in_from {
+            true => format!("function '{name}' gives no table: call it in SELECT or WHERE"),
+            false => format!("function '{name}' gives a table: write SELECT * FROM {name}(...)"),
+        });
+    }
+    let ours: Vec<&str> = docs::all().filter(of_place).map(|doc| doc.name).collect();
+    let near = saequel_udfs::args::did_you_mean(name, ours.iter().copied().chain(offered));
+    Some(match (in_from, near.is_empty()) {
+        (true, true) => format!("table function '{name}' not found; there are: {}", ours.join(", ")),
+        (true, false) => format!("table function '{name}' not found{near}"),
+        (false, true) => format!("function '{name}' not found; SHOW FUNCTIONS lists those there are"),
+        (false, false) => format!("function '{name}' not found{near} SHOW FUNCTIONS lists all"),
+    })
 }
 
 /// `sum(Boolean)` and what `sum` does take, of a call with arguments that no function of the name takes; DataFusion gives
@@ -173,7 +202,9 @@ pub(crate) fn missing_table(message: &str) -> Option<&str> {
 fn schema_message(error: &SchemaError) -> String {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
-            let names = valid_fields.iter().map(|column| column.name.as_str());
+            // What begins with an underscore is stored beside the columns that a user knows.
+            let shown = |name: &&str| !name.starts_with('_') || field.name.starts_with('_');
+            let names = valid_fields.iter().map(|column| column.name.as_str()).filter(shown);
             format!("column '{}' not found{}", field.flat_name(), did_you_mean(&field.name, names))
         }
         SchemaError::AmbiguousReference { field } => {
@@ -214,7 +245,7 @@ fn lowered(message: &str) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::common::{Location, Span};
+    use datafusion::common::{Column, Location, Span};
 
     use super::*;
 
@@ -241,6 +272,18 @@ mod tests {
             parser_message("sql parser error: Expected: an expression, found: FROM at Line: 1, Column: 8"),
             "line 1, column 8: expected: an expression, found: FROM"
         );
+    }
+
+    #[test]
+    fn columns_of_nobody_are_not_offered() {
+        let message = |wanted: &str| {
+            let valid_fields = ["doc_id", "topic", "_embedding"].map(Column::new_unqualified).to_vec();
+            let field = Box::new(Column::new_unqualified(wanted));
+            schema_message(&SchemaError::FieldNotFound { field, valid_fields })
+        };
+        assert_eq!(message("heron"), "column 'heron' not found; there are: doc_id, topic");
+        assert_eq!(message("embedding"), "column 'embedding' not found; there are: doc_id, topic");
+        assert_eq!(message("_embeding"), "column '_embeding' not found; did you mean '_embedding'?");
     }
 
     #[test]

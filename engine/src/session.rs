@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use crate::activation_filter::ActivationFilter;
 use crate::caller::Caller;
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
+use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error, nearest};
 use crate::feature_source::EngineSource;
 use crate::label_embeddings::LabelCache;
 use crate::namespace::{self, Viewer};
@@ -186,9 +186,12 @@ pub(crate) fn plan<'a>(
     parameters: &'a ParamValues,
 ) -> BoxFuture<'a, Result<DataFrame>> {
     Box::pin(async move {
-        let hinted = |error: DataFusionError| with_hint(Error::from(error), picture);
+        // What was written tells what an unknown name was meant for.
+        let mut written = statement.clone();
+        let mut hinted = |error: DataFusionError| with_hint(Error::from(error), picture, &mut written);
         let state = session.state();
-        let mut plan = state.statement_to_plan(DFStatement::Statement(Box::new(statement))).await.map_err(hinted)?;
+        let mut plan =
+            state.statement_to_plan(DFStatement::Statement(Box::new(statement))).await.map_err(&mut hinted)?;
         let n_given = match parameters {
             ParamValues::List(list) => list.len(),
             ParamValues::Map(map) => map.len(),
@@ -198,7 +201,7 @@ pub(crate) fn plan<'a>(
         } else if let Some(name) = plan.get_parameter_names().map_err(hinted)?.into_iter().min() {
             return Err(Error::new(ErrorKind::Query, format!("no value was given for parameter {name}")));
         }
-        only_reads(&plan).map_err(|error| with_hint(error, picture))?;
+        only_reads(&plan)?;
         Ok(DataFrame::new(state, plan))
     })
 }
@@ -262,23 +265,98 @@ fn check_parameters(statement: &mut ast::Statement, given: &ParamValues) -> Resu
     }
 }
 
-/// Adds the nearest table name to an error about one that does not exist.
-fn with_hint(error: Error, picture: &Picture) -> Error {
-    if error.kind() != ErrorKind::NotFound {
-        return error;
+/// Adds what helps to an error about a name that does not exist in `statement`.
+fn with_hint(error: Error, picture: &Picture, statement: &mut ast::Statement) -> Error {
+    let hinted = match error.kind() {
+        ErrorKind::NotFound => with_table_hint(error.message(), picture),
+        ErrorKind::Query => with_text_hint(error.message(), statement),
+        _ => None,
+    };
+    match hinted {
+        Some(message) => Error::new(error.kind(), message),
+        None => error,
     }
-    let message = error.message();
-    let Some(name) = message.find("table '").and_then(|start| missing_table(&message[start..])) else { return error };
+}
+
+/// The message about a table that does not exist, with the nearest name.
+fn with_table_hint(message: &str, picture: &Picture) -> Option<String> {
+    let missing = message.find("table '").and_then(|start| missing_table(&message[start..]))?;
+    // The schema that names without one are looked up in was added to what the user wrote.
+    let name = missing.strip_prefix(picture.caller.main_schema).and_then(|rest| rest.strip_prefix('.'));
+    let name = name.unwrap_or(missing);
+    let message = message.replacen(&format!("table '{missing}'"), &format!("table '{name}'"), 1);
     let long: Vec<String> = picture.corpora().map(|name| format!("{name}{}", namespace::ACTIVATIONS_SUFFIX)).collect();
     let system: Vec<String> =
         crate::system_tables::NAMES.iter().map(|table| format!("{}.{table}", namespace::SYSTEM)).collect();
     let names = picture.corpora().chain(long.iter().map(String::as_str)).chain(system.iter().map(String::as_str));
-    let hint = match system.iter().find(|table| table.ends_with(&format!(".{name}"))) {
-        Some(table) => format!("; did you mean '{table}'?"),
+    let names: Vec<&str> = names.collect();
+    // Names are compared without a schema: the wrong one may have been written, or the right one forgotten.
+    let bare = last_part(name);
+    let near = nearest(bare, names.iter().map(|name| last_part(name)));
+    let hint = match names.iter().find(|name| Some(last_part(name)) == near) {
+        Some(near) => format!("; did you mean '{near}'?"),
         None if long.is_empty() => "; there is no corpus yet, and a file is named in quotes with its ending".to_owned(),
-        None => did_you_mean(name, names),
+        None => did_you_mean(bare, names.iter().copied()),
     };
-    Error::new(error.kind(), format!("{message}{hint}"))
+    Some(format!("{message}{hint}"))
+}
+
+/// The name of a table without its schema.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// The message about a column that does not exist, with how a text is written, if the name stands where a value may.
+fn with_text_hint(message: &str, statement: &mut ast::Statement) -> Option<String> {
+    let (before, rest) = message.split_once("column '")?;
+    let (name, rest) = rest.split_once("' not found")?;
+    let written = written_as_value(statement, name)?;
+    Some(format!("{before}column '{name}' not found (a text is written in single quotes: '{written}'){rest}"))
+}
+
+/// `name` as the statement has it where a value may stand: beside a column, in a list, as a pattern, or as one of several
+/// arguments of a function.
+fn written_as_value(statement: &mut ast::Statement, name: &str) -> Option<String> {
+    use ast::{BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments};
+    let mut written = None;
+    let mut look = |value: &Expr| {
+        if let Expr::Identifier(identifier) = value
+            && identifier.value.eq_ignore_ascii_case(name)
+        {
+            written = Some(identifier.value.clone());
+        }
+    };
+    walk(statement, &mut |node| {
+        let Node::Expr(expr) = node else { return Ok(()) };
+        match &*expr {
+            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+                // Beside a value it is the column that is misspelt.
+                if matches!(**right, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
+                    look(left);
+                }
+                if !matches!(**left, Expr::Value(_)) {
+                    look(right);
+                }
+            }
+            Expr::InList { list, .. } => list.iter().for_each(&mut look),
+            Expr::Like { pattern, .. } | Expr::ILike { pattern, .. } => look(pattern),
+            Expr::Function(function) => {
+                if let FunctionArguments::List(list) = &function.args
+                    && list.args.len() > 1
+                {
+                    for argument in &list.args {
+                        if let FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) = argument {
+                            look(value);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+    .ok()?;
+    written
 }
 
 impl Engine {
@@ -377,12 +455,12 @@ impl Engine {
                 let parameters = names.into_iter().map(|name| Parameter { name, data_type: None }).collect();
                 return Ok(Described { schema: None, parameters, writes });
             }
-            Err(error) => return Err(with_hint(error.into(), &picture)),
+            Err(error) => return Err(with_hint(error.into(), &picture, query)),
         };
         only_reads(&plan)?;
         let types = plan.get_parameter_types().map_err(Error::from)?;
         if let Some(given) = given.filter(|_| !names.is_empty()) {
-            plan = plan.with_param_values(given.clone()).map_err(|error| with_hint(error.into(), &picture))?;
+            plan = plan.with_param_values(given.clone()).map_err(|error| with_hint(error.into(), &picture, query))?;
         }
         let parameters = names.into_iter().map(|name| {
             let data_type = types.get(&name).cloned().flatten();

@@ -66,6 +66,9 @@ pub const TOO_LARGE: Wire =
 /// The server is stopping.
 pub const STOPPING: Wire =
     Wire { name: "stopping", exit: EXIT_RESOURCES, http: 503, sqlstate: "57P01", grpc: tonic::Code::Unavailable };
+/// The query whose results are asked for has not ended: ask again later.
+pub const NOT_ENDED: Wire =
+    Wire { name: "not_ended", exit: EXIT_RESOURCES, http: 425, sqlstate: "55000", grpc: tonic::Code::Unavailable };
 /// Understood, and not to be had here.
 pub const UNSUPPORTED: Wire =
     Wire { name: "unsupported", exit: EXIT_USAGE, http: 501, sqlstate: "0A000", grpc: tonic::Code::Unimplemented };
@@ -203,7 +206,7 @@ fn refined(kind: ErrorKind, message: &str) -> Option<&'static str> {
     let begins = |starts: &[&str]| starts.iter().any(|start| lower.starts_with(start));
     Some(match kind {
         ErrorKind::Query if begins(&["not supported: "]) => "0A000",
-        ErrorKind::Query if begins(&["invalid function ", "table function "]) => "42883",
+        ErrorKind::Query if begins(&["function '", "table function '"]) => "42883",
         ErrorKind::Query if has(&["no function matches", "failed to coerce arguments"]) => "42883",
         ErrorKind::Query if begins(&["column '"]) && has(&["is in several tables"]) => "42702",
         ErrorKind::Query if begins(&["column '", "no field named"]) && has(&["not found", "no field"]) => "42703",
@@ -320,7 +323,7 @@ mod tests {
             (Query, "line 1, column 1: expected: an SQL statement, found: SELEC", "42601"),
             (Query, "line 2, column 8: column 'modle' not found; did you mean 'model'?", "42703"),
             (Query, "column 'id' is in several tables: write table.id", "42702"),
-            (Query, "line 1, column 8: invalid function 'nope'.\nDid you mean 'now'?", "42883"),
+            (Query, "line 1, column 8: function 'activaton' not found; did you mean 'activation'?", "42883"),
             (Query, "table function 'nope' not found", "42883"),
             (Query, "not supported: unnest of a map", "0A000"),
             (Query, "no value was given for parameter $1", "42P02"),

@@ -366,8 +366,9 @@ def test_an_asynchronous_query_that_runs_fails_or_is_cancelled(server):
     status, _, body = server.http("/v1/queries?query_id=async-slow", SLOW)
     assert status == 202 and json.loads(body)["query_id"] == "async-slow"
     assert server.http("/v1/queries?query_id=async-slow", SLOW)[0] == 409
-    status, headers, _ = server.http("/v1/queries/async-slow/results")
+    status, headers, body = server.http("/v1/queries/async-slow/results")
     assert status == 425 and headers["retry-after"]
+    assert (error(body)["code"], error(body)["sqlstate"]) == ("not_ended", "55000")
     listed = json.loads(server.http("/v1/queries")[2])["queries"]
     assert any(query["query_id"] == "async-slow" and query["state"] == "running" for query in listed)
     events = subprocess.Popen(["curl", "-sN", f"{server.url}/v1/queries/async-slow/events"], stdout=subprocess.PIPE)

@@ -98,6 +98,25 @@ fn a_csv_row_of_another_length_is_named() {
 }
 
 #[test]
+fn a_quote_that_is_never_closed_is_named_and_swallows_no_rows() {
+    let scratch = Scratch::new();
+    let whole = "id,text\na,\"good\nmorning\"\nb,good night\nc,\"good day\"\nd,good evening\n";
+    let file = scratch.write("docs.csv", whole.replace("day\"", "day").as_bytes());
+    let db = scratch.path("x.db");
+    let (code, said) = fail(&mut import_command(&db, &file, "docs"));
+    assert_eq!(code, 3, "{said}");
+    says(&said, &["docs.csv", "line 5", "never closed"]);
+    assert_eq!(ids(&db, "docs"), ["a", "b"]);
+    // It is not set aside as if it were one row.
+    let (code, said) = fail(import_command(&db, &file, "docs").arg("--set-aside"));
+    assert_eq!(code, 3, "{said}");
+    assert_eq!(ids(&db, "docs"), ["a", "b"]);
+    scratch.write("docs.csv", whole.as_bytes());
+    import(&db, &file, "docs");
+    assert_eq!(ids(&db, "docs"), ["a", "b", "c", "d"]);
+}
+
+#[test]
 fn wrong_utf8_is_named() {
     for (name, line, bytes) in [
         ("docs.jsonl", "line 2", &b"{\"id\": \"a\", \"text\": \"fine\"}\n{\"id\": \"b\", \"text\": \"caf\xe9\"}\n"[..]),

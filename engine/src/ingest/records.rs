@@ -75,12 +75,42 @@ fn not_utf8(place: &str, bytes: &[u8], error: std::str::Utf8Error) -> Trouble {
     ))
 }
 
+/// What stands alone on the line that [`Marked`] puts behind a file: neither a separator nor a quote.
+const MARK: &[u8] = b".";
+
+/// A file and, behind it, a line with [`MARK`]: a record of its own, unless a quote that is open at the end of the file
+/// takes it in. The csv library itself reads an open quote as if it were closed there.
+struct Marked<R> {
+    inner: R,
+    /// What is still to be given of the line at the end, with the line break before it.
+    mark: &'static [u8],
+    ended: bool,
+    /// Bytes given so far.
+    given: u64,
+}
+
+impl<R: Read> Read for Marked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut n = if self.ended { 0 } else { self.inner.read(buffer)? };
+        if n == 0 {
+            self.ended = true;
+            n = self.mark.read(buffer)?;
+        }
+        self.given += n as u64;
+        Ok(n)
+    }
+}
+
+/// The limit is set anew for each record.
+type CsvReader = csv::Reader<Marked<io::Take<Source>>>;
+
 /// CSV with a header line.
 pub(super) struct Csv {
     name: String,
-    /// The limit is set anew for each record.
-    reader: csv::Reader<io::Take<Source>>,
+    reader: CsvReader,
     columns: Vec<String>,
+    /// Whether lines end with a carriage return and a line feed; the csv library ends a record between the two.
+    crlf: bool,
     /// Whether `"` is a character like others.
     plain_quotes: bool,
     record: csv::ByteRecord,
@@ -95,14 +125,20 @@ impl Csv {
         input.skip_byte_order_mark()?;
         let first = input.first_bytes()?;
         let delimiter = if tabs { b'\t' } else { delimiter(first) };
+        let crlf = first.split(|byte| *byte == b'\n').next().is_some_and(|line| line.ends_with(b"\r"));
         let field = first.split(|byte| b"\t\r\n".contains(byte)).next().unwrap_or_default();
         let plain_quotes = tabs && !(field.len() > 1 && field.starts_with(b"\"") && field.ends_with(b"\""));
         let mut builder = csv::ReaderBuilder::new();
         builder.delimiter(delimiter).flexible(true).quoting(!plain_quotes);
         let name = input.name;
-        let mut reader = builder.from_reader(input.reader.take(LONGEST_RECORD));
-        let header = reader.byte_headers().map_err(|error| csv_error(&name, error))?.clone();
+        let mark: &[u8] = if crlf { b"\r\n." } else { b"\n." };
+        let source = Marked { inner: input.reader.take(LONGEST_RECORD), mark, ended: false, given: 0 };
+        let mut reader = builder.from_reader(source);
+        let mut header = reader.byte_headers().map_err(|error| csv_error(&name, error))?.clone();
         check_length(&name, 1, &reader)?;
+        if is_mark(&name, &reader, &header)? {
+            header.clear();
+        }
         let mut columns = Vec::with_capacity(header.len());
         for (at, field) in header.iter().enumerate() {
             let field = std::str::from_utf8(field).map_err(|error| {
@@ -120,8 +156,45 @@ impl Csv {
             }
             columns.push(column);
         }
-        Ok(Self { name, reader, columns, plain_quotes, record: csv::ByteRecord::new(), row: 0 })
+        Ok(Self { name, reader, columns, crlf, plain_quotes, record: csv::ByteRecord::new(), row: 0 })
     }
+
+    /// Line on which the record that was read last begins, from 1: empty lines may have come before it.
+    fn line(&self) -> u64 {
+        let ended_by_line_feed = !self.crlf && !ends_with_file(&self.reader);
+        let own = line_feeds(self.record.as_slice()) + u64::from(ended_by_line_feed);
+        self.reader.position().line().saturating_sub(own).max(1)
+    }
+}
+
+fn line_feeds(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// Whether the record that was read last took all that there is, the line behind the file included.
+fn ends_with_file(reader: &CsvReader) -> bool {
+    let source = reader.get_ref();
+    source.ended && source.mark.is_empty() && reader.position().byte() == source.given
+}
+
+/// Whether `record`, which was read last, is the line behind the file.
+///
+/// # Errors
+/// [`ErrorKind::Data`] if a quote that is not closed took that line in, and with it all lines from where it was opened.
+fn is_mark(name: &str, reader: &CsvReader, record: &csv::ByteRecord) -> Result<bool> {
+    if !ends_with_file(reader) {
+        return Ok(false);
+    }
+    if record.len() == 1 && record.as_slice() == MARK {
+        return Ok(true);
+    }
+    let open = record.iter().next_back().unwrap_or_default();
+    let line = reader.position().line() - line_feeds(open);
+    let message = format!(
+        "{name}, line {line}: the quote that opens a value here is never closed; close it, write a quote that belongs to \
+         the text twice (\"\") inside a quoted value, or get the rest of the file if it was cut off"
+    );
+    Err(Error::new(ErrorKind::Data, message))
 }
 
 /// The separator that the first line has most of, outside quotes.
@@ -141,8 +214,8 @@ fn delimiter(first: &[u8]) -> u8 {
 }
 
 /// Refuses a record at whose limit reading stopped.
-fn check_length(name: &str, line: u64, reader: &csv::Reader<io::Take<Source>>) -> Result<()> {
-    if reader.get_ref().limit() > 0 {
+fn check_length(name: &str, line: u64, reader: &CsvReader) -> Result<()> {
+    if reader.get_ref().inner.limit() > 0 {
         return Ok(());
     }
     let message =
@@ -164,11 +237,11 @@ impl Records for Csv {
     }
 
     fn next(&mut self) -> Result<Option<Record>, Trouble> {
-        self.reader.get_mut().set_limit(LONGEST_RECORD);
+        self.reader.get_mut().inner.set_limit(LONGEST_RECORD);
         let more = self.reader.read_byte_record(&mut self.record).map_err(|error| csv_error(&self.name, error))?;
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let line = self.line();
         check_length(&self.name, line, &self.reader)?;
-        if !more {
+        if !more || is_mark(&self.name, &self.reader, &self.record)? {
             return Ok(None);
         }
         self.row += 1;

@@ -401,7 +401,7 @@ fn copy(from: &Path, to: &Path) {
 async fn bad_input_is_named_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;
-    let cases: [(&str, &[u8], &str); 10] = [
+    let cases: [(&str, &[u8], &str); 13] = [
         ("line.jsonl", b"{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"text\":\n", "line.jsonl, line 2, column"),
         ("kind.jsonl", b"{\"id\":1,\"text\":\"a\"}\n[1]\n", "kind.jsonl, line 2: expected an object, got an array"),
         (
@@ -411,6 +411,14 @@ async fn bad_input_is_named_and_loses_nothing() {
         ),
         ("utf8.csv", b"id,text\n1,a\n2,caf\xe9\n", "utf8.csv, line 3, column 'text': byte 4 (0xe9)"),
         ("fields.csv", b"id,text\n1,a\n2,b,c\n", "fields.csv, line 3: expected 2 fields as in the header, got 3"),
+        // Lines are counted by line feeds, those of empty lines and quoted values included.
+        (
+            "crlf.csv",
+            b"id,text\r\n1,\"a\r\nb\"\r\n\r\n2,b,c\r\n",
+            "crlf.csv, line 5: expected 2 fields as in the header, got 3",
+        ),
+        ("blank.csv", b"id,text\n1,\"a\nb\"\n\n2,b,c", "blank.csv, line 5: expected 2 fields as in the header, got 3"),
+        ("bare.csv", b"id,text\n1,a\n2,b,c", "bare.csv, line 3: expected 2 fields as in the header, got 3"),
         (
             "cut.json",
             b"[{\"id\":1,\"text\":\"a\"},{\"id\":2",
@@ -684,6 +692,79 @@ async fn files_of_a_folder_share_their_columns() {
     assert_eq!(run(&store, from(&data)).await.unwrap().written, 2);
     let scores = stored(&store, &["score"]).await;
     assert_eq!(scores.column(0).as_string::<i32>().iter().collect::<Vec<_>>(), [None, None, Some("3")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quote_that_is_never_closed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = format!("id,text\n1,\"a\n\"\n2,\"{}", "line of a text\n".repeat(4000));
+    let cases: [(&str, &str, u64, usize); 12] = [
+        ("one.csv", "id,text\n1,a\n2,\"b\n3,c\n4,d\n", 3, 1),
+        ("bare.csv", "id,text\n1,a\n2,\"b\n3,c\n4,d", 3, 1),
+        ("last.csv", "id,text\n1,a\n2,\"", 3, 1),
+        ("mark.csv", "id,text\n1,a\n\".", 3, 1),
+        ("doubled.csv", "id,text\n1,a\n2,\"b\"\"\n", 3, 1),
+        ("three.csv", "id,text\n1,a\n2,\"\"\"\n", 3, 1),
+        // The value begins behind one that is quoted as it should be.
+        ("later.csv", "id,more,text\n1,x,a\n2,\"one\ntwo\",\"b\n3,x,c\n", 4, 1),
+        // It takes the other fields of its record, too.
+        ("fields.csv", "text,id,n\na,1,0\n\"b,2,0\nc,3,0\n", 3, 1),
+        ("crlf.csv", "id,text\r\n1,a\r\n\r\n2,\"b\r\n3,c\r\n", 4, 1),
+        ("semicolons.csv", "id;text\n1;a\n2;\"b\n3;c\n", 3, 1),
+        ("long.csv", long.as_str(), 4, 1),
+        ("header.csv", "id,\"text\n1,a\n2,b\n", 1, 0),
+    ];
+    for (at, (name, text, line, before)) in cases.into_iter().enumerate() {
+        let dir = dir.path().join(at.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let store = database(&dir).await;
+        let path = write(&dir, name, text.as_bytes());
+        // It is no row to be set aside: nobody knows how many rows it took in.
+        for options in [keyed(&path), setting_aside(keyed(&path))] {
+            let error = run(&store, options).await.err().unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(error.kind(), ErrorKind::Data, "{name}: {error}");
+            let expected = format!("{name}, line {line}: the quote that opens a value here is never closed");
+            assert!(error.message().contains(&expected), "{name}: {error}");
+        }
+        let n = if store.catalog().corpus("c").is_some() { ids(&store).await.len() } else { 0 };
+        assert_eq!(n, before, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotes_that_are_no_open_quote_are_read_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&str, &str, &[&str]); 9] = [
+        (
+            "middle.csv",
+            "id,text\n1,5\" long\n2,say \"hi\n3,he said \"so\"\n",
+            &["5\" long", "say \"hi", "he said \"so\""],
+        ),
+        ("doubled.csv", "id,text\n1,\"a \"\"b\"\"\"\n2,\"\"\"\"\n", &["a \"b\"", "\""]),
+        ("breaks.csv", "id,text\r\n1,\"a\r\n\r\nb\"\r\n2,c", &["a\r\n\r\nb", "c"]),
+        ("bare.csv", "id,text\n1,\"a\"", &["a"]),
+        ("tail.csv", "id,text\n1,\"a\" b\"\n2,c\n", &["a b\"", "c"]),
+        ("bom.csv", "\u{feff}\"id\",\"text\"\n\"1\",\"a\"\n\n\n", &["a"]),
+        ("carriage.csv", "id,text\r1,\"a\"\r2,b", &["a", "b"]),
+        // What stands behind a file while it is read is a value like others inside it.
+        ("mark.csv", "id,text\n1,.\n.,\"\n.\"\n", &[".", "\n."]),
+        ("plain.tsv", "id\ttext\n1\t\"a\n2\tb\n", &["\"a", "b"]),
+    ];
+    for (at, (name, text, expected)) in cases.into_iter().enumerate() {
+        let dir = dir.path().join(at.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let store = database(&dir).await;
+        let path = write(&dir, name, text.as_bytes());
+        run(&store, keyed(&path)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let texts = stored(&store, &["text"]).await;
+        let texts: Vec<&str> = texts.column(0).as_string::<i32>().iter().flatten().collect();
+        assert_eq!(texts, expected, "{name}");
+    }
+    let store = database(dir.path()).await;
+    for (name, text) in [("none.csv", ""), ("blank.csv", "\n\n")] {
+        let error = run(&store, keyed(&write(dir.path(), name, text.as_bytes()))).await.err().unwrap();
+        assert!(error.message().contains("there are no rows and no columns"), "{name}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

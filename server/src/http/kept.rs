@@ -9,7 +9,7 @@ use saequel_engine::ErrorKind;
 
 use super::problem::Problem;
 use super::spool::Spooled;
-use crate::error::{Failure, TOO_MANY};
+use crate::error::{Failure, NOT_ENDED, TOO_MANY};
 use crate::gate::{Ask, Gate, Principal, QueryInfo, Scope, Visitor};
 
 /// Queries whose results are kept or being made.
@@ -147,6 +147,7 @@ impl Kept {
             Some(Outcome::Failed(problem, _)) => return Err(problem.clone()),
             Some(Outcome::Running) => {
                 let failure = Failure::new(ErrorKind::NotFound, "the query has not ended yet").hint("ask again later");
+                let failure = failure.shown_as(NOT_ENDED);
                 return Err(Problem::new(StatusCode::TOO_EARLY, &failure).of_query(Some(query_id)));
             }
             None => {}

@@ -22,7 +22,7 @@ pub(super) struct ErrorBody {
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub(super) struct ErrorDetail {
     /// `query`, `not_found`, `exists`, `data`, `corrupt`, `denied`, `io`, `resources`, `cancelled`, `internal`,
-    /// `unauthenticated`, `too_many`, `too_large`, `stopping`, `unsupported`.
+    /// `unauthenticated`, `too_many`, `too_large`, `not_ended`, `stopping`, `unsupported`.
     code: &'static str,
     /// The same as `code`.
     kind: &'static str,

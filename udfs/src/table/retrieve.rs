@@ -242,7 +242,11 @@ impl Computation for RetrieveCall {
 
         let mut scorer = Scorer { weights: base_weights(&catalog), mean_length: 0.0 };
         let (candidates, fusion) = if options.signals.iter().all(|(signal, _)| *signal == Signal::Words) {
-            words_alone(self.words(depth).await?, k)
+            let hits = self.words(depth).await?;
+            if hits.is_empty() {
+                by_features::refuse_empty(&self.source, &options.set).await?;
+            }
+            words_alone(hits, k)
         } else {
             let understood = self.understand(catalog.select("retrieve", &options.selection)?).await?;
             set_labels(&mut scorer.weights, &understood);

@@ -79,6 +79,9 @@ pub(super) async fn run(
         Some(hits) => (hits, None),
         None => scan(source, &options.set, query, k).await.map(|(hits, n_docs)| (hits, Some(n_docs)))?,
     };
+    if n_docs.is_none() && hits.is_empty() {
+        refuse_empty(source, &options.set).await?;
+    }
     if n_docs == Some(0) {
         return exec_err!("retrieve: set '{}' has no documents", options.set);
     }
@@ -98,6 +101,17 @@ pub(super) async fn run(
         fetch(source, options, &scorer, &doc_ids, &wanted, &request.memory("retrieve")).await?
     };
     result(&hits, n_docs, query, &winners, &catalog)
+}
+
+/// Refuses a set without documents, of which an index that found nothing cannot tell.
+pub(super) async fn refuse_empty(source: &SharedSource, set: &str) -> Result<()> {
+    let mut stream = source.documents(set, &[DocumentColumn::DocId]).await?;
+    while let Some(batch) = stream.try_next().await? {
+        if batch.num_rows() > 0 {
+            return Ok(());
+        }
+    }
+    exec_err!("retrieve: set '{set}' has no documents")
 }
 
 /// Reads all documents of the set.

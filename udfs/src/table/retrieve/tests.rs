@@ -331,6 +331,9 @@ async fn edges() {
     let none =
         run(&source, "SELECT * FROM retrieve('answers WHERE doc_id = ''x''', 'sorry')").await.unwrap_err().to_string();
     assert!(none.contains("has no documents"), "{none}");
+    let none = "SELECT * FROM retrieve('answers WHERE doc_id = ''x''', 'sorry', named_argument('signals', 'words'))";
+    let none = run(&source, none).await.unwrap_err().to_string();
+    assert!(none.contains("retrieve: set 'answers WHERE doc_id = 'x'' has no documents"), "{none}");
     let all = run(&source, "SELECT * FROM retrieve('answers', 'sorry', named_argument('k', 1000))").await.unwrap();
     assert_eq!(all.num_rows(), 2, "the empty document has nothing to be found by");
     assert_eq!(
