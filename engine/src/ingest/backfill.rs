@@ -262,8 +262,7 @@ impl Backfill<'_> {
             format!("{name}-{}", sha256.chars().take(12).collect::<String>())
         };
         let names: Vec<String> = self.dictionaries.iter().map(of).collect();
-        let corpus = format!("{}-{created_micros}", self.corpus);
-        self.store.dir().join("cache").join("backfill").join(corpus).join(names.join("+"))
+        self.store.backfill_dir(self.corpus, created_micros).join(names.join("+"))
     }
 
     /// Encodes the documents of a fragment into files, those that are there already left as they are; returns the files.

@@ -315,3 +315,29 @@ async fn a_dictionary_that_comes_later_fills_every_document_once() {
     engine.drop_dictionary("later").await.unwrap();
     assert_eq!(store.catalog().features.dictionaries().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_cache_goes_with_its_corpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let lines: String = (0..1100).map(|i| format!("{{\"id\":{i},\"text\":\"number {i}\"}}\n")).collect();
+    run(&store, keyed(&write(dir.path(), "a.jsonl", lines.as_bytes()))).await.unwrap();
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &crate::store::testing::dictionary("later", &["a"; 8])).await.unwrap();
+    let names = vec!["later".to_owned()];
+    let encoder = WordLengths { fail_after: 1000, ..WordLengths::default() };
+    let backfill = Backfill {
+        store: &store,
+        guard: &guard,
+        corpus: "c",
+        dictionaries: &names,
+        work: Work::Texts { encoder: Arc::new(encoder), width: crate::store::testing::WIDTH, chat: None },
+        progress: Arc::new(Silent),
+    };
+    let error = backfill.run().await.unwrap_err();
+    assert!(error.message().contains("the plug was pulled"), "{error}");
+    let waiting = store.backfill_dir("c", store.catalog().corpus("c").unwrap().created_micros);
+    assert!(waiting.is_dir(), "a thousand documents wait in {}", waiting.display());
+    store.drop_corpus(&guard, "c").await.unwrap();
+    assert!(!waiting.exists());
+}

@@ -55,7 +55,8 @@ impl Engine {
         Box::pin(async move {
             let engine = self.clone();
             let news = progress.clone();
-            let existing = self.catalog().corpus(&options.corpus).cloned();
+            let unfilled = self.inner.store.is_unfilled(&options.corpus).await?;
+            let existing = self.catalog().corpus(&options.corpus).filter(|_| !unfilled).cloned();
             let corpus = options.corpus.clone();
             let splits = existing.is_some() && options.features.is_none() && options.embedding.is_none();
             // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
