@@ -87,7 +87,7 @@ impl Engine {
             });
             let saes = |name: &str| self.sae(name);
             let mut report = import::import(&self.inner.store, options, progress.clone(), encoding, &saes).await?;
-            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later).await?.is_empty() {
+            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later, false).await?.is_empty() {
                 report.seconds += self.add_to_corpus(&corpus, &later, progress).await?.seconds;
             }
             Ok(report)
