@@ -40,7 +40,8 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::store::AsOf;
 use import::{Encoding, Encodings};
-pub(crate) use records::files_below;
+pub(crate) use records::{delimiter, files_below};
+pub(crate) use source::first_bytes;
 use sync::WordsSync;
 
 /// Documents that one commit of a delete names.
