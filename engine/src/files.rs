@@ -194,7 +194,7 @@ fn format_of(path: &Path) -> Result<Arc<dyn FileFormat>> {
         Some("csv") => Arc::new(csv(delimiter(&first_bytes(path)?))),
         Some("tsv" | "tab") => Arc::new(csv(b'\t')),
         Some("jsonl" | "ndjson") => Arc::new(json(true)),
-        Some("json") => Arc::new(json(compressed || !is_json_array(path)?)),
+        Some("json") => Arc::new(json(!is_json_array(&first_bytes(path)?))),
         Some("parquet" | "pq") if !compressed => Arc::new(ParquetFormat::default()),
         Some("arrow" | "arrows" | "feather" | "ipc") if !compressed => Arc::new(ArrowFormat),
         ending => {
@@ -210,14 +210,8 @@ fn format_of(path: &Path) -> Result<Arc<dyn FileFormat>> {
 }
 
 /// Whether the first character that is no space is `[`: a `.json` file may also hold one object a line.
-fn is_json_array(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut start = [0; 4096];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
-    let read = read
-        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read '{}'", path.display())).with_source(error))?;
-    Ok(start[..read].iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xEF | 0xBB | 0xBF))
-        == Some(&b'['))
+fn is_json_array(first: &[u8]) -> bool {
+    first.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xEF | 0xBB | 0xBF)) == Some(&b'[')
 }
 
 /// The file or files `name` as a table.
