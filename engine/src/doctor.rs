@@ -257,7 +257,8 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>, Ve
         Err(format!("{unequal} documents have another number of activations than of features; import them again"))
     } else if let Some(dictionary) = read_by.filter(|_| skipped > 0) {
         Err(format!(
-            "{skipped} documents were not read by its reader and have no embedding; read them: saequel sae add {} {dictionary}",
+            "{skipped} documents were not read by its reader and have no embedding; read them: saequel sae add {} \
+             {dictionary}",
             snapshot.info.name
         ))
     } else {

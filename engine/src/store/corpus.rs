@@ -175,7 +175,8 @@ impl Store {
         }
     }
 
-    /// Removes a corpus with its word index and what waits for it in the cache. Snapshots that are still open fail from now on.
+    /// Removes a corpus with its word index and what waits for it in the cache. Snapshots that are still open fail
+    /// from now on.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
