@@ -204,8 +204,8 @@ async fn has_empty(fragment: &FileFragment, column: &str) -> lance::Result<bool>
     Ok(count(fragment, empty).await? > 0)
 }
 
-/// Whether a document has neither embedding nor number of tokens, and nothing says why: earlier programs left such behind
-/// features of documents that were imported between two runs of a backfill.
+/// Whether a document has neither embedding nor number of tokens, and nothing says why: earlier programs left documents
+/// so that were imported between two runs of a backfill.
 async fn has_unread(fragment: &FileFragment) -> lance::Result<bool> {
     let fields = fragment.schema();
     if [schema::EMBEDDING, schema::N_TOKENS].iter().any(|column| fields.field(column).is_none()) {
