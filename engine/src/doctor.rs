@@ -221,12 +221,19 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>, Ve
     let columns: Vec<String> = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect();
     let dictionaries = &snapshot.info.dictionaries;
     let mut fits: Vec<Fit> = dictionaries.iter().map(|name| Fit::new(name)).collect();
-    let (mut n, mut unread, mut unequal) = (0_u64, 0_usize, 0_usize);
+    let (mut n, mut unread, mut unequal, mut skipped) = (0_u64, 0_usize, 0_usize, 0_usize);
     snapshot
         .read(&columns, &[], |batch| {
             n += batch.num_rows() as u64;
             if let Some(errors) = batch.column_by_name(schema::ERROR) {
                 unread += errors.len() - errors.null_count();
+            }
+            let column = |name: &str| batch.column_by_name(name);
+            if let (Some(embeddings), Some(n_tokens)) = (column(schema::EMBEDDING), column(schema::N_TOKENS)) {
+                let said = |row: usize| column(schema::ERROR).is_some_and(|errors| errors.is_valid(row));
+                skipped += (0..batch.num_rows())
+                    .filter(|row| embeddings.is_null(*row) && n_tokens.is_null(*row) && !said(*row))
+                    .count();
             }
             for (dictionary, fit) in dictionaries.iter().zip(&mut fits) {
                 let list = |name: &str| batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
@@ -242,10 +249,18 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>, Ve
         })
         .await?;
     let counted = snapshot.count().await?;
+    // Only a dictionary that was encoded here has this column, and is encoded by adding it again.
+    let read_by = dictionaries.iter().find(|name| columns.contains(&schema::fvu_column(name)));
     let found = if n != counted {
         Err(format!("{counted} documents by its own count, {n} when read; restore it from a backup"))
     } else if unequal > 0 {
         Err(format!("{unequal} documents have another number of activations than of features; import them again"))
+    } else if let Some(dictionary) = read_by.filter(|_| skipped > 0) {
+        Err(format!(
+            "{skipped} documents were not read by its reader and have no embedding; read them: saequel sae add {} \
+             {dictionary}",
+            snapshot.info.name
+        ))
     } else {
         let mut detail = format!("{n} documents, all readable, version {}", snapshot.version());
         if unread > 0 {

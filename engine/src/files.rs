@@ -18,6 +18,7 @@ use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTable
 use datafusion::error::{DataFusionError, Result as DFResult};
 
 use crate::error::{Error, ErrorKind, Result, nearest};
+use crate::ingest::{delimiter, first_bytes};
 use crate::options::EngineOptions;
 
 /// What the database keeps in its folder beside what a user puts there. Whoever holds the program may look at it; statements
@@ -167,7 +168,7 @@ fn matches_pattern(name: &[u8], pattern: &[u8]) -> bool {
 fn format_of(path: &Path) -> Result<Arc<dyn FileFormat>> {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let (stem, compression) = match name.rsplit_once('.') {
-        Some((stem, "gz")) => (stem, FileCompressionType::GZIP),
+        Some((stem, "gz" | "gzip")) => (stem, FileCompressionType::GZIP),
         Some((stem, "bz2")) => (stem, FileCompressionType::BZIP2),
         Some((stem, "xz")) => (stem, FileCompressionType::XZ),
         Some((stem, "zst" | "zstd")) => (stem, FileCompressionType::ZSTD),
@@ -189,10 +190,11 @@ fn format_of(path: &Path) -> Result<Arc<dyn FileFormat>> {
             .with_file_compression_type(compression.clone())
     };
     Ok(match stem.rsplit_once('.').map(|(_, ending)| ending) {
-        Some("csv") => Arc::new(csv(b',')),
+        // Any of the separators that an import tells apart.
+        Some("csv") => Arc::new(csv(delimiter(&first_bytes(path)?))),
         Some("tsv" | "tab") => Arc::new(csv(b'\t')),
         Some("jsonl" | "ndjson") => Arc::new(json(true)),
-        Some("json") => Arc::new(json(compressed || !is_json_array(path)?)),
+        Some("json") => Arc::new(json(!is_json_array(&first_bytes(path)?))),
         Some("parquet" | "pq") if !compressed => Arc::new(ParquetFormat::default()),
         Some("arrow" | "arrows" | "feather" | "ipc") if !compressed => Arc::new(ArrowFormat),
         ending => {
@@ -208,14 +210,8 @@ fn format_of(path: &Path) -> Result<Arc<dyn FileFormat>> {
 }
 
 /// Whether the first character that is no space is `[`: a `.json` file may also hold one object a line.
-fn is_json_array(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut start = [0; 4096];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
-    let read = read
-        .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read '{}'", path.display())).with_source(error))?;
-    Ok(start[..read].iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xEF | 0xBB | 0xBF))
-        == Some(&b'['))
+fn is_json_array(first: &[u8]) -> bool {
+    first.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xEF | 0xBB | 0xBF)) == Some(&b'[')
 }
 
 /// The file or files `name` as a table.
@@ -252,7 +248,11 @@ pub(crate) async fn table(
     let unreadable = |error: DataFusionError| {
         let error = Error::from(error);
         let kind = if error.kind() == ErrorKind::Internal { ErrorKind::Data } else { error.kind() };
-        DataFusionError::from(Error::new(kind, format!("cannot read file '{name}': {error}")))
+        let said = error.to_string();
+        // The file is at fault, whoever DataFusion asks to be told.
+        let said = said.split("This issue was likely caused by a bug in DataFusion").next().unwrap_or_default();
+        let said = said.trim_end_matches(['.', '|', ' ', '\n']);
+        DataFusionError::from(Error::new(kind, format!("cannot read file '{name}': {said}")))
     };
     let mut schema = Schema::empty();
     for (path, url) in paths.iter().zip(&urls) {
@@ -405,8 +405,12 @@ mod tests {
 
     #[test]
     fn endings() {
-        let kind = |name: &str| format_of(Path::new(name)).map(|_| ()).map_err(|error| error.kind());
-        for name in ["a.csv", "A.TSV", "a.jsonl.zst", "a.csv.gz", "a.parquet", "a.arrow"] {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.csv", "a.csv.gz", "a.csv.gzip"] {
+            std::fs::write(folder.path().join(name), "a;b\n1;2\n").unwrap();
+        }
+        let kind = |name: &str| format_of(&folder.path().join(name)).map(|_| ()).map_err(|error| error.kind());
+        for name in ["a.csv", "A.TSV", "a.jsonl.zst", "a.csv.gz", "a.csv.gzip", "a.parquet", "a.arrow"] {
             assert_eq!(kind(name), Ok(()), "{name}");
         }
         for name in ["a", "a.txt", "a.parquet.gz", "a.gz"] {

@@ -381,6 +381,13 @@ async fn files_are_read_where_allowed() {
     assert!(
         error.to_string().contains("the columns are b, a, not a, b in") && error.to_string().contains("part-3.csv")
     );
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, b"[{\"a\": 1}, {\"a\": 2}]").unwrap();
+    std::fs::write(folder.path().join("array.json.gz"), packed.finish().unwrap()).unwrap();
+    assert_eq!(rows(&engine, &format!("SELECT sum(a) FROM '{}'", part("array.json.gz"))).await, "3");
+    std::fs::write(folder.path().join("half.arrow"), "ARROW1 and then nothing").unwrap();
+    let error = failure(&engine, &format!("SELECT * FROM '{}'", part("half.arrow"))).await;
+    assert!(error.to_string().contains("half.arrow") && !error.to_string().contains("bug"), "{error}");
     file("more-1.jsonl", "{\"a\": 1}\n");
     file("more-2.jsonl", "{\"b\": \"y\", \"a\": 2}\n");
     assert_eq!(rows(&engine, &format!("SELECT sum(a), max(b) FROM '{}'", part("more-?.jsonl"))).await, "3,y");

@@ -191,7 +191,11 @@ impl Backfill<'_> {
         let begin = Instant::now();
         let Self { store, guard, corpus, dictionaries, .. } = self;
         self.add_columns().await?;
-        let gaps = store.gaps(corpus, dictionaries).await?;
+        let gaps = store.gaps(corpus, dictionaries, matches!(self.work, Work::Texts { .. })).await?;
+        if !gaps.is_empty() {
+            // What an index says of rows before they are filled stays in it beside what is added later.
+            store.drop_feature_indexes(guard, corpus, dictionaries).await?;
+        }
         let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
         let mut words = WordsSync::open(store, &snapshot).await?;
         let folder = self.folder(snapshot.info.created_micros);
@@ -262,8 +266,7 @@ impl Backfill<'_> {
             format!("{name}-{}", sha256.chars().take(12).collect::<String>())
         };
         let names: Vec<String> = self.dictionaries.iter().map(of).collect();
-        let corpus = format!("{}-{created_micros}", self.corpus);
-        self.store.dir().join("cache").join("backfill").join(corpus).join(names.join("+"))
+        self.store.backfill_dir(self.corpus, created_micros).join(names.join("+"))
     }
 
     /// Encodes the documents of a fragment into files, those that are there already left as they are; returns the files.

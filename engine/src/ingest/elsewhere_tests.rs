@@ -315,3 +315,103 @@ async fn a_dictionary_that_comes_later_fills_every_document_once() {
     engine.drop_dictionary("later").await.unwrap();
     assert_eq!(store.catalog().features.dictionaries().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_cache_goes_with_its_corpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let lines: String = (0..1100).map(|i| format!("{{\"id\":{i},\"text\":\"number {i}\"}}\n")).collect();
+    run(&store, keyed(&write(dir.path(), "a.jsonl", lines.as_bytes()))).await.unwrap();
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &crate::store::testing::dictionary("later", &["a"; 8])).await.unwrap();
+    let names = vec!["later".to_owned()];
+    let encoder = WordLengths { fail_after: 1000, ..WordLengths::default() };
+    let backfill = Backfill {
+        store: &store,
+        guard: &guard,
+        corpus: "c",
+        dictionaries: &names,
+        work: Work::Texts { encoder: Arc::new(encoder), width: crate::store::testing::WIDTH, chat: None },
+        progress: Arc::new(Silent),
+    };
+    let error = backfill.run().await.unwrap_err();
+    assert!(error.message().contains("the plug was pulled"), "{error}");
+    let waiting = store.backfill_dir("c", store.catalog().corpus("c").unwrap().created_micros);
+    assert!(waiting.is_dir(), "a thousand documents wait in {}", waiting.display());
+    store.drop_corpus(&guard, "c").await.unwrap();
+    assert!(!waiting.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_between_two_backfills_are_read_and_found_by_index() {
+    use crate::store::testing;
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let lines = |from: usize| -> String {
+        (from..from + 10).map(|i| format!("{{\"id\":{i},\"text\":\"number {i}\"}}\n")).collect()
+    };
+    run(&store, keyed(&write(dir.path(), "a.jsonl", lines(0).as_bytes()))).await.unwrap();
+    let guard = store.write("test").await.unwrap();
+    let first = store.add_dictionary(&guard, &testing::dictionary("later", &["a"; 8])).await.unwrap();
+    drop(guard);
+    let names = vec!["later".to_owned()];
+    let backfill = async || {
+        let guard = store.write("test").await.unwrap();
+        let (encoder, width) = (Arc::new(WordLengths::default()), testing::WIDTH);
+        let backfill = Backfill {
+            store: &store,
+            guard: &guard,
+            corpus: "c",
+            dictionaries: &names,
+            work: Work::Texts { encoder, width, chat: None },
+            progress: Arc::new(Silent),
+        };
+        backfill.run().await.unwrap().documents
+    };
+    assert_eq!(backfill().await, 10);
+    // The import fills the first dictionary alone; both are indexed, the second with nulls.
+    run(&store, keyed(&write(dir.path(), "b.jsonl", lines(10).as_bytes()))).await.unwrap();
+    assert_eq!(backfill().await, 10);
+    // As an earlier program left it: features, and nothing else of what a reader finds.
+    let stored_schema = store.snapshot("c", AsOf::Latest).await.unwrap().schema();
+    let doc = testing::Doc { id: "z", text: "tea", features: vec![(3, 1.0)], ..testing::Doc::default() };
+    let batch = testing::batch(&stored_schema, "later", &[doc]);
+    let lost = [schema::EMBEDDING, schema::N_TOKENS, schema::N_SPANS];
+    let columns = stored_schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let is_lost = lost.contains(&field.name().as_str());
+        if is_lost { arrow::array::new_null_array(field.data_type(), 1) } else { column.clone() }
+    });
+    let batch = RecordBatch::try_new(stored_schema.clone(), columns.collect()).unwrap();
+    let guard = store.write("test").await.unwrap();
+    store.append(&guard, "c", vec![batch]).await.unwrap();
+    store.index(&guard, "c").await.unwrap();
+    drop(guard);
+    let checks = testing::engine(store.clone()).doctor().await.unwrap();
+    assert!(
+        checks.iter().any(|check| !check.ok && check.detail.ends_with("saequel sae add c lengths")),
+        "{:?}",
+        checks.iter().map(|check| &check.detail).collect::<Vec<_>>()
+    );
+    assert_eq!(backfill().await, 1);
+    let embeddings = stored(&store, &lost).await;
+    assert_eq!(embeddings.columns().iter().map(|column| column.null_count()).sum::<usize>(), 0);
+
+    // What the index answers is what the stored lists say, also where they are not to have a feature.
+    let snapshot = store.snapshot("c", AsOf::Latest).await.unwrap();
+    assert!(snapshot.indexes().await.unwrap().iter().all(|index| index.covered == Some(index.fragments)));
+    let lists = found(&store, "later").await;
+    for latent in [1, 2, 3, 6] {
+        let with = lists.iter().flatten().filter(|list| list.iter().any(|(id, _)| *id == latent)).count();
+        let feature = lit(datafusion::scalar::ScalarValue::UInt32(Some(first + latent)));
+        let has = datafusion::functions_nested::expr_fn::array_has(col(schema::ids_column("later")), feature);
+        for (condition, expected) in [(has.clone(), with), (!has, lists.len() - with)] {
+            let mut n = 0;
+            let count = |batch: RecordBatch| {
+                n += batch.num_rows();
+                Ok(())
+            };
+            snapshot.read(&[schema::DOC_ID.to_owned()], std::slice::from_ref(&condition), count).await.unwrap();
+            assert_eq!(n, expected, "{condition}");
+        }
+    }
+}

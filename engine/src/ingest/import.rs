@@ -75,7 +75,9 @@ pub(super) async fn import(
     }
     let options = with_matrix(options)?;
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
-    let existing = store.catalog().corpus(&options.corpus).cloned();
+    // What a first import that failed left has no say in the next one.
+    let unfilled = store.is_unfilled(&options.corpus).await?;
+    let existing = store.catalog().corpus(&options.corpus).filter(|_| !unfilled).cloned();
     // What the options and the first rows show to be wrong is said before anything is written or loaded.
     let (first, parts, roles) = {
         let (options, existing) = (options.clone(), existing.clone());
@@ -118,6 +120,9 @@ pub(super) async fn import(
         given.embedding = Some(given_embedding(store, &options, existing.as_deref(), &parts, column, saes).await?);
     }
     if existing.is_none() {
+        if unfilled {
+            store.drop_corpus(&guard, &options.corpus).await?;
+        }
         let mut added = Vec::new();
         let mut dictionaries = Vec::new();
         if let Some(encoding) = &encoding {

@@ -40,7 +40,8 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::store::AsOf;
 use import::{Encoding, Encodings};
-pub(crate) use records::files_below;
+pub(crate) use records::{delimiter, files_below};
+pub(crate) use source::first_bytes;
 use sync::WordsSync;
 
 /// Documents that one commit of a delete names.
@@ -55,7 +56,8 @@ impl Engine {
         Box::pin(async move {
             let engine = self.clone();
             let news = progress.clone();
-            let existing = self.catalog().corpus(&options.corpus).cloned();
+            let unfilled = self.inner.store.is_unfilled(&options.corpus).await?;
+            let existing = self.catalog().corpus(&options.corpus).filter(|_| !unfilled).cloned();
             let corpus = options.corpus.clone();
             let splits = existing.is_some() && options.features.is_none() && options.embedding.is_none();
             // One pass reads with one reader; the rest of a corpus's dictionaries are filled behind it.
@@ -86,7 +88,7 @@ impl Engine {
             });
             let saes = |name: &str| self.sae(name);
             let mut report = import::import(&self.inner.store, options, progress.clone(), encoding, &saes).await?;
-            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later).await?.is_empty() {
+            if !later.is_empty() && !self.inner.store.gaps(&corpus, &later, false).await?.is_empty() {
                 report.seconds += self.add_to_corpus(&corpus, &later, progress).await?.seconds;
             }
             Ok(report)

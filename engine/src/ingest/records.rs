@@ -198,7 +198,7 @@ fn is_mark(name: &str, reader: &CsvReader, record: &csv::ByteRecord) -> Result<b
 }
 
 /// The separator that the first line has most of, outside quotes.
-fn delimiter(first: &[u8]) -> u8 {
+pub(crate) fn delimiter(first: &[u8]) -> u8 {
     let mut quoted = false;
     let mut counts = [(b',', 0), (b';', 0), (b'\t', 0), (b'|', 0)];
     for byte in first {

@@ -207,6 +207,15 @@ impl Input {
     }
 }
 
+/// The first bytes of a file, decompressed if need be.
+///
+/// # Errors
+/// As [`Input::open`].
+pub(crate) fn first_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut input = Input::open(&ImportSource::Path(path.to_owned()))?;
+    Ok(input.first_bytes()?.to_vec())
+}
+
 /// The error for a source that cannot be opened.
 pub(super) fn cannot_open(path: &Path, error: io::Error) -> Error {
     match error.kind() {

@@ -484,6 +484,35 @@ async fn wrong_columns_and_options_are_named_before_anything_is_made() {
     assert!(error.message().contains("has the key 'id', not 'text'"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_import_that_failed_binds_the_next_to_nothing() {
+    struct Unplugged;
+    impl Encode for Unplugged {
+        fn encode(&self, _: &[&str]) -> Result<Vec<EncodedDocument>> {
+            Err(Error::new(ErrorKind::Internal, "no current"))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let first = write(dir.path(), "a.csv", b"id,text,n\n1,a,1\n");
+    let error = run_with(&store, keyed(&first), Unplugged).await.err().unwrap();
+    assert!(error.to_string().contains("no current"), "{error}");
+    assert_eq!(store.catalog().corpus("c").unwrap().key.as_deref(), Some("id"));
+    // Another key, and a column of another type.
+    let second = write(dir.path(), "b.csv", b"code,text,n\nx,b,many\n");
+    let coded = ImportOptions { key: Some("code".to_owned()), ..from(&second) };
+    assert_eq!(run(&store, coded).await.unwrap().total, 1);
+    assert_eq!((ids(&store).await, word_hits(&store, "b")), (vec!["x".to_owned()], vec!["x".to_owned()]));
+    let made = store.catalog().corpus("c").unwrap().clone();
+    assert_eq!(made.key.as_deref(), Some("code"));
+    assert_eq!(made.columns.field_with_name("n").unwrap().data_type(), &DataType::Utf8);
+    assert!(made.columns.field_with_name("id").is_err());
+    // Documents that were deleted have been there: earlier versions have them still.
+    assert_eq!(testing::engine(store.clone()).delete("c", "doc_id = 'x'").await.unwrap(), 1);
+    let error = run(&store, keyed(&first)).await.err().unwrap();
+    assert!(error.message().contains("has the key 'code', not 'id'"), "{error}");
+}
+
 fn renamed(path: &Path) -> ImportOptions {
     ImportOptions { rename: vec![("features".to_owned(), "traits".to_owned())], ..keyed(path) }
 }

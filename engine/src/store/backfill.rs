@@ -38,11 +38,12 @@ pub(crate) struct Gap {
 }
 
 impl Store {
-    /// The fragments in which a document lacks the features of one of `dictionaries`, whose columns exist.
+    /// The fragments in which a document lacks the features of one of `dictionaries`, whose columns exist; if their
+    /// texts are `read`, also those in which a document lacks all else that a reader finds.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`].
-    pub(crate) async fn gaps(&self, corpus: &str, dictionaries: &[String]) -> Result<Vec<Gap>> {
+    pub(crate) async fn gaps(&self, corpus: &str, dictionaries: &[String], read: bool) -> Result<Vec<Gap>> {
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
         let failed = |error| lance_error(&format!("looking for gaps in corpus '{corpus}'"), &error);
@@ -66,7 +67,7 @@ impl Store {
                     lacks = scanner.count_rows().await.map_err(failed)? > 0;
                 }
             }
-            if lacks {
+            if lacks || (read && has_unread(&fragment).await.map_err(failed)?) {
                 let mut missing = Vec::new();
                 for column in [schema::EMBEDDING, schema::N_TOKENS, schema::N_SPANS] {
                     if !has(column) || (has_field(column) && has_empty(&fragment, column).await.map_err(failed)?) {
@@ -201,6 +202,20 @@ async fn has_empty(fragment: &FileFragment, column: &str) -> lance::Result<bool>
         }
     }
     Ok(count(fragment, empty).await? > 0)
+}
+
+/// Whether a document has neither embedding nor number of tokens, and nothing says why: earlier programs left documents
+/// so that were imported between two runs of a backfill.
+async fn has_unread(fragment: &FileFragment) -> lance::Result<bool> {
+    let fields = fragment.schema();
+    if [schema::EMBEDDING, schema::N_TOKENS].iter().any(|column| fields.field(column).is_none()) {
+        return Ok(false);
+    }
+    let mut unread = col(schema::EMBEDDING).is_null().and(col(schema::N_TOKENS).is_null());
+    if fields.field(schema::ERROR).is_some() {
+        unread = unread.and(col(schema::ERROR).is_null());
+    }
+    Ok(count(fragment, unread).await? > 0)
 }
 
 async fn count(fragment: &FileFragment, filter: Expr) -> lance::Result<u64> {

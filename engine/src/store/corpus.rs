@@ -150,6 +150,20 @@ impl Store {
         .await
     }
 
+    /// Whether a corpus is there that never had a document: its first import failed, or stored none. One whose documents
+    /// were deleted is not meant, since its earlier versions have them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`].
+    pub(crate) async fn is_unfilled(&self, corpus: &str) -> Result<bool> {
+        self.refresh().await?;
+        if self.catalog().corpus(corpus).is_none() {
+            return Ok(false);
+        }
+        let dataset = self.latest(&self.corpus_row(corpus)?).await?;
+        Ok(dataset.manifest().max_fragment_id.is_none())
+    }
+
     fn write_params(&self) -> WriteParams {
         WriteParams {
             data_storage_version: Some(LanceFileVersion::V2_2),
@@ -161,7 +175,8 @@ impl Store {
         }
     }
 
-    /// Removes a corpus with its word index. Snapshots that are still open fail from now on.
+    /// Removes a corpus with its word index and what waits for it in the cache. Snapshots that are still open fail
+    /// from now on.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
@@ -174,7 +189,8 @@ impl Store {
         .await?;
         self.forget(corpus);
         self.forget_postings(corpus);
-        for folder in [self.corpus_dir(corpus), self.words_dir(corpus)] {
+        let waiting = self.backfill_dir(corpus, row.created_micros);
+        for folder in [self.corpus_dir(corpus), self.words_dir(corpus), waiting] {
             if folder.exists() {
                 fs::remove_dir_all(&folder).map_err(|error| io_error("cannot remove", &folder, error))?;
             }

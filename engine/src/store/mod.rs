@@ -136,6 +136,11 @@ impl Store {
         self.inner.dir.join("saes").join(dictionary)
     }
 
+    /// Folder in which what a dictionary that comes later finds in a corpus waits until its fragment is committed.
+    pub(crate) fn backfill_dir(&self, corpus: &str, created_micros: i64) -> PathBuf {
+        self.inner.dir.join("cache").join("backfill").join(format!("{corpus}-{created_micros}"))
+    }
+
     fn corpus_dir(&self, corpus: &str) -> PathBuf {
         self.inner.dir.join("corpora").join(format!("{corpus}.lance"))
     }

@@ -187,9 +187,13 @@ async fn nulls_that_an_import_stored_are_a_gap() {
     });
     let later = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
     store.append(&guard, "pets", vec![later]).await.unwrap();
-    let gaps = store.gaps("pets", &["second".to_owned()]).await.unwrap();
+    let gaps = store.gaps("pets", &["second".to_owned()], false).await.unwrap();
     let lacks: Vec<&[String]> = gaps.iter().map(|gap| gap.lacks.as_slice()).collect();
     assert_eq!(lacks, [&[][..], &unread.map(str::to_owned)[..]]);
+    // With every feature there, a document that was not read is one only to who reads texts.
+    for (read, n) in [(false, 0), (true, 1)] {
+        assert_eq!(store.gaps("pets", &["first".to_owned()], read).await.unwrap().len(), n);
+    }
 }
 
 #[tokio::test]
