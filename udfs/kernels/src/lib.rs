@@ -1,6 +1,7 @@
 //! Arithmetic on slices: no SQL, no Arrow. Each has a slow, obvious reference in its tests.
 
 pub mod agreement;
+pub mod axis;
 pub mod background;
 pub mod bm25;
 pub mod cancellation;

@@ -3,7 +3,9 @@
 //! `about` says which features count: ids, labels and concepts, or key phrases, which stand for the features whose
 //! labels are most like them and for those that fire on them; without it all visible features do. Documents are grouped
 //! by spherical k-means on idf-weighted saturated activations, projected on their 20 (all features: 50) leading
-//! directions and fitted on at most 50,000 documents drawn from the seed; `method => 'jaccard-spectral'` is spectral
+//! directions and fitted on at most 50,000 documents drawn from the seed. Beside that, with equal weight, stands where the
+//! documents' embeddings lie along the 20 directions in which the labels that the phrases stand for differ most: features
+//! see words and sentences, the embedding the whole, and along the axis only what was asked for. `method => 'jaccard-spectral'` is spectral
 //! clustering on the Jaccard similarity of their present features (arXiv 2512.10092, section 4.3), for at most 3,000
 //! documents. `view => 'dense'` groups the embeddings instead: plain topics.
 //!
@@ -17,7 +19,7 @@
 //! or lies between two groups (membership below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not
 //! given), stability and membership are defined in `kernels::clustering`; `k` may come out smaller where there are
 //! fewer different documents. Options: `k`, `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
-//! `view => 'features' | 'dense'`, `n_features`, `include_hidden`, `dictionary`, `level`.
+//! `view => 'features' | 'dense' | 'both'`, `n_features`, `include_hidden`, `dictionary`, `level`.
 
 mod describe;
 mod options;
@@ -95,7 +97,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
            points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
            that fire on it most strongly; EXPLAIN lists them. Documents are grouped by spherical k-means on weighted \
-           activations. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           activations and, if they have embeddings, on where these lie along the directions in which the labels of those \
+           features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
@@ -112,7 +115,12 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "`'kmeans'`, `'jaccard-spectral'` (similarity of the sets of features; at most 3,000 documents and 50 groups), or \
              `'auto'`, which is `'kmeans'`; default `'auto'`",
         ),
-        ("view", "`'features'`, or `'dense'` to group embeddings (plain topics); default `'features'`"),
+        (
+            "view",
+            "`'features'`; `'dense'` to group embeddings (plain topics); `'both'` for features and, along what the phrases \
+             of `about` name, embeddings; default `'auto'`: `'both'` with such phrases where there are embeddings and the \
+             method is k-means, else `'features'`",
+        ),
         (
             "n_features",
             "features that the phrases of `about` stand for by their labels, together; default 200 for one phrase, 100 for each \

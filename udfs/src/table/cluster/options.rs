@@ -13,6 +13,7 @@ use crate::args::Arguments;
 use crate::catalog::{FeatureCatalog, FeatureRef, FeatureSelection};
 use crate::feature_source::EncodedText;
 use crate::features::FeatureId;
+use crate::kernels::axis::Axis;
 use crate::kernels::retrieval::most_similar;
 use crate::table::exec::blocking;
 
@@ -26,6 +27,9 @@ const ONE_PHRASE: usize = 200;
 const PER_PHRASE: usize = 100;
 /// Features that each of several phrases stands for by firing on it.
 const OWN_FEATURES: usize = 5;
+/// Directions in which labels differ that embeddings are looked at along. With 10, 20 and 40, emotions of tweets are found
+/// with an NMI of .14, .15 and .14, styles that are named with an ARI of .82, .93 and .83.
+const AXIS_WIDTH: usize = 20;
 /// Labels that EXPLAIN lists.
 const MOST_SHOWN: usize = 20;
 /// Most groups that may be asked for.
@@ -104,6 +108,20 @@ pub(super) enum Method {
     KMeans,
 }
 
+/// What documents are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// Their features.
+    Features,
+    /// Their embeddings.
+    Dense,
+    /// Their features, and where their embeddings lie along what the call is about.
+    Both {
+        /// Whether that was said: then documents without an embedding are an error.
+        asked_for: bool,
+    },
+}
+
 /// A call, checked.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
@@ -115,8 +133,7 @@ pub(super) struct Options {
     pub(super) k: Option<usize>,
     pub(super) seed: u64,
     pub(super) method: Method,
-    /// Whether the embeddings are grouped, not the features.
-    pub(super) dense: bool,
+    pub(super) view: View,
     /// Features that the phrases of `about` stand for together, if said.
     pub(super) n_features: Option<usize>,
     pub(super) selection: FeatureSelection,
@@ -137,7 +154,13 @@ impl Options {
             "jaccard-spectral" => Method::JaccardSpectral,
             _ => Method::KMeans,
         };
-        let dense = args.named("view").choice_or(&["features", "dense"], "features")? == "dense";
+        let view = match args.named("view").choice_or(&["features", "dense", "both", "auto"], "auto")? {
+            "features" => View::Features,
+            "dense" => View::Dense,
+            "both" => View::Both { asked_for: true },
+            _ if about.is_some() && method == Method::KMeans => View::Both { asked_for: false },
+            _ => View::Features,
+        };
         let n_features = args.named("n_features").count()?;
         let selection = FeatureSelection::from_args(&mut args)?;
         args.finish()?;
@@ -156,17 +179,33 @@ impl Options {
         if n_features == Some(0) {
             return plan_err!("{function}: expected at least 1 for 'n_features', got 0");
         }
-        if dense && about.is_some() {
+        if view == View::Dense && about.is_some() {
             return plan_err!(
-                "{function}: view 'dense' groups by everything at once and cannot be narrowed by 'about'; leave out one of them"
+                "{function}: view 'dense' groups by everything at once and cannot be narrowed by 'about'; leave out one of \
+                 them, or use view => 'both'"
             );
         }
-        if dense && method == Method::JaccardSpectral {
+        if view == (View::Both { asked_for: true }) && about.is_none() {
             return plan_err!(
-                "{function}: method 'jaccard-spectral' compares features; with view 'dense' use 'kmeans'"
+                "{function}: view 'both' looks at embeddings along what 'about' names; say what, or use view => 'dense'"
             );
         }
-        Ok(Self { function, set, about, k, seed, method, dense, n_features, selection })
+        if view != View::Features && method == Method::JaccardSpectral {
+            return plan_err!(
+                "{function}: method 'jaccard-spectral' compares features; with view '{view}' use 'kmeans'"
+            );
+        }
+        Ok(Self { function, set, about, k, seed, method, view, n_features, selection })
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            View::Features => "features",
+            View::Dense => "dense",
+            View::Both { .. } => "both",
+        })
     }
 }
 
@@ -183,8 +222,7 @@ impl fmt::Display for Options {
             Method::JaccardSpectral => "jaccard-spectral",
             Method::KMeans => "kmeans",
         };
-        let view = if self.dense { "dense" } else { "features" };
-        write!(f, ", seed => {}, method => '{method}', view => '{view}')", self.seed)
+        write!(f, ", seed => {}, method => '{method}', view => '{}')", self.seed, self.view)
     }
 }
 
@@ -193,6 +231,8 @@ impl fmt::Display for Options {
 pub(super) struct Selected {
     slots: Vec<Option<u32>>,
     pub(super) n_slots: usize,
+    /// Where the labels that the phrases of `about` stand for differ; none for features that were named.
+    pub(super) axis: Option<Arc<Axis>>,
     /// Labels of what `about` stands for, for EXPLAIN.
     shown: Vec<String>,
 }
@@ -210,7 +250,7 @@ impl Selected {
             *slot = n_slots;
             n_slots += 1;
         }
-        Self { slots, n_slots: n_slots as usize, shown: Vec::new() }
+        Self { slots, n_slots: n_slots as usize, axis: None, shown: Vec::new() }
     }
 
     /// Column of a feature.
@@ -244,9 +284,10 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
         return Ok(Selected::from_ids(ids, &catalog));
     };
     let (mut ids, phrases) = explicit(function, &catalog, about)?;
+    let mut axis = None;
     if !phrases.is_empty() {
         let (source, known, n_features) = (Arc::clone(source), Arc::clone(&catalog), options.n_features);
-        let found = blocking(function, move |_| {
+        let (found, along) = blocking(function, move |cancellation| {
             let labels = source.label_embeddings()?;
             let texts: Vec<String> = phrases.iter().map(|phrase| topic(phrase)).collect();
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -257,19 +298,24 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
                 None if several => PER_PHRASE,
                 None => ONE_PHRASE,
             };
-            let mut ids: Vec<FeatureId> = Vec::new();
+            let (mut ids, mut named): (Vec<FeatureId>, Vec<f32>) = (Vec::new(), Vec::new());
             for encoded in source.encode(&texts)? {
                 let rows =
                     most_similar(&encoded.embedding, &labels.values, labels.width, labels.ids.len(), ABOUT_FLOOR);
-                ids.extend(rows.into_iter().map(|(row, _)| labels.ids[row]).filter(allowed).take(per_phrase));
+                let rows = rows.into_iter().map(|(row, _)| row).filter(|&row| allowed(&labels.ids[row]));
+                for row in rows.take(per_phrase) {
+                    ids.push(labels.ids[row]);
+                    named.extend(&labels.values[row * labels.width..(row + 1) * labels.width]);
+                }
                 if several {
                     ids.extend(strongest(&encoded, &known).filter(allowed).take(OWN_FEATURES));
                 }
             }
-            Ok(ids)
+            Ok((ids, Axis::fit(&named, labels.width, AXIS_WIDTH, cancellation)))
         })
         .await?;
         ids.extend(found);
+        axis = Some(Arc::new(along)).filter(|axis| !axis.is_empty());
     }
     if ids.is_empty() {
         return exec_err!(
@@ -280,7 +326,7 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
     let mut seen = HashSet::new();
     ids.retain(|id| seen.insert(*id));
     let shown = ids.iter().map(|id| catalog.label(*id).to_owned()).collect();
-    Ok(Selected { shown, ..Selected::from_ids(ids, &catalog) })
+    Ok(Selected { shown, axis, ..Selected::from_ids(ids, &catalog) })
 }
 
 /// What a question is about: `emotion` of `which emotion is expressed?`. Other phrases stay as they are, and so does a

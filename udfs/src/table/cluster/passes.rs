@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use datafusion::common::{exec_err, resources_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
-use super::options::{Method, Options, Selected};
+use super::options::{Method, Options, Selected, View};
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, FeaturesView, IdsView};
+use crate::kernels::axis::Axis;
 use crate::kernels::clustering::{Place, Points, cluster, place};
 use crate::kernels::dense::{normalise, widen};
 use crate::kernels::kmeans::Rows;
@@ -18,7 +21,7 @@ use crate::kernels::retrieval::saturate;
 use crate::kernels::sparse::{Projection, SparseRows};
 use crate::kernels::spectral::Affinity;
 use crate::kernels::top_k::TopK;
-use crate::table::document_columns::{Embeddings, texts};
+use crate::table::document_columns::{Embeddings, lacks_column, texts};
 use crate::table::exec::{Request, blocking};
 
 /// Most documents of which every pair is compared: 36 MB of similarities.
@@ -37,8 +40,9 @@ pub(super) type Medians = Arc<Vec<f32>>;
 
 /// Documents drawn from the set.
 struct Sample {
-    /// Values of one row, ascending by column: saturated activations by slot, or an embedding.
+    /// Saturated activations by slot, ascending.
     rows: Vec<(u64, Vec<(u32, f32)>)>,
+    /// Embeddings, or beside `rows` where they lie along the axis; empty where there is none.
     embeddings: Vec<(u64, Vec<f32>)>,
     /// Documents with each selected feature.
     n_with: Vec<u64>,
@@ -49,10 +53,44 @@ struct Sample {
 enum Placing {
     /// All at once, by their place in the stream.
     ByPosition(Vec<Option<Place>>),
-    /// By their selected features.
-    Projected { idf: Vec<f32>, projection: Projection, centroids: Rows },
+    /// By their selected features, and where their embeddings lie along the axis, if there is one.
+    Projected { idf: Vec<f32>, projection: Projection, axis: Option<CentredAxis>, centroids: Rows },
     /// By their embeddings.
     Embedded(Rows),
+}
+
+/// An axis, and the mean of the documents along it.
+struct CentredAxis {
+    axis: Arc<Axis>,
+    mean: Vec<f32>,
+}
+
+impl CentredAxis {
+    /// `along`: where documents lie, empty for those without an embedding.
+    fn new<'a>(axis: Arc<Axis>, along: impl Iterator<Item = &'a [f32]>) -> Self {
+        let (mut sums, mut n) = (vec![0.0f64; axis.len()], 0u32);
+        for place in along.filter(|place| !place.is_empty()) {
+            sums.iter_mut().zip(place).for_each(|(sum, value)| *sum += f64::from(*value));
+            n += 1;
+        }
+        let mean = sums.into_iter().map(|sum| (sum / f64::from(n.max(1))) as f32).collect();
+        Self { axis, mean }
+    }
+
+    /// The position of a document by its features, joined with its place along the axis, both of length 1 (the latter zeros
+    /// where there is no embedding), brought to length 1. A document that no feature places stays without a place.
+    fn join(&self, mut position: Vec<f32>, along: &[f32]) -> Vec<f32> {
+        let known = !along.is_empty() && position.iter().any(|value| *value != 0.0);
+        let mut place: Vec<f32> = if known {
+            along.iter().zip(&self.mean).map(|(value, mean)| value - mean).collect()
+        } else {
+            vec![0.0; self.mean.len()]
+        };
+        normalise(&mut place);
+        position.extend(place);
+        normalise(&mut position);
+        position
+    }
 }
 
 /// Groups with what is needed to place documents.
@@ -105,8 +143,9 @@ pub(super) async fn fit(
     }
     let (k, seed, n_slots) = (options.k, options.seed, selected.n_slots);
     let width = if options.about.is_some() { WIDTH_ABOUT } else { WIDTH_ALL };
+    let (dense, axis) = (options.view == View::Dense, selected.axis.clone());
     let model = blocking(options.function, move |cancellation| {
-        let (placing, clustering) = if !sample.embeddings.is_empty() {
+        let (placing, clustering) = if dense {
             let width = sample.embeddings.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
             let mut rows = Rows { values: Vec::with_capacity(width * sample.embeddings.len()), width };
             for (_, values) in &sample.embeddings {
@@ -130,9 +169,20 @@ pub(super) async fn fit(
                 rows.push_normalised(&weighted);
             }
             let projection = Projection::fit(&rows, width, seed, cancellation);
-            let clustering = cluster(&Points::Rows(projection.apply_all(&rows)), k, seed, cancellation);
+            let mut points = projection.apply_all(&rows);
+            let along = || sample.embeddings.iter().map(|(_, place)| place.as_slice());
+            let axis = axis.filter(|_| along().any(|place| !place.is_empty()));
+            let axis = axis.map(|axis| CentredAxis::new(axis, along()));
+            if let Some(axis) = &axis {
+                let joined = (0..points.len()).zip(along()).flat_map(|(row, place)| {
+                    let position = points.row(row).to_vec();
+                    axis.join(position, place)
+                });
+                points = Rows { values: joined.collect(), width: points.width + axis.mean.len() };
+            }
+            let clustering = cluster(&Points::Rows(points), k, seed, cancellation);
             let centroids = clustering.centroids.clone();
-            (Placing::Projected { idf, projection, centroids }, clustering)
+            (Placing::Projected { idf, projection, axis, centroids }, clustering)
         };
         Ok(Model { placing, n_clusters: clustering.len(), stability: clustering.stability })
     })
@@ -165,11 +215,13 @@ async fn draw(
     medians: &Medians,
     memory: &datafusion::execution::memory_pool::MemoryReservation,
 ) -> Result<Sample> {
-    let column = if options.dense { DocumentColumn::Embedding } else { DocumentColumn::Features };
-    let limit = if options.dense { DENSE_SAMPLE } else { FEATURE_SAMPLE };
+    let dense = options.view == View::Dense;
+    let limit = if dense { DENSE_SAMPLE } else { FEATURE_SAMPLE };
+    let axis = axis_of(options, selected);
     let mut sample = Sample { rows: vec![], embeddings: vec![], n_with: vec![0; selected.n_slots], n_docs: 0 };
     let mut random = Random::new(options.seed, 0x5A3B);
-    let mut stream = source.documents(&options.set, &[column]).await?;
+    let columns: &[DocumentColumn] = if dense { &[DocumentColumn::Embedding] } else { &[DocumentColumn::Features] };
+    let mut stream = documents(source, options, columns, axis.is_some()).await?;
     while let Some(batch) = stream.try_next().await? {
         let n_rows = batch.num_rows();
         let mut drawn: Vec<Option<usize>> = Vec::with_capacity(n_rows);
@@ -183,7 +235,7 @@ async fn draw(
             });
         }
         let first = sample.n_docs - n_rows as u64;
-        if options.dense {
+        if dense {
             let embeddings = Embeddings::try_new(options.function, batch.column(0))?;
             for (row, target) in drawn.iter().enumerate() {
                 let Some(target) = *target else { continue };
@@ -191,6 +243,7 @@ async fn draw(
             }
         } else {
             let features = FeaturesView::try_new(options.function, batch.column(0))?;
+            let along = Along::try_new(options, axis.as_deref(), batch.columns().get(1))?;
             for (row, target) in drawn.iter().enumerate() {
                 for slot in features.ids(row).iter().filter_map(|&id| selected.slot(id)) {
                     sample.n_with[slot as usize] += 1;
@@ -198,6 +251,9 @@ async fn draw(
                 let Some(target) = *target else { continue };
                 let values = selected_values(&features, row, selected, medians);
                 put(&mut sample.rows, target, first + row as u64, values, memory, options)?;
+                if axis.is_some() {
+                    put(&mut sample.embeddings, target, first + row as u64, along.place(row), memory, options)?;
+                }
             }
         }
     }
@@ -205,18 +261,76 @@ async fn draw(
         return exec_err!("{}: set '{}' has no documents", options.function, options.set);
     }
     let has_none = |(_, embedding): &(u64, Vec<f32>)| embedding.iter().all(|value| *value == 0.0);
-    if options.dense && sample.embeddings.iter().all(has_none) {
+    let needed = dense || options.view == (View::Both { asked_for: true }) && axis.is_some();
+    if needed && sample.embeddings.iter().all(has_none) {
         return exec_err!(
-            "{}: none of the {} documents of '{}' that were looked at has an embedding, by which view => 'dense' groups; leave it \
+            "{}: none of the {} documents of '{}' that were looked at has an embedding, by which view => '{}' groups; leave it \
              out to group by features",
             options.function,
             sample.embeddings.len(),
-            options.set
+            options.set,
+            options.view
         );
     }
     sample.rows.sort_unstable_by_key(|(position, _)| *position);
     sample.embeddings.sort_unstable_by_key(|(position, _)| *position);
     Ok(sample)
+}
+
+/// The axis that embeddings are looked at along.
+fn axis_of(options: &Options, selected: &Selected) -> Option<Arc<Axis>> {
+    selected.axis.clone().filter(|_| matches!(options.view, View::Both { .. }))
+}
+
+/// The documents of the set with `columns` and, if `with_embeddings` and the set has any or must have, their embeddings.
+async fn documents(
+    source: &SharedSource,
+    options: &Options,
+    columns: &[DocumentColumn],
+    with_embeddings: bool,
+) -> Result<SendableRecordBatchStream> {
+    if !with_embeddings {
+        return source.documents(&options.set, columns).await;
+    }
+    let more: Vec<DocumentColumn> = columns.iter().cloned().chain([DocumentColumn::Embedding]).collect();
+    match source.documents(&options.set, &more).await {
+        Err(error) if options.view == (View::Both { asked_for: false }) && lacks_column(&error) => {
+            source.documents(&options.set, columns).await
+        }
+        result => result,
+    }
+}
+
+/// Where the documents of a batch lie along the axis.
+struct Along<'a>(Option<(&'a Axis, Embeddings)>);
+
+impl<'a> Along<'a> {
+    /// Embeddings of another length than the labels' are of another reader: they say nothing about this axis.
+    fn try_new(options: &Options, axis: Option<&'a Axis>, column: Option<&ArrayRef>) -> Result<Self> {
+        let (Some(axis), Some(column)) = (axis, column) else { return Ok(Self(None)) };
+        let embeddings = Embeddings::try_new(options.function, column)?;
+        if embeddings.width() == axis.width() {
+            return Ok(Self(Some((axis, embeddings))));
+        }
+        if options.view == (View::Both { asked_for: true }) {
+            return exec_err!(
+                "{}: documents of '{}' have embeddings of {} numbers, and labels are read as {}; was another reader used \
+                 when they were imported? view => 'features' works without embeddings",
+                options.function,
+                options.set,
+                embeddings.width(),
+                axis.width()
+            );
+        }
+        Ok(Self(None))
+    }
+
+    /// Empty for a document without an embedding.
+    fn place(&self, row: usize) -> Vec<f32> {
+        let Some((axis, embeddings)) = &self.0 else { return Vec::new() };
+        let embedding = unit(embeddings.row(row));
+        if embedding.iter().all(|value| *value == 0.0) { Vec::new() } else { axis.project(&embedding) }
+    }
 }
 
 fn put<T>(
@@ -277,13 +391,17 @@ pub(super) async fn place_all(
     let mut placed =
         Placed { sizes: vec![0; n_groups], n_with: vec![vec![0; id_bound]; n_groups], ..Placed::default() };
     let mut central: Vec<TopK<String>> = (0..model.n_clusters).map(|_| TopK::new(N_CENTRAL)).collect();
+    let axis = match &model.placing {
+        Placing::Projected { axis, .. } => axis.as_ref(),
+        _ => None,
+    };
     let columns = match model.placing {
         Placing::ByPosition(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids],
         Placing::Projected { .. } => vec![DocumentColumn::DocId, DocumentColumn::Features],
         Placing::Embedded(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids, DocumentColumn::Embedding],
     };
     let mut position = 0usize;
-    let mut stream = source.documents(&options.set, &columns).await?;
+    let mut stream = documents(source, options, &columns, axis.is_some()).await?;
     while let Some(batch) = stream.try_next().await? {
         grow(&memory, options.function, batch.num_rows() * size_of::<u16>())?;
         let doc_ids = texts(options.function, "doc_id", batch.column(0))?;
@@ -295,6 +413,7 @@ pub(super) async fn place_all(
             None => Some(IdsView::try_new(options.function, batch.column(1))?),
             Some(_) => None,
         };
+        let along = Along::try_new(options, axis.map(|axis| &*axis.axis), batch.columns().get(2))?;
         let embeddings = match model.placing {
             Placing::Embedded(_) => Some(Embeddings::try_new(options.function, batch.column(2))?),
             _ => None,
@@ -302,10 +421,15 @@ pub(super) async fn place_all(
         for row in 0..batch.num_rows() {
             let found = match &model.placing {
                 Placing::ByPosition(places) => places.get(position).copied().flatten(),
-                Placing::Projected { idf, projection, centroids } => features.as_ref().and_then(|features| {
+                Placing::Projected { idf, projection, axis, centroids } => features.as_ref().and_then(|features| {
                     let values = selected_values(features, row, selected, medians);
                     let weighted = values.iter().map(|&(slot, value)| (slot as usize, value * idf[slot as usize]));
-                    place(&projection.apply(weighted), centroids)
+                    let position = projection.apply(weighted);
+                    let position = match axis {
+                        Some(axis) => axis.join(position, &along.place(row)),
+                        None => position,
+                    };
+                    place(&position, centroids)
                 }),
                 Placing::Embedded(centroids) => embeddings.as_ref().and_then(|embeddings| {
                     let mut values = unit(embeddings.row(row));

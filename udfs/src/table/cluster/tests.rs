@@ -228,6 +228,11 @@ async fn edges() {
         ("named_argument('k', 0)", "cluster: expected from 1 to 1000 for 'k', got 0"),
         ("named_argument('method', 'spectral')", "did you mean 'jaccard-spectral'"),
         ("named_argument('view', 'dense'), named_argument('about', 'mood')", "leave out one of them"),
+        ("named_argument('view', 'both')", "say what, or use view => 'dense'"),
+        (
+            "'mood', named_argument('view', 'both'), named_argument('method', 'jaccard-spectral')",
+            "with view 'both' use 'kmeans'",
+        ),
         (
             "named_argument('view', 'dense'), named_argument('method', 'jaccard-spectral')",
             "with view 'dense' use 'kmeans'",
@@ -290,4 +295,36 @@ async fn documents_without_embeddings_are_not_grouped_by_them() {
         said.contains("cluster: none of the 3 documents of 'nothing'") && said.contains("view => 'dense'"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn embeddings_tell_apart_along_the_axis_what_features_do_not() {
+    // Both features fire on the same word: only the embeddings say which mood it is, and, louder, which dish.
+    let features: [(&str, &[&str]); 2] = [("mood glad", &["mood"]), ("mood gloom", &["mood"])];
+    let source = MemorySource::with_words(&features, vec![]);
+    let dishes = ["soup soup soup", "bread bread bread", "salad salad salad"];
+    let texts: Vec<String> =
+        (0..60).map(|i| format!("mood {} {}", ["glad", "gloom"][i % 2], dishes[i / 2 % 3])).collect();
+    let mut texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+    texts.push(Some("glad soup"));
+    source.put_texts("meals", &texts, vec![]).unwrap();
+    let found = async |set: &str, view: &str| {
+        let sql = format!("SELECT * FROM cluster('{set}', 'mood', named_argument('k', 2){view})");
+        run(&source, &sql).await.map(|batch| groups(&batch))
+    };
+    let moods: Vec<Option<usize>> = (0..60).map(|i| Some(i % 2)).collect();
+    let along = found("meals", "").await.unwrap();
+    assert!(adjusted_rand_index(&along[..60], &moods) > 0.99, "{along:?}");
+    assert_eq!(along[60], None, "no feature says that it is about a mood");
+    assert_eq!(found("meals", ", named_argument('view', 'both')").await.unwrap(), along);
+    let plain = found("meals", ", named_argument('view', 'features')").await.unwrap();
+    assert!(plain[..60].iter().all(|group| *group == Some(0)), "{plain:?}");
+
+    // Without embeddings features have to do, unless embeddings were asked for.
+    let without = "SELECT doc_id, text, features FROM meals";
+    assert_eq!(found(without, "").await.unwrap(), plain);
+    assert!(found(without, ", named_argument('view', 'both')").await.is_err());
+    source.put_texts("silent", &[None, None], vec![]).unwrap();
+    let error = found("silent", ", named_argument('view', 'both')").await.unwrap_err().to_string();
+    assert!(error.contains("has an embedding, by which view => 'both' groups"), "{error}");
 }
