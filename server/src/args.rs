@@ -519,8 +519,9 @@ pub(crate) struct ClusterArgs {
     /// Seed of random choices
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// What documents are compared by
-    #[arg(long, value_parser = ["features", "dense"])]
+    /// What documents are compared by: features, embeddings (dense, for plain topics), or both, which with --about is the
+    /// default: features, and embeddings along what the phrases name
+    #[arg(long, value_parser = ["auto", "features", "dense", "both"])]
     pub(crate) view: Option<String>,
     /// How they are grouped; auto is kmeans
     #[arg(long, value_parser = ["auto", "jaccard-spectral", "kmeans"])]

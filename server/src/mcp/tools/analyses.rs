@@ -398,8 +398,8 @@ pub(super) fn cluster_tool() -> Tool {
             (
                 "view",
                 choice(
-                    "What documents are compared by: their features, or their embeddings (`dense`: better for plain topics). Default: features",
-                    &["features", "dense"],
+                    "What documents are compared by: their features, or their embeddings (`dense`: better for plain topics), or with `about` `both`, features and embeddings along what is named. Default: auto, `both` with phrases in `about`, else features",
+                    &["auto", "features", "dense", "both"],
                 ),
             ),
             ("method", choice("Default: auto, which is kmeans", &["auto", "kmeans", "jaccard-spectral"])),
