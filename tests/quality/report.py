@@ -205,8 +205,9 @@ WHY = {
              "no feature of sentences fires on how one of the two is said, or all their labels are as alike as `unexpected` "
              "leaves out. Some rows tell the planted pair by features that do not fire on other sentences of the property; they "
              "count where rows are judged by their documents.",
-    "question": "**Asking for an axis.** `about` chooses features by their labels; a feeling is told by the whole sentence, "
-                "and features that say which feeling it is are few beside those of single words.",
+    "question": "**Asking for an axis.** `about` chooses features by their labels, and embeddings are looked at along the "
+                "directions in which these labels differ. A feeling is told by the whole sentence, features that say which "
+                "feeling it is are few beside those of single words, and labels of feelings differ in more than the feeling.",
     "style": "**How a text is written.** Style shows in many small signs. Features named after a style are few, and those that "
              "are chosen by their labels may also be about the topic.",
     "retrieval": "**Looking for what is named in the query.** If the query says what the texts say, the embedding of both is "

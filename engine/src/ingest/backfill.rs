@@ -192,10 +192,6 @@ impl Backfill<'_> {
         let Self { store, guard, corpus, dictionaries, .. } = self;
         self.add_columns().await?;
         let gaps = store.gaps(corpus, dictionaries, matches!(self.work, Work::Texts { .. })).await?;
-        if !gaps.is_empty() {
-            // What an index says of rows before they are filled stays in it beside what is added later.
-            store.drop_feature_indexes(guard, corpus, dictionaries).await?;
-        }
         let snapshot = store.snapshot(corpus, AsOf::Latest).await?;
         let mut words = WordsSync::open(store, &snapshot).await?;
         let folder = self.folder(snapshot.info.created_micros);

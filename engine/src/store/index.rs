@@ -33,30 +33,11 @@ impl Store {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`].
-    pub(crate) async fn drop_indexes(&self, guard: &WriteGuard, corpus: &str) -> Result<()> {
-        let columns = wanted(&self.corpus_row(corpus)?.dictionaries).into_iter().map(|(column, _)| column).collect();
-        self.drop_indexes_of(guard, corpus, columns).await
-    }
-
-    /// Drops the indexes of the features of `dictionaries`, as far as there are some.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Io`].
-    pub(crate) async fn drop_feature_indexes(
-        &self,
-        guard: &WriteGuard,
-        corpus: &str,
-        dictionaries: &[String],
-    ) -> Result<()> {
-        let columns = dictionaries.iter().map(|dictionary| schema::ids_column(dictionary)).collect();
-        self.drop_indexes_of(guard, corpus, columns).await
-    }
-
-    async fn drop_indexes_of(&self, _guard: &WriteGuard, corpus: &str, columns: Vec<String>) -> Result<()> {
+    pub(crate) async fn drop_indexes(&self, _guard: &WriteGuard, corpus: &str) -> Result<()> {
         let row = self.corpus_row(corpus)?;
         let mut dataset = self.latest(&row).await?;
         let what = format!("dropping indexes of corpus '{corpus}'");
-        for column in columns {
+        for (column, _) in wanted(&row.dictionaries) {
             let name = format!("{column}_idx");
             let segments = dataset.load_indices_by_name(&name).await.map_err(|error| lance_error(&what, &error))?;
             if !segments.is_empty() {
