@@ -5,9 +5,10 @@
 //! by spherical k-means on idf-weighted saturated activations, projected on their 20 (all features: 50) leading
 //! directions and fitted on at most 50,000 documents drawn from the seed. Beside that, with equal weight, stands where the
 //! documents' embeddings lie along the 20 directions in which the labels that the phrases stand for differ most: features
-//! see words and sentences, the embedding the whole, and along the axis only what was asked for. `method => 'jaccard-spectral'` is spectral
-//! clustering on the Jaccard similarity of their present features (arXiv 2512.10092, section 4.3), for at most 3,000
-//! documents. `view => 'dense'` groups the embeddings instead: plain topics.
+//! see words and sentences, the embedding the whole, and along the axis only what was asked for.
+//!
+//! `method => 'jaccard-spectral'` is spectral clustering on the Jaccard similarity of the documents' present features
+//! (arXiv 2512.10092, section 4.3), for at most 3,000 documents. `view => 'dense'` groups the embeddings: plain topics.
 //!
 //! ```sql
 //! SELECT cluster_name, count(*) FROM cluster('answers', 'bullet points, numbered steps, headings', k => 6) GROUP BY 1;
@@ -98,7 +99,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
            that fire on it most strongly; EXPLAIN lists them. Documents are grouped by spherical k-means on weighted \
            activations and, if they have embeddings, on where these lie along the directions in which the labels of those \
-           features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
+           features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an \
+           embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
