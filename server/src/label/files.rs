@@ -264,8 +264,8 @@ impl LabelFiles {
     }
 }
 
-/// Refuses a quote that is open at the end of the text. The csv library reads it as if it were closed there; of a line behind
-/// the text it makes a record, unless the open quote takes that line in.
+/// Refuses a quote that is open at the end of the text. The csv library reads it as if it were closed there; of a line
+/// behind the text it makes a record, unless the open quote takes that line in.
 fn check_quotes(file: &File, text: &str, delimiter: u8) -> Result<()> {
     let mut builder = csv::ReaderBuilder::new();
     builder.delimiter(delimiter).has_headers(false).flexible(true);
