@@ -435,8 +435,8 @@ async fn run(
                 format!("stopped on request; {done} documents are stored, the same import goes on from there");
             return Err(Error::new(ErrorKind::Cancelled, message));
         }
-        // Waiting is interrupted so that a commit is made in time, a request to stop is heard, and a long text shows how
-        // far it is read.
+        // Waiting is interrupted so that a commit is made in time, a request to stop is heard, and a long text shows
+        // how far it is read.
         let message = match tokio::time::timeout(Duration::from_millis(200), messages.recv()).await {
             Err(_) => {
                 writer.commit_if_due(&mut words).await?;

@@ -182,8 +182,8 @@ impl Encoder {
         Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
     }
 
-    /// Tokens of the texts that were encoded so far, by this encoder and its clones. It grows while a text is read: of one
-    /// that is long nothing else is known until its end.
+    /// Tokens of the texts that were encoded so far, by this encoder and its clones. The number grows while a text is
+    /// read: of a long one nothing else is known until its end.
     pub fn tokens_read(&self) -> u64 {
         self.n_read.load(Ordering::Relaxed)
     }
