@@ -1,6 +1,6 @@
 //! What goes wrong while a file after `FROM` is read says in which file.
 //!
-//! DataFusion's readers know a line at most. The rule stands behind all others, which look for sources of DataFusion's own.
+//! DataFusion's readers know a line at most. It is the last rule: the others look for DataFusion's own sources.
 
 use std::fmt;
 use std::sync::Arc;
