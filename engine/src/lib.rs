@@ -19,6 +19,7 @@ mod files;
 pub mod ingest;
 mod join_features;
 mod label_embeddings;
+mod named_files;
 mod namespace;
 pub mod options;
 mod picture;

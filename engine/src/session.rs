@@ -36,6 +36,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error, nearest};
 use crate::feature_source::EngineSource;
 use crate::label_embeddings::LabelCache;
+use crate::named_files::NamedFiles;
 use crate::namespace::{self, Viewer};
 use crate::picture::Picture;
 use crate::query_error::missing_table;
@@ -155,6 +156,7 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
     // To name one rule would leave out DataFusion's own.
     let mut rules = PhysicalOptimizer::new().rules;
     rules.push(Arc::new(YieldingJoins));
+    rules.push(Arc::new(NamedFiles));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

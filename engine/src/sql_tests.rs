@@ -348,6 +348,32 @@ async fn features_are_named_and_combined() {
 }
 
 #[tokio::test]
+async fn what_goes_wrong_behind_the_first_rows_of_a_file_names_it() {
+    let (folder, engine) = engine().await;
+    // Types are found from the first 10,000 rows.
+    let numbers = |row: fn(usize) -> String| (0..10_100).map(row).collect::<String>();
+    let csv = format!("a,b\n{}x,t\n", numbers(|i| format!("{i},t\n")));
+    let lines = format!("{}{{\"a\": \"x\"}}\n", numbers(|i| format!("{{\"a\": {i}}}\n")));
+    for (name, text) in [("one.csv", "a,b\n1,t\n"), ("two.csv", csv.as_str()), ("late.jsonl", lines.as_str())] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let select = |what: &str, name: &str| format!("SELECT {what} FROM '{}'", folder.path().join(name).display());
+    for (what, name, expected) in [
+        ("*", "two.csv", "in 'two.csv': parser error: Error while parsing value 'x'"),
+        ("sum(a)", "*.csv", "in 'two.csv': parser error"),
+        ("*", "late.jsonl", "in 'late.jsonl': json error"),
+        ("DISTINCT a + 1", "late.jsonl", "in 'late.jsonl': json error"),
+    ] {
+        let error = failure(&engine, &select(what, name)).await;
+        assert_eq!(error.kind(), ErrorKind::Data, "{what} of {name}: {error}");
+        assert!(error.to_string().starts_with(expected), "{what} of {name}: {error}");
+    }
+    assert_eq!(rows(&engine, &select("count(*), min(b), max(b)", "*.csv")).await, "10102,t,t");
+    let plan = rows(&engine, &format!("EXPLAIN {}", select("b AS c", "one.csv"))).await;
+    assert!(plan.contains("as c], file_type=csv, has_header=true"), "{plan}");
+}
+
+#[tokio::test]
 async fn files_are_read_where_allowed() {
     let (folder, mut engine) = engine().await;
     let file = |name: &str, content: &str| {

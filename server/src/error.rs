@@ -223,7 +223,7 @@ fn refined(kind: ErrorKind, message: &str) -> Option<&'static str> {
         ErrorKind::Data if has(&["divide by zero", "division by zero"]) => "22012",
         ErrorKind::Data if has(&["overflow", "out of range", "can't cast value", "too large to store"]) => "22003",
         ErrorKind::Data if has(&["parsing timestamp", "parsing date", "invalid timestamp", "to date32"]) => "22007",
-        ErrorKind::Data if begins(&["cast error", "parser error"]) || has(&["cannot cast string"]) => "22P02",
+        ErrorKind::Data if has(&["cast error", "parser error", "cannot cast string"]) => "22P02",
         ErrorKind::Data if has(&["utf-8"]) => "22021",
         _ => return None,
     })
@@ -336,6 +336,7 @@ mod tests {
             (Exists, "there is a query with the id 'x' already", "42710"),
             (Data, "divide by zero error", "22012"),
             (Data, "cast error: Cannot cast string 'x' to value of Int64 type", "22P02"),
+            (Data, "in 'x.csv': parser error: Error while parsing value 'b' as type 'Int64' for column 0", "22P02"),
             (Data, "arithmetic overflow: Overflow happened on: 1 + 2", "22003"),
             (Data, "a.csv, line 3: torn", "22000"),
         ] {

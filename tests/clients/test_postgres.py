@@ -819,6 +819,27 @@ def test_portals_are_suspended(server):
     assert messages[-1][1] == b"E"
 
 
+def test_a_numeric_fits_what_was_described_before_it_was_there(server):
+    """Clients that describe the statement and not the portal (sqlx, tokio-postgres) read what they were told."""
+    raw = Raw(server)
+    raw.until(b"Z")
+    price = b"(SELECT CAST(1.5 AS DECIMAL(10, 2)) AS price)"
+    for sql, expected in [
+        (b"SELECT $1 AS x", (701, 12.0)),
+        (b"SELECT price + $1 AS x FROM " + price, (701, 13.5)),
+        (b"SELECT price AS x FROM " + price + b" WHERE price < $1", (1700, 1.5)),
+    ]:
+        raw.socket.sendall(parse(sql, oids=(1700,)) + message(b"D", b"S\0") + SYNC)
+        columns = [body for tag, body in raw.until(b"Z") if tag == b"T"][0]
+        (oid,) = struct.unpack("!i", columns[2:].partition(b"\0")[2][6:10])
+        value = struct.pack("!i", 2) + b"12"
+        raw.socket.sendall(message(b"B", b"\0\0" + struct.pack("!hh", 0, 1) + value + struct.pack("!h", 0)) + EXECUTE + SYNC)
+        messages = raw.until(b"Z")
+        assert not [body for tag, body in messages if tag == b"E"], (sql, messages)
+        (value,) = [float(body[6:]) for tag, body in messages if tag == b"D"]
+        assert (oid, value) == expected, sql
+
+
 def test_errors_skip_to_sync(server):
     raw = Raw(server)
     raw.until(b"Z")

@@ -69,6 +69,22 @@ async fn found(store: &Store, dictionary: &str) -> Vec<Option<Vec<(u32, f32)>>> 
     (0..batch.num_rows()).map(|row| ids.is_valid(row).then(|| document(row))).collect()
 }
 
+#[test]
+fn a_file_of_labels_is_read_as_documents_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = |name: &str, text: &[u8]| {
+        let latents = given::latents(4, Some(&write(dir.path(), name, text)));
+        latents.map(|latents| latents.into_iter().map(|latent| latent.label).collect::<Vec<_>>())
+    };
+    let expected = ["latent 0", "a, b", "latent 2", "c"];
+    assert_eq!(labels("a.csv", b"Latent,Label\r\n1,\"a, b\"\r\n3,c\r\n").unwrap(), expected);
+    assert_eq!(labels("a.tsv", b"latent\tlabel\n1\t\"a, b\"\n3\tc").unwrap(), expected);
+    let error = labels("open.csv", b"latent,label\n1,a\n2,\"b\n3,c\n").unwrap_err();
+    assert!(error.message().contains("open.csv, line 3: the quote that opens a value here is never closed"), "{error}");
+    let error = labels("short.csv", b"latent,label\r\n\r\n1\r\n").unwrap_err();
+    assert!(error.message().contains("short.csv, line 3: expected 2 fields as in the header, got 1"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn features_of_a_parquet_file_need_no_reader() {
     let dir = tempfile::tempdir().unwrap();

@@ -18,8 +18,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::documents::feature_columns;
+use super::infer::Cell;
 use super::read::{Part, open};
-use super::source::cannot_open;
+use super::records::{Csv, Records};
+use super::source::{Input, cannot_open};
 use super::typed::Wanted;
 use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result};
@@ -558,26 +560,27 @@ fn unnamed(latent: u32) -> LatentInfo {
 
 /// Rows of a file of labels with their lines.
 fn label_rows(path: &Path) -> Result<Vec<(u64, Map<String, Value>)>> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+    if matches!(ending.as_str(), "csv" | "tsv") {
+        // Tabs are told by the header; a value may be quoted in TSV, too.
+        let mut records = Csv::open(Input::open(&ImportSource::Path(path.to_owned()))?, false)?;
+        let names: Vec<String> = records.columns().iter().map(|name| name.to_lowercase()).collect();
+        let mut rows = Vec::new();
+        while let Some(record) = records.next()? {
+            let cell = |(name, cell): (&String, Option<Cell>)| match cell? {
+                Cell::Raw(text) => Some((name.clone(), Value::from(text))),
+                Cell::Json(value) => Some((name.clone(), value)),
+            };
+            rows.push((record.line, names.iter().zip(record.cells).filter_map(cell).collect()));
+        }
+        return Ok(rows);
+    }
     let text = std::fs::read_to_string(path).map_err(|error| cannot_open(path, error))?;
     let wrong = |line: u64, error: &dyn std::fmt::Display| {
         let message =
             format!("{}, line {line}: {error}; expected JSON lines, CSV or TSV with latent and label", path.display());
         Error::new(ErrorKind::Data, message)
     };
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-    if matches!(ending.as_str(), "csv" | "tsv") {
-        let separator = if ending == "tsv" { b'\t' } else { b',' };
-        let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(text.as_bytes());
-        let names = reader.headers().map_err(|error| wrong(1, &error))?.clone();
-        let mut rows = Vec::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| wrong(rows.len() as u64 + 2, &error))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let cell = |(name, value): (&str, &str)| (name.trim().to_lowercase(), Value::from(value));
-            rows.push((line, names.iter().zip(&record).map(cell).collect()));
-        }
-        return Ok(rows);
-    }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(at, line)| match serde_json::from_str::<Value>(line) {

@@ -413,7 +413,19 @@ async fn run(
     let known = corpus.columns.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
     let given_dictionary = given.features.as_ref().map(|given| given.dictionary.clone());
     let reading = Reading { options, first, others, roles, corpus, known, seen, given, encodes, chat };
-    let mut messages = start(reading, encoder, stop.clone())?;
+    let mut messages = start(reading, encoder.clone(), stop.clone())?;
+    let detail = |writer: &Writer<'_>| {
+        let report = &writer.report;
+        let seconds = begin.elapsed().as_secs_f64().max(1e-3);
+        let rate = |n: u64| (n as f64 / seconds).round();
+        let documents = rate(report.written + report.updated + writer.pending_docs as u64);
+        // Those of texts that are being read, too.
+        let n_tokens = encoder.as_ref().map_or(0, |encoder| encoder.tokens_read()).max(report.n_tokens);
+        match n_tokens {
+            0 => format!("{documents} documents/s"),
+            n => format!("{documents} documents/s, {} tokens/s, {n} tokens", rate(n)),
+        }
+    };
     loop {
         if progress.cancelled() {
             stop.store(true, Ordering::Relaxed);
@@ -423,10 +435,12 @@ async fn run(
                 format!("stopped on request; {done} documents are stored, the same import goes on from there");
             return Err(Error::new(ErrorKind::Cancelled, message));
         }
-        // Waiting is interrupted so that a commit is made in time, and a request to stop is heard.
+        // Waiting is interrupted so that a commit is made in time, a request to stop is heard, and a long text shows
+        // how far it is read.
         let message = match tokio::time::timeout(Duration::from_millis(200), messages.recv()).await {
             Err(_) => {
                 writer.commit_if_due(&mut words).await?;
+                progress.update(writer.report.read, &detail(&writer));
                 continue;
             }
             Ok(message) => message,
@@ -445,12 +459,7 @@ async fn run(
                 }
                 writer.take(chunk, encoded).await?;
                 writer.commit_if_due(&mut words).await?;
-                let report = &writer.report;
-                let seconds = begin.elapsed().as_secs_f64().max(1e-3);
-                let rate = |n: u64| (n as f64 / seconds).round();
-                let encoded = report.written + report.updated + writer.pending_docs as u64;
-                let detail = format!("{} documents/s, {} tokens/s", rate(encoded), rate(report.n_tokens));
-                progress.update(report.read, &detail);
+                progress.update(writer.report.read, &detail(&writer));
             }
             Some(Message::End) => break,
             Some(Message::Failed(error)) => {

@@ -52,6 +52,11 @@ pub(crate) trait Encode: Send + Sync + 'static {
     fn precision(&self) -> Precision {
         Precision::F32
     }
+
+    /// See [`Encoder::tokens_read`].
+    fn tokens_read(&self) -> u64 {
+        0
+    }
 }
 
 impl Encode for Encoder {
@@ -69,6 +74,10 @@ impl Encode for Encoder {
 
     fn precision(&self) -> Precision {
         self.reader().precision()
+    }
+
+    fn tokens_read(&self) -> u64 {
+        Encoder::tokens_read(self)
     }
 }
 

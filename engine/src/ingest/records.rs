@@ -38,6 +38,15 @@ impl From<Error> for Trouble {
     }
 }
 
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Record(error) | Trouble::Fatal(error) => error,
+            Trouble::LeftOut(reason) => Self::new(ErrorKind::Data, reason),
+        }
+    }
+}
+
 /// A source of records.
 pub(super) trait Records: Send {
     /// Columns met so far; more may come with further records, none goes.
@@ -141,12 +150,8 @@ impl Csv {
         }
         let mut columns = Vec::with_capacity(header.len());
         for (at, field) in header.iter().enumerate() {
-            let field = std::str::from_utf8(field).map_err(|error| {
-                match not_utf8(&format!("{name}, header"), field, error) {
-                    Trouble::Record(error) | Trouble::Fatal(error) => error,
-                    Trouble::LeftOut(reason) => Error::new(ErrorKind::Data, reason),
-                }
-            })?;
+            let field = std::str::from_utf8(field)
+                .map_err(|error| Error::from(not_utf8(&format!("{name}, header"), field, error)))?;
             let field = field.trim();
             let column = if field.is_empty() { format!("column_{}", at + 1) } else { field.to_owned() };
             if columns.contains(&column) {

@@ -845,6 +845,47 @@ async fn a_file_of_bad_rows_is_told_of_in_portions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_text_shows_how_far_it_is_read() {
+    struct Slow(AtomicUsize);
+    impl Encode for Slow {
+        fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+            self.0.store(7000, Ordering::Relaxed);
+            // Several times as long as the import waits for a document.
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            WordLengths::default().encode(texts)
+        }
+
+        fn tokens_read(&self) -> u64 {
+            self.0.load(Ordering::Relaxed) as u64
+        }
+    }
+    #[derive(Default)]
+    struct Heard(std::sync::Mutex<Vec<(u64, String)>>);
+    impl crate::progress::Progress for Heard {
+        fn stage(&self, _: &str, _: Option<u64>, _: &str) {}
+        fn update(&self, done: u64, detail: &str) {
+            self.0.lock().unwrap().push((done, detail.to_owned()));
+        }
+        fn finish(&self, _: &str) {}
+        fn warn(&self, _: &str) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.csv", b"id,text\n1,a long text\n");
+    let heard = Arc::new(Heard::default());
+    let encoding = Encoding {
+        encoder: Arc::new(Slow(AtomicUsize::new(0))),
+        width: testing::WIDTH,
+        dictionaries: vec!["lengths".to_owned()],
+        reader: None,
+    };
+    let encoding = Box::new(|_: &[String]| Ok(encoding));
+    import(&store, keyed(&path), heard.clone(), encoding, &no_sae).await.unwrap();
+    let heard = heard.0.lock().unwrap();
+    assert!(heard.iter().any(|(done, detail)| *done == 0 && detail.ends_with(" tokens/s, 7000 tokens")), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_small_commits_end_as_one_fragment() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;

@@ -191,6 +191,7 @@ impl LabelFiles {
         let header = text.lines().next().unwrap_or_default();
         let is_tsv = Format::of_path(&file.name) == Some(Format::Tsv) || header.contains('\t') && !header.contains(',');
         let (delimiter, format) = if is_tsv { (b'\t', "tsv") } else { (b',', "csv") };
+        check_quotes(file, text, delimiter)?;
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
         let header = reader.headers().map_err(|error| file.at_line(1, "", &error))?.clone();
         let names: Vec<String> = header.iter().map(|name| name.trim().to_lowercase()).collect();
@@ -261,6 +262,24 @@ impl LabelFiles {
         self.labels.push(file.label(&row, id, place)?);
         Ok(())
     }
+}
+
+/// Refuses a quote that is open at the end of the text. The csv library reads it as if it were closed there; of a line
+/// behind the text it makes a record, unless the open quote takes that line in.
+fn check_quotes(file: &File, text: &str, delimiter: u8) -> Result<()> {
+    let mut builder = csv::ReaderBuilder::new();
+    builder.delimiter(delimiter).has_headers(false).flexible(true);
+    let mut reader = builder.from_reader(text.as_bytes().chain(b"\n.".as_slice()));
+    let last = reader.byte_records().map_while(std::result::Result::ok).last().unwrap_or_default();
+    if last.len() == 1 && last.as_slice() == b"." {
+        return Ok(());
+    }
+    let open = last.iter().next_back().unwrap_or_default();
+    let breaks = open.iter().filter(|byte| **byte == b'\n').count();
+    let line = (reader.position().line() as usize).saturating_sub(breaks);
+    let what = "the quote that opens a value here is never closed; close it, or write a quote that belongs to the text \
+                twice (\"\") inside a quoted value";
+    Err(file.at_line(line, what, &""))
 }
 
 /// A file that is being read.
@@ -607,5 +626,25 @@ mod tests {
         );
         assert!(line("a.json", "{\"layers\": 3}").contains("a map from positions to labels; got 'layers'"));
         assert!(line("a.csv", "").contains("hold no labels"));
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_is_placed() {
+        for (name, content, expected) in [
+            ("a.csv", "latent,label\n1,a\n2,\"b\n3,c\n4,d\n", 3),
+            ("a.csv", "latent,label\n1,\"a\nb\"\n2,\"c\n3,d", 4),
+            ("a.csv", "latent,label\r\n1,a\r\n2,\"b\r\n3,c\r\n", 3),
+            ("a.csv", "latent,label\n1,a\n2,\"", 3),
+            ("a.csv", "latent,label\n1,\"a\"\"\n", 2),
+            ("a.csv", "latent,\"label\n1,a\n", 1),
+            ("a.tsv", "latent\tlabel\n1\t\"a\n2\tb\n", 2),
+        ] {
+            let said = read(name, content).unwrap_err().line();
+            let expected = format!("{name}, line {expected}: the quote that opens a value here is never closed");
+            assert!(said.contains(&expected), "{content:?}: {said}");
+        }
+        let closed = "latent,label\n1,\"a \"\"b\"\"\"\n2,5\" long\n3,\"c\nd\"";
+        assert_eq!(labels("a.csv", closed), [latent(1, "a \"b\""), latent(2, "5\" long"), latent(3, "c d")]);
+        assert_eq!(labels("a.csv", "latent,label\r\n1,.\r\n2,a\r\n\r\n"), [latent(1, "."), latent(2, "a")]);
     }
 }

@@ -49,6 +49,16 @@ impl Parameter {
         ScalarValue::try_from(&data_type.unwrap_or(DataType::Utf8)).ok()
     }
 
+    /// A whole number that the client calls `numeric` as the fraction that [`Self::null`] is; `None` for other values.
+    pub(super) fn as_described(&self, value: &ScalarValue) -> Option<ScalarValue> {
+        match value {
+            ScalarValue::Int64(Some(whole)) if self.by_client && self.shown == Type::NUMERIC => {
+                Some(ScalarValue::Float64(Some(*whole as f64)))
+            }
+            _ => None,
+        }
+    }
+
     /// The value of parameter `number`.
     ///
     /// # Errors
@@ -429,6 +439,10 @@ mod tests {
         assert_eq!(null(701, Some(DataType::Int64)), ScalarValue::Float64(None));
         assert_eq!(null(1043, Some(DataType::Int64)), ScalarValue::Int64(None));
         assert_eq!(null(0, None), ScalarValue::Utf8(None));
+        // A `numeric` is described as a fraction, whatever it turns out to be.
+        let described = |oid| Parameter::new(oid, None).unwrap().as_described(&ScalarValue::Int64(Some(12)));
+        assert_eq!(null(1700, None), ScalarValue::Float64(None));
+        assert_eq!((described(1700), described(20)), (Some(ScalarValue::Float64(Some(12.0))), None));
     }
 
     #[test]

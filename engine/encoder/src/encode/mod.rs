@@ -3,6 +3,7 @@
 mod document;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::f16;
 
@@ -70,6 +71,8 @@ pub struct Encoder {
     packed: Vec<Option<Arc<PackedEncoder>>>,
     /// What is read, ascending; the last is that of the embedding.
     wanted: Vec<Wanted>,
+    /// See [`Self::tokens_read`].
+    n_read: Arc<AtomicU64>,
 }
 
 /// What one piece of a text gives.
@@ -138,7 +141,7 @@ impl Encoder {
         let embedding = Wanted::states(reader.embedding_hook(&hooks));
         let wanted = Wanted::joined(saes.iter().map(|sae| sae.wanted()).chain([embedding]));
         let packed = saes.iter().map(|sae| sae.pack(reader.precision()).map(Arc::new)).collect();
-        Ok(Self { reader, saes, packed, wanted })
+        Ok(Self { reader, saes, packed, wanted, n_read: Arc::default() })
     }
 
     /// The reader.
@@ -171,9 +174,18 @@ impl Encoder {
     pub fn encode_passages(&self, passages: &[Passage<'_>]) -> Result<Vec<EncodedDocument>> {
         let tokenized = self.reader.tokenize_passages(passages)?;
         let pieces = self.reader.read(&tokenized, &self.wanted, |scratch: &mut Scratch, batch: &BatchStates| {
-            Ok(self.encode_batch(&tokenized, batch, scratch))
+            let encoded = self.encode_batch(&tokenized, batch, scratch);
+            let n: usize = batch.pieces.iter().map(|piece| piece.rows.len()).sum();
+            self.n_read.fetch_add(n as u64, Ordering::Relaxed);
+            Ok(encoded)
         })?;
         Ok(tokenized.iter().zip(pieces).map(|(text, pieces)| self.join(text, pieces)).collect())
+    }
+
+    /// Tokens of the texts that were encoded so far, by this encoder and its clones. The number grows while a text is
+    /// read: of a long one nothing else is known until its end.
+    pub fn tokens_read(&self) -> u64 {
+        self.n_read.load(Ordering::Relaxed)
     }
 
     fn encode_batch(&self, texts: &[TokenizedText], batch: &BatchStates, scratch: &mut Scratch) -> Vec<EncodedPiece> {

@@ -93,6 +93,25 @@ fn a_text_gives_the_same_alone_and_in_any_batch() {
 }
 
 #[test]
+fn tokens_are_counted_while_a_long_text_is_read() {
+    let shared = encoder();
+    // Others read with clones of that one.
+    let encoder = Encoder::new(Arc::clone(shared.reader()), shared.saes().to_vec()).unwrap();
+    let long = "The committee met on Tuesday. It decided nothing, as ever! ".repeat(400);
+    let mut seen = Vec::new();
+    let n_tokens = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| encoder.encode(&[long.as_str(), "short"]).unwrap());
+        while !reading.is_finished() {
+            seen.push(encoder.tokens_read());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        reading.join().unwrap().iter().map(|document| u64::from(document.n_tokens)).sum::<u64>()
+    });
+    assert_eq!(encoder.tokens_read(), n_tokens);
+    assert!(seen.is_sorted() && seen.iter().any(|n| (1..n_tokens).contains(n)), "{seen:?} of {n_tokens}");
+}
+
+#[test]
 fn tokens_cover_the_text_and_their_maximum_is_the_document() {
     let encoder = encoder();
     let text = "I'm sorry, but the naïve résumé was lost — twice.";

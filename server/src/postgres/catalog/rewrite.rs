@@ -6,6 +6,8 @@
 
 mod composites;
 mod expressions;
+mod like;
+mod names;
 mod rules;
 mod sorted;
 

@@ -230,11 +230,20 @@ impl Connection {
             }
             return self.complete(format!("DELETE {deleted}"));
         }
-        if let Some(told) = portal.told.as_ref().or(prepared.described().flatten().as_ref()) {
+        if let Some(told) = portal.told.clone().or_else(|| prepared.described().flatten()) {
+            let same = |rows: &Rows| {
+                told.len() == rows.columns.len() && told.iter().zip(&rows.columns).all(|(a, b)| a.shown == b.shown)
+            };
+            // A statement is described before its values are there, so that each `numeric` is taken for a fraction.
+            if !same(&rows)
+                && !prepared.writes
+                && let Some(values) = prepared.as_described(&portal.values)
+            {
+                drop(rows);
+                rows = self.begin(&prepared, &values).await?;
+            }
             // A corpus was made anew since.
-            let same =
-                told.len() == rows.columns.len() && told.iter().zip(&rows.columns).all(|(a, b)| a.shown == b.shown);
-            if !same {
+            if !same(&rows) {
                 return Err(Trouble::new("0A000", "cached plan must not change result type")
                     .hint("the columns have changed since the statement was prepared; prepare it again"));
             }

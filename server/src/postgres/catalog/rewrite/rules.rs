@@ -1,13 +1,13 @@
 //! The rules: each replaces one thing that the engine does not know by what it does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAlias, TableAliasColumnDef,
-    TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    Select, SelectItem, SetExpr, Statement, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
+    UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -20,6 +20,7 @@ use super::expressions::{
     REG, array_of, call, cast, folded, function, holds_subquery, ident_name, is_aggregate, is_placeholder, is_text,
     literal, nothing, number, parts, replace_type, string, take, type_name,
 };
+use super::like::with_backslash;
 use super::sorted::sorted_by_columns;
 
 /// Columns of `pg_type` that hold functions.
@@ -670,101 +671,6 @@ impl Rules {
             }
         }
     }
-
-    /// Columns without a name: the engine wants all names to differ.
-    fn name_columns(&mut self, select: &mut Select) {
-        let wildcards: Vec<Option<Vec<String>>> = select
-            .projection
-            .iter()
-            .filter_map(|item| match item {
-                SelectItem::Wildcard(_) => Some(None),
-                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
-                    Some(Some(parts(name)))
-                }
-                _ => None,
-            })
-            .collect();
-        let from_catalog = !select.from.is_empty() && select.from.iter().all(|from| self.is_from_catalog(from));
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        for item in &mut select.projection {
-            let SelectItem::UnnamedExpr(expr) = item else { continue };
-            // `SELECT n.oid, n.*`
-            let column = match &*expr {
-                Expr::Identifier(ident) => Some((Vec::new(), ident.clone())),
-                Expr::CompoundIdentifier(idents) => idents
-                    .split_last()
-                    .map(|(last, qualifier)| (qualifier.iter().map(folded).collect::<Vec<_>>(), last.clone())),
-                _ => None,
-            };
-            if let Some((qualifier, column)) = column
-                && from_catalog
-                && wildcards.iter().any(|wildcard| wildcard.as_ref().is_none_or(|of| *of == qualifier))
-            {
-                let alias = Ident::with_quote('"', format!("{} ", column.value));
-                *item = SelectItem::ExprWithAlias { expr: take(expr), alias };
-                self.changed = true;
-                continue;
-            }
-            let count = seen.entry(expr.to_string()).or_default();
-            *count += 1;
-            if *count > 1 && !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
-                let alias = Ident::with_quote('"', format!("?column?{count}"));
-                *item = SelectItem::ExprWithAlias { expr: take(expr), alias };
-                self.changed = true;
-            }
-        }
-    }
-
-    fn is_from_catalog(&self, from: &TableWithJoins) -> bool {
-        let own = |factor: &TableFactor| match factor {
-            TableFactor::Table { name, .. } => {
-                parts(name).first().is_some_and(|first| first == PG_CATALOG || first == INFORMATION_SCHEMA)
-            }
-            _ => false,
-        };
-        own(&from.relation) && from.joins.iter().all(|join| own(&join.relation))
-    }
-
-    /// A call without a name is called as the function, where that is one of PostgreSQL's.
-    pub(super) fn output_names(&mut self, query: &mut Query) {
-        let SetExpr::Select(select) = query.body.as_mut() else { return };
-        let names: Vec<Option<String>> = select
-            .projection
-            .iter()
-            .map(|item| match item {
-                SelectItem::UnnamedExpr(Expr::Function(function)) => {
-                    parts(&function.name).pop().filter(|name| is_known(name)).map(|name| {
-                        // What `oid::regclass` was made of.
-                        let reg = name.strip_prefix("pg_").and_then(|name| name.split_once('_'));
-                        reg.map_or_else(
-                            || name.clone(),
-                            |(reg, rest)| {
-                                if REG.contains(&reg) && matches!(rest, "in" | "out") {
-                                    reg.to_owned()
-                                } else {
-                                    name.clone()
-                                }
-                            },
-                        )
-                    })
-                }
-                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) => idents.last().map(folded),
-                SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(folded(ident)),
-                SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-                _ => None,
-            })
-            .collect();
-        for (index, item) in select.projection.iter_mut().enumerate() {
-            let Some(name) = &names[index] else { continue };
-            if names.iter().filter(|other| other.as_ref() == Some(name)).count() > 1 {
-                continue;
-            }
-            if let SelectItem::UnnamedExpr(expr @ Expr::Function(_)) = item {
-                *item = SelectItem::ExprWithAlias { expr: take(expr), alias: Ident::new(name.clone()) };
-                self.changed = true;
-            }
-        }
-    }
 }
 
 /// Whether a table of `pg_catalog` never has a row.
@@ -786,42 +692,4 @@ fn item(item: Option<String>) -> Expr {
 
 fn array(items: Vec<Option<String>>) -> Expr {
     Expr::Array(Array { elem: items.into_iter().map(item).collect(), named: true })
-}
-
-/// Replaces the escaping letter of a `LIKE` pattern made of literals by the backslash; whether it could.
-fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
-    match pattern {
-        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => {
-            let mut new = String::with_capacity(text.len());
-            let mut letters = text.chars();
-            while let Some(letter) = letters.next() {
-                match letter {
-                    letter if letter == escape => match letters.next() {
-                        Some(next @ ('%' | '_' | '\\')) => new.extend(['\\', next]),
-                        Some(next) => new.push(next),
-                        None => return false,
-                    },
-                    '\\' => new.push_str("\\\\"),
-                    other => new.push(other),
-                }
-            }
-            *text = new;
-            true
-        }
-        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => {
-            with_backslash(left, escape) && with_backslash(right, escape)
-        }
-        Expr::Nested(inner) => with_backslash(inner, escape),
-        // What is known only when the statement runs, such as a parameter: a doubled letter stands for itself.
-        other => {
-            let replace = |of: Expr, old: Expr, new: Expr| call("replace", vec![of, old, new]);
-            let mark = || string("\u{1}");
-            let text = std::mem::replace(other, Expr::value(Value::Null));
-            let text = replace(text, string("\\"), string("\\\\"));
-            let text = replace(text, string(format!("{escape}{escape}")), mark());
-            let text = replace(text, string(escape.to_string()), string("\\"));
-            *other = replace(text, mark(), string(escape.to_string()));
-            true
-        }
-    }
 }
