@@ -97,7 +97,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            ids, labels and concepts, or key phrases: words that documents on the axis have, separated by commas (`'bullet \
            points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
-           that fire on it most strongly; EXPLAIN lists them. Documents are grouped by spherical k-means on weighted \
+           that fire on it most strongly; EXPLAIN lists them. A label alone is taken as a phrase. Documents are grouped by spherical k-means on weighted \
            activations and, if they have embeddings, on where these lie along the directions in which the labels of those \
            features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an \
            embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \

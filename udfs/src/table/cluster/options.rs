@@ -283,7 +283,11 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
         let ids = (0..).zip(&visible).filter(|(_, selected)| **selected).map(|(id, _)| id);
         return Ok(Selected::from_ids(ids, &catalog));
     };
-    let (mut ids, phrases) = explicit(function, &catalog, about)?;
+    let (mut ids, mut phrases) = explicit(function, &catalog, about)?;
+    // One feature makes no groups: a phrase that happens to be a label stands for features like it, as any other does.
+    if ids.len() == 1 && phrases.is_empty() && about.trim().parse::<FeatureId>().is_err() {
+        phrases.push(about.trim().to_owned());
+    }
     let mut axis = None;
     if !phrases.is_empty() {
         let (source, known, n_features) = (Arc::clone(source), Arc::clone(&catalog), options.n_features);

@@ -156,6 +156,10 @@ async fn several_phrases_stand_for_few_features_each_and_explain_lists_them() {
     let two = explained("layout layout, prose").await;
     assert!(two.contains("9 features") && two.contains("'layout prose'") && !two.contains("'layout flow'"), "{two}");
     assert!(!explained("layout bullet, 8").await.contains("..."));
+    // One feature makes no groups, so that a label alone stands for others, too; a number does not.
+    let label = explained("layout bullet").await;
+    assert!(label.contains("12 features: 'layout bullet'"), "{label}");
+    assert!(explained("8").await.contains("1 features"));
 }
 
 #[tokio::test]
