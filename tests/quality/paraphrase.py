@@ -16,6 +16,11 @@ Views: what each dictionary stores of the documents, all dictionaries together, 
 words and the embedding of the whole document that saequel stores (mean of the last layer, as sentence-transformers
 makes it).
 
+With --by-sentence every sentence is a document of its own as well: the regression learns from sentences, which of them
+were put in being known, and a document's score is that of its best sentence. What that gains over the regression on
+documents is what is lost where a document keeps the largest activation of all its sentences, and the strongest
+features only.
+
 Intervals are 95 %: test sentences are drawn anew (all documents with one sentence together; 20 sentences a property
 are few, whatever the number of documents). In the column "other properties" the properties are drawn anew too: what
 to expect of properties that are not among these.
@@ -40,6 +45,8 @@ BASE_RATE = 0.2
 FOUND_F1 = 0.4
 MOST_RANKED = 50
 N_COINS = 64
+BY_SENTENCE = "regression AP, by sentence"
+N_ORDINARY = 3000  # sentences of the documents themselves that a regression on sentences learns from
 
 
 def read_properties(files):
@@ -127,6 +134,52 @@ def measure_property(train, train_target, train_groups, test, test_target, weigh
     return result
 
 
+def sentences_of(side, properties, names, kind):
+    """Documents as sentences: texts, the document of each, and whether it is the one that was put in."""
+    texts, documents, planted = [], [], []
+    put_in = zip(side.table["property"].to_pylist(), side.table["sentence"].to_pylist())
+    for i, (text, (own, number)) in enumerate(zip(side.texts, put_in)):
+        sentence = properties[names[own]][kind][number]
+        at = text.index(sentence)
+        before, after = ([part for part in re.split(r"(?<=[.!?])\s+", rest.strip()) if part.strip()]
+                         for rest in (text[:at], text[at + len(sentence):]))
+        parts = [*before, sentence, *after]
+        texts += parts
+        documents += [i] * len(parts)
+        planted += [j == len(before) for j in range(len(parts))]
+    return texts, np.array(documents), np.array(planted)
+
+
+def measure_sentences(bench, sides_, properties, names, n_resamples):
+    """{view: {property: figure}}: average precision of a regression on sentences."""
+    corpora, documents, planted = [], [], []
+    for side, kind in zip(sides_, ("train", "test")):
+        texts, of, put_in = sentences_of(side, properties, names, kind)
+        table = pa.table({"doc_id": [f"{kind}-{i:06d}" for i in range(len(texts))], "text": texts})
+        corpora.append(bench.corpus(f"{kind}_sentences", table))
+        documents.append(of)
+        planted.append(put_in)
+    labels, numbers = ([np.array(side.table[name]) for side in sides_] for name in ("property", "sentence"))
+    ordinary = np.random.default_rng(0).permutation(np.flatnonzero(~planted[0]))[:N_ORDINARY]
+    rows = np.concatenate([np.flatnonzero(planted[0]), ordinary])
+    of_row = documents[0][rows]
+    put_in = planted[0][rows]
+    # A sentence that was put into several documents stays on one side of a fold; others stay with their document.
+    groups = np.where(put_in, 1000 * labels[0][of_row] + numbers[0][of_row], 1_000_000 + of_row)
+    views = {view: (matrix, feature_views(corpora[1])[view]) for view, matrix in feature_views(corpora[0]).items()}
+    views[DENSE] = tuple(corpus.dense for corpus in corpora)
+    results = {}
+    for k, name in enumerate(names):
+        test_rows, target = fold(labels[1], k)
+        weights = draws(n_resamples, (numbers[1] + 1000 * labels[1])[test_rows], labels[1][test_rows])
+        for view, (train, test) in views.items():
+            scores = regression(train[rows], put_in & (labels[0][of_row] == k), test, groups=groups)
+            best = np.full(len(labels[1]), -np.inf)
+            np.maximum.at(best, documents[1], scores)
+            results.setdefault(view, {})[name] = average_precision(best[test_rows], target, weights)
+    return results
+
+
 def column_labels(bench, vocabulary):
     """Names of the columns of each view that has any."""
     own = {dictionary.name: [""] * dictionary.width for dictionary in bench.dictionaries}
@@ -136,10 +189,10 @@ def column_labels(bench, vocabulary):
     return {**own, ALL: [label for labels in own.values() for label in labels], WORDS: sorted(vocabulary, key=vocabulary.get)}
 
 
-def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
+def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000, by_sentence=False):
     """All views; returns figures, and beside them the results of {view: {property: [one a seed]}}."""
     names = sorted(properties)
-    results = {}
+    results, of_sentences = {}, {}
     for seed in range(n_seeds):
         train, test = sides(bench, pool, properties, docs, seed)
         views = {view: (rows, feature_views(test)[view]) for view, rows in feature_views(train).items()}
@@ -158,7 +211,13 @@ def measure(bench, pool, properties, docs=1500, n_seeds=1, n_resamples=1000):
                 if "column" in result:
                     result["label"] = labels_of[view][result["column"]]
                 results.setdefault(view, {}).setdefault(name, []).append(result)
+        if by_sentence:
+            for view, by_name in measure_sentences(bench, (train, test), properties, names, n_resamples).items():
+                for name, figure in by_name.items():
+                    of_sentences.setdefault(view, {}).setdefault(name, []).append(figure)
     figures = Figures("paraphrase")
+    for view, by_name in of_sentences.items():
+        figures.add("specific", view, BY_SENTENCE, np.mean([by_name[name] for name in names], axis=(0, 1)))
     for view, by_name in results.items():
         for key, title in (("f1", "best feature F1"), ("ap", "regression AP")):
             if key in by_name[names[0]][0]:
@@ -194,10 +253,10 @@ def report(figures, names):
             view, cell("specific", view, "best feature F1"), cell("specific", view, f"best feature F1 - {WORDS}"),
             cell("other properties", view, "best feature F1"),
             f"{found['value']:g}, {rows['specific', view, 'found in first 5']['value']:g}" if found else "-",
-            cell("specific", view, "regression AP"),
+            cell("specific", view, "regression AP"), cell("specific", view, BY_SENTENCE),
             *(f"{rows['specific', view, 'best feature F1' if found else 'regression AP']['by_property'][name]:.2f}"
               for name in names)])
-    print_table(["", "best feature F1", "above words", "other properties", "found, first 5", "regression AP",
+    print_table(["", "best feature F1", "above words", "other properties", "found, first 5", "regression AP", "by sentence",
                  *(name[:9] for name in names)], lines)
 
 
@@ -209,12 +268,14 @@ def main():
     parser.add_argument("--properties", nargs="+", default=[str(HERE / "properties.json")])
     parser.add_argument("--docs", type=int, default=1500, help="documents on each side")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--by-sentence", action="store_true", help="also learn from sentences as documents of their own")
     parser.add_argument("--features", action="store_true", help="name the best features")
     add_arguments(parser, data=None)
     args = parser.parse_args()
     properties = read_properties(args.properties)
     pool = read_pool(args.answers, args.text, args.where)
-    figures, _ = measure(Workbench(args), pool, properties, args.docs, args.seeds, args.resamples)
+    figures, _ = measure(Workbench(args), pool, properties, args.docs, args.seeds, args.resamples,
+                         args.by_sentence)
     print(f"{len(properties)} properties, {args.docs} documents a side, {args.seeds} seed(s); always saying yes: F1 .33, "
           f"AP .20; of '{DENSE}' the last columns show AP")
     report(figures, sorted(properties))

@@ -6,7 +6,7 @@
 //! The request holds `windows`, lists of token numbers that are packed and read together, and `hooks`, names of hook points.
 //! Each hook's states are written under its name, `[tokens, width]`. With `text` in place of `windows`, the tokens of that
 //! text are written as `ids` and are the one window. With `repeat`, a number, the windows are read so often, and the
-//! shortest time is printed in tokens a second of one thread.
+//! shortest time is printed in tokens a second of one thread. With `precision`, `"bf16"`, products are of that precision.
 
 use std::error::Error;
 use std::fs;
@@ -21,9 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [reader, request, out] = &arguments[..] else {
         return Err("expected READER REQUEST.json OUT.safetensors".into());
     };
-    let options = ReaderOptions { threads: 1, ..ReaderOptions::default() };
-    let reader = Reader::load(reader, &options, &Silent)?;
     let request: serde_json::Value = serde_json::from_slice(&fs::read(request)?)?;
+    let precision = request["precision"].as_str().unwrap_or("f32").parse()?;
+    let options = ReaderOptions { threads: 1, precision, ..ReaderOptions::default() };
+    let reader = Reader::load(reader, &options, &Silent)?;
     let windows: Vec<Vec<u32>> = match request["text"].as_str() {
         Some(text) => vec![reader.ids(text)?],
         None => serde_json::from_value(request["windows"].clone())?,

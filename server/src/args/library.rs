@@ -373,6 +373,11 @@ pub(crate) struct TrainArgs {
     /// Name of the dictionary [default: from reader, layer, level and width]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Go on from this dictionary (a folder, or the name of one that is built in), to fit it to your texts: its features keep
+    /// their numbers, and their names where their directions stay; what it reads, and its sizes, are its own
+    #[arg(long, value_name = "DICTIONARY", conflicts_with_all =
+        ["reader", "layer", "hook", "level", "architecture", "prefixes", "tolerance", "width", "k"])]
+    pub(crate) from: Option<PathBuf>,
     /// Model that reads
     #[arg(long, default_value = saequel_engine::reader::DEFAULT_READER)]
     pub(crate) reader: String,
@@ -416,9 +421,9 @@ pub(crate) struct TrainArgs {
     /// Samples in a step
     #[arg(long, default_value_t = 2048)]
     pub(crate) batch: usize,
-    /// Step size
-    #[arg(long, default_value_t = 2e-3)]
-    pub(crate) learning_rate: f32,
+    /// Step size [default: 0.002; with --from 0.0003, so that features stay what they are]
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f32>,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

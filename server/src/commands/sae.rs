@@ -183,6 +183,7 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
     });
     let mut options = TrainOptions::new(args.texts.input, work_dir, args.output);
     options.text_column = args.texts.text;
+    options.start = args.from;
     options.reader = args.reader;
     options.layer = args.layer;
     options.hook = args.hook;
@@ -198,7 +199,10 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
     options.tokens = args.tokens;
     options.samples = args.samples;
     options.batch = args.batch;
-    options.learning_rate = args.learning_rate;
+    options.learning_rate = args.learning_rate.unwrap_or(match options.start {
+        Some(_) => TrainOptions::TUNING_RATE,
+        None => options.learning_rate,
+    });
     options.seed = args.seed;
     options.examples = !args.no_examples;
     options.reader_options = context.engine_options().reader();
@@ -206,8 +210,9 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
 }
 
 fn trained(report: &TrainReport) -> String {
+    let kept = report.kept.map_or(String::new(), |kept| format!(", {kept} features kept their names"));
     format!(
-        "{}: FVU {:.4}, L0 {:.1}, dead {:.1} %, {} tokens read, {} samples, {:.0} s",
+        "{}: FVU {:.4}, L0 {:.1}, dead {:.1} %{kept}, {} tokens read, {} samples, {:.0} s",
         report.name,
         report.fvu,
         report.l0,

@@ -21,6 +21,7 @@ pub(crate) mod random;
 mod samples;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod screen;
+mod start;
 pub(crate) mod survey;
 mod temporal;
 pub(crate) mod texts;

@@ -7,6 +7,7 @@ use crate::level::Level;
 
 use super::harvest::{Harvest, HarvestOptions, Tap, harvest};
 use super::samples::{Normalization, SampleStream};
+use super::start::Start;
 use super::survey::Survey;
 use super::trainer::{Rule, Trainer};
 use super::{Precision, Sae, Spec, TrainMethod, Weights};
@@ -22,6 +23,11 @@ pub struct TrainOptions {
     pub input: Vec<PathBuf>,
     /// Column (field) with the text; default `text`.
     pub text_column: String,
+    /// A dictionary to go on from, by its folder or the name of one that is built in; default none. Its reader, hook point,
+    /// level, architecture, width and k count, not those given here; its features keep their numbers, and what is known
+    /// of them where their decoder direction stays (cosine of [`super::SAME_DIRECTION`] or more). Step sizes around
+    /// [`Self::TUNING_RATE`] keep most of them.
+    pub start: Option<PathBuf>,
     /// Reader; default `all-MiniLM-L6-v2`.
     pub reader: String,
     /// Layer of the hook point: 0 is the embedding, n the output of block n; default 4.
@@ -32,7 +38,8 @@ pub struct TrainOptions {
     pub level: Level,
     /// Further hook points to harvest in the same pass, so that other dictionaries can be trained from `work_dir`.
     pub also_harvest: Vec<(Hook, Level)>,
-    /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`.
+    /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`, or that of `start`
+    /// with `-tuned`.
     pub name: Option<String>,
     /// What is trained; default BatchTopK.
     pub method: TrainMethod,
@@ -72,12 +79,15 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// Default of `tolerance`.
     pub const TOLERANCE: f32 = 0.4;
+    /// A step size with which a dictionary is adapted rather than made anew.
+    pub const TUNING_RATE: f32 = 3e-4;
 
     /// The defaults for training on `input`, working in `work_dir`, writing to `output`.
     pub fn new(input: Vec<PathBuf>, work_dir: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
             input,
             text_column: "text".to_owned(),
+            start: None,
             reader: crate::reader::DEFAULT_READER.to_owned(),
             layer: 4,
             hook: None,
@@ -123,6 +133,8 @@ pub struct TrainReport {
     pub l0: f64,
     /// Share of latents that never fire on the harvested samples.
     pub dead_share: f64,
+    /// Of a training that went on from a dictionary, the latents that kept what was known of them.
+    pub kept: Option<usize>,
     /// Wall-clock seconds, harvest included.
     pub seconds: f64,
 }
@@ -152,6 +164,9 @@ const MAX_PURSUIT_WIDTH: usize = 1 << 14;
 /// input without text, [`crate::ErrorKind::Cancelled`] after a checkpoint if `progress` says so.
 pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainReport> {
     let started = Instant::now();
+    let start = options.start.as_deref().map(Start::open).transpose()?;
+    let adopted = start.as_ref().map(|start| start.options(options));
+    let options = adopted.as_ref().unwrap_or(options);
     check(options)?;
     let reader = Reader::load(&options.reader, &options.reader_options, progress)?;
     reader.hook_width(options.hook_point())?;
@@ -166,9 +181,11 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
         token_states: options.token_states,
     };
     let harvest = harvest(&reader, &options.work_dir, &harvest_options, progress)?;
-    let (sae, n_samples) = fit(options, &reader, &harvest, hook, progress)?;
+    let (sae, n_samples) = fit(options, start.as_ref(), &reader, &harvest, hook, progress)?;
     let survey = Survey::of_harvest(&sae, &harvest, hook, options.reader_options.threads, progress)?;
-    let latents = crate::labels::describe(&survey, &sae, options.examples);
+    let mut latents = crate::labels::describe(&survey, &sae, options.examples);
+    let kept = start.map(|start| start.hand_over(&sae, &mut latents));
+    crate::labels::distinguish(&mut latents);
     let sae = sae.with_latents(latents)?;
     sae.save(&options.output)?;
     Ok(TrainReport {
@@ -178,6 +195,7 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
         fvu: survey.fvu(),
         l0: survey.l0(),
         dead_share: survey.dead_share(),
+        kept,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -244,6 +262,7 @@ fn default_name(options: &TrainOptions) -> String {
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
 fn fit(
     options: &TrainOptions,
+    start: Option<&Start>,
     reader: &Reader,
     harvest: &Harvest,
     hook: Tap,
@@ -255,27 +274,33 @@ fn fit(
     let steps = samples.div_ceil(options.batch as u64).max(1);
     let name = options.name.clone().unwrap_or_else(|| default_name(options));
 
-    let mut first = Vec::new();
-    let mut batch = Vec::new();
-    for _ in 0..FIRST_SAMPLES.div_ceil(options.batch).min((stream.n_samples() as usize / options.batch).max(1)) {
-        stream.next_raw(&mut batch)?;
-        first.extend_from_slice(&batch);
-    }
-    // Decoders put most of the variance of their residual stream into a few dimensions that tell little, so that without
-    // standardising a dictionary would be one of those.
-    let standardised = reader.is_causal()
-        && options.level == Level::Token
-        && matches!(hook.hook.site(), Site::Residual | Site::Middle);
-    let normalization = if standardised {
-        Normalization::standardised(&first, inputs)
-    } else {
-        Normalization::centred(&first, inputs, options.level == Level::Span)
-    };
-    normalization.apply(&mut first);
     let rule = options.method.rule(options);
     let threads = options.reader_options.threads.max(1);
-    let mut trainer = Trainer::new(rule.clone(), &first, inputs, options.width, options.k, options.seed, threads)?;
-    drop(first);
+    let mut batch = Vec::new();
+    // Decoders put most of the variance of their residual stream into a few dimensions that tell little, so that without
+    // standardising a dictionary would be one of those.
+    let standardised = start.is_none()
+        && reader.is_causal()
+        && options.level == Level::Token
+        && matches!(hook.hook.site(), Site::Residual | Site::Middle);
+    let (normalization, mut trainer) = if let Some(start) = start {
+        (start.normalization(), start.trainer(rule.clone(), threads))
+    } else {
+        let mut first = Vec::new();
+        for _ in 0..FIRST_SAMPLES.div_ceil(options.batch).min((stream.n_samples() as usize / options.batch).max(1)) {
+            stream.next_raw(&mut batch)?;
+            first.extend_from_slice(&batch);
+        }
+        let normalization = if standardised {
+            Normalization::standardised(&first, inputs)
+        } else {
+            Normalization::centred(&first, inputs, options.level == Level::Span)
+        };
+        normalization.apply(&mut first);
+        let (width, k, seed) = (options.width, options.k, options.seed);
+        let trainer = Trainer::new(rule.clone(), &first, inputs, width, k, seed, threads)?;
+        (normalization, trainer)
+    };
 
     let checkpoint = options.work_dir.join(format!("{name}.checkpoint.safetensors"));
     let mut recipe = serde_json::json!({
@@ -289,6 +314,10 @@ fn fit(
     if rule != Rule::BatchTopK {
         recipe["rule"] = format!("{rule:?}").into();
     }
+    if let Some(start) = start {
+        recipe["from"] = serde_json::json!({ "name": start.sae.name(), "training": start.sae.spec.training });
+    }
+    let from = recipe.get("from").cloned();
     let recipe = recipe.to_string();
     if checkpoint.exists() {
         match trainer.restore(&checkpoint, &recipe) {
@@ -313,7 +342,8 @@ fn fit(
         let report = trainer.step(&batch, rate as f32)?;
         let smooth = |old: f64, new: f64| if old.is_nan() { new } else { 0.95 * old + 0.05 * new };
         (fvu, l0) = (smooth(fvu, report.fvu), smooth(l0, report.l0));
-        if trainer.step.is_multiple_of(REVIVE_STEPS) && done < 1.0 - DECAY {
+        // A rare latent of a dictionary that is gone on from has a meaning already.
+        if start.is_none() && trainer.step.is_multiple_of(REVIVE_STEPS) && done < 1.0 - DECAY {
             let dead = trainer.dead(REVIVE_STEPS - 1);
             trainer.revive(&dead, &batch, options.seed)?;
         }
@@ -343,6 +373,10 @@ fn fit(
     if let Rule::Itda { tolerance } = rule {
         training["tolerance"] = tolerance.into();
     }
+    if let Some(from) = from {
+        training["from"] = from;
+    }
+    let said = |of: fn(&Spec) -> &String| start.map_or(String::new(), |start| of(&start.sae.spec).clone());
     let spec = Spec {
         format: Spec::FORMAT,
         name,
@@ -361,8 +395,8 @@ fn fit(
             _ => Vec::new(),
         },
         precision: Precision::F16,
-        sees: String::new(),
-        misses: String::new(),
+        sees: said(|spec| &spec.sees),
+        misses: said(|spec| &spec.misses),
         training,
         source: serde_json::Value::Null,
     };

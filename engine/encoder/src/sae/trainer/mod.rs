@@ -18,6 +18,7 @@ mod select;
 use adam::{AdamStep, RowMut, update_latent};
 use select::{Selection, fire, keep_strongest};
 
+use super::Weights;
 use super::random::Random;
 use crate::error::Result;
 use crate::reader::parallel;
@@ -197,6 +198,27 @@ impl Trainer {
             trainer.decoder.value.fill(0.0);
         }
         Ok(trainer)
+    }
+
+    /// Starts from the weights of a finished dictionary (decoder rows of length 1), Adam's moments at 0.
+    pub(super) fn going_on(rule: Rule, weights: &Weights, threshold: f32, k: usize, threads: usize) -> Self {
+        let (width, inputs) = (weights.encoder_bias.len(), weights.mean.len());
+        Self {
+            rule,
+            width,
+            inputs,
+            k,
+            threads,
+            encoder: Moments::new(weights.encoder.clone()),
+            encoder_bias: Moments::new(weights.encoder_bias.clone()),
+            decoder: Moments::new(weights.decoder.clone()),
+            decoder_bias: Moments::new(weights.decoder_bias.clone()),
+            log_thresholds: Moments::new(weights.thresholds.iter().map(|x| x.max(1e-6).ln()).collect()),
+            threshold,
+            step: 0,
+            last_kept: vec![0; width],
+            gram: Vec::new(),
+        }
     }
 
     fn has_encoder(&self) -> bool {
