@@ -176,7 +176,7 @@ pub(crate) fn is_template(examples: &[Example]) -> bool {
 }
 
 /// Makes equal names differ, as far as the evidence goes: by the words around, then by number.
-pub(crate) fn distinguish(latents: &mut [LatentInfo]) {
+fn distinguish(latents: &mut [LatentInfo]) {
     let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, latent) in latents.iter().enumerate() {
         by_label.entry(latent.label.clone()).or_default().push(i);

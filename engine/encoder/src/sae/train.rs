@@ -185,7 +185,6 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     let survey = Survey::of_harvest(&sae, &harvest, hook, options.reader_options.threads, progress)?;
     let mut latents = crate::labels::describe(&survey, &sae, options.examples);
     let kept = start.map(|start| start.hand_over(&sae, &mut latents));
-    crate::labels::distinguish(&mut latents);
     let sae = sae.with_latents(latents)?;
     sae.save(&options.output)?;
     Ok(TrainReport {
