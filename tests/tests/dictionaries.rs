@@ -100,3 +100,29 @@ fn names_that_others_made_find_their_features() {
     let (_, said) = fail(saequel(&db).args(["features", "import-labels", "--dictionary", SPAN]).arg(&map));
     assert!(said.contains("none of the labels can be used") && said.contains("sae list"), "{said}");
 }
+
+#[test]
+fn a_dictionary_is_fitted_to_other_texts_and_keeps_its_names() {
+    let scratch = Scratch::new();
+    let train = |more: &[&str]| {
+        let mut command = saequel(scratch.path("test.db"));
+        command.args(["sae", "train", "--text", "answer", "--tokens", "20000", "--samples", "8192", "--no-examples"]);
+        command.arg("--input").arg(answers()).arg("--output").arg(scratch.path("tuned")).args(more);
+        command
+    };
+    let said = succeed(&mut train(&["--from", SPAN]));
+    let kept = said.split_once(" features kept their names").and_then(|(before, _)| before.rsplit(' ').next());
+    assert!(said.starts_with(&format!("{SPAN}-tuned: FVU ")), "{said}");
+    assert!(kept.and_then(|kept| kept.parse::<usize>().ok()).is_some_and(|kept| kept > 1900), "{said}");
+    let labels = |folder: &Path| -> Vec<String> {
+        let text = std::fs::read_to_string(folder.join("features.jsonl")).expect("features.jsonl");
+        let line = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["label"].to_string();
+        text.lines().map(line).collect()
+    };
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/encoder/dictionaries").join(SPAN);
+    let same = labels(&scratch.path("tuned")).iter().zip(labels(&shipped)).filter(|(a, b)| **a == *b).count();
+    assert!(same > 1900, "{same} names are the same");
+
+    let (_, error) = fail(&mut train(&["--from", SPAN, "--width", "64"]));
+    assert!(error.contains("'--from <DICTIONARY>' cannot be used with '--width"), "{error}");
+}

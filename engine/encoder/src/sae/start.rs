@@ -103,7 +103,8 @@ impl Start {
     }
 
     /// Gives the latents of `sae`, which came of the training, what was known of them before, if they still stand for the
-    /// same: where the decoder row has turned by less than [`SAME_DIRECTION`]. Statistics are those of the new texts.
+    /// same: where the decoder row has turned by less than [`SAME_DIRECTION`]. Statistics are those of the new texts, unless
+    /// these hardly show the latent.
     /// Returns the number of latents that kept theirs.
     pub(super) fn hand_over(&self, sae: &Sae, latents: &mut [LatentInfo]) -> usize {
         let inputs = sae.input_width();
@@ -112,18 +113,16 @@ impl Start {
         for ((new, old), (row, old_row)) in latents.iter_mut().zip(self.sae.latents()).zip(rows) {
             let cosine: f32 = row.iter().zip(old_row).map(|(a, b)| a * b).sum();
             let unknown = |latent: &LatentInfo| matches!(latent.hidden.as_deref(), Some("dead" | "rare"));
-            if cosine < SAME_DIRECTION || unknown(old) || unknown(new) {
+            if cosine < SAME_DIRECTION || unknown(old) {
                 continue;
             }
-            let LatentInfo { density, max_activation, q50, q90, .. } = *new;
-            *new = LatentInfo {
-                density,
-                max_activation,
-                q50,
-                q90,
-                examples: std::mem::take(&mut new.examples),
-                ..old.clone()
-            };
+            let mut told = old.clone();
+            if !unknown(new) {
+                (told.density, told.max_activation, told.q50, told.q90) =
+                    (new.density, new.max_activation, new.q50, new.q90);
+                told.examples = std::mem::take(&mut new.examples);
+            }
+            *new = told;
             kept += 1;
         }
         kept
@@ -227,6 +226,8 @@ mod tests {
         let mut latents: Vec<LatentInfo> = (0..WIDTH as u32)
             .map(|latent| LatentInfo { latent, label: "word".to_owned(), density: 0.1, ..LatentInfo::default() })
             .collect();
+        // Not in the new texts.
+        latents[5].hidden = Some("rare".to_owned());
         let start = Start::of(sae).unwrap();
         assert_eq!(start.hand_over(&turned, &mut latents), WIDTH - 2);
         let of = |i: usize| (latents[i].label.as_str(), latents[i].presence_threshold, latents[i].density);
@@ -235,6 +236,7 @@ mod tests {
             [("name 0", 0.3, 0.1), ("word", 0.0, 0.1), ("name 3", 0.3, 0.1), ("word", 0.0, 0.1)]
         );
         assert_eq!(latents[3].hidden.as_deref(), Some("mixed"));
+        assert_eq!((of(5), latents[5].hidden.as_deref()), (("name 5", 0.3, 0.5), None));
     }
 
     #[test]
