@@ -20,6 +20,8 @@ pub(crate) mod matrix;
 mod pipeline;
 mod read;
 mod records;
+#[cfg(test)]
+mod records_tests;
 mod source;
 mod statistics;
 pub(crate) mod sync;
