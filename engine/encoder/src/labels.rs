@@ -103,7 +103,7 @@ pub fn label(options: &LabelOptions, progress: &dyn Progress) -> Result<Vec<Late
             new.hidden.clone_from(&old.hidden);
         }
     }
-    distinguish(&mut latents);
+    distinguish(&mut latents, |_| false);
     Ok(latents)
 }
 
@@ -159,7 +159,7 @@ pub(crate) fn describe(survey: &Survey, sae: &Sae, keep_examples: bool) -> Vec<L
             }
         })
         .collect();
-    distinguish(&mut latents);
+    distinguish(&mut latents, |_| false);
     latents
 }
 
@@ -175,8 +175,9 @@ pub(crate) fn is_template(examples: &[Example]) -> bool {
     examples.len() as u64 >= MIN_DOCUMENTS && 2 * different.len() < examples.len()
 }
 
-/// Makes equal names differ, as far as the evidence goes: by the words around, then by number.
-fn distinguish(latents: &mut [LatentInfo]) {
+/// Makes equal names differ, as far as the evidence goes: by the words around, then by number. Those of `kept` latents
+/// stay as they are.
+pub(crate) fn distinguish(latents: &mut [LatentInfo], kept: impl Fn(usize) -> bool) {
     let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, latent) in latents.iter().enumerate() {
         by_label.entry(latent.label.clone()).or_default().push(i);
@@ -185,9 +186,11 @@ fn distinguish(latents: &mut [LatentInfo]) {
     let mut groups: Vec<Vec<usize>> = by_label.into_values().filter(|group| group.len() > 1).collect();
     groups.sort_unstable();
     for mut group in groups {
-        // The most frequent one keeps the plain name.
-        group.sort_by(|&a, &b| latents[b].density.total_cmp(&latents[a].density).then(a.cmp(&b)));
-        for &i in &group[1..] {
+        // The most frequent one keeps the plain name, if it must not stay another's.
+        group.sort_by(|&a, &b| {
+            kept(b).cmp(&kept(a)).then(latents[b].density.total_cmp(&latents[a].density)).then(a.cmp(&b))
+        });
+        for &i in group[1..].iter().filter(|i| !kept(**i)) {
             let latent = &latents[i];
             let base = latent.label.clone();
             let extra = latent.top_tokens.iter().skip(LABEL_WORDS).chain(&latent.top_words);
@@ -534,9 +537,12 @@ mod tests {
             ..LatentInfo::default()
         };
         let mut latents = vec![latent(0, &["money"]), latent(1, &["river"]), latent(2, &["river"]), latent(3, &[])];
-        distinguish(&mut latents);
-        let labels: Vec<&str> = latents.iter().map(|latent| latent.label.as_str()).collect();
-        assert_eq!(labels, ["bank", "bank (river)", "bank #2", "bank #3"]);
+        let labels = |latents: &[LatentInfo]| latents.iter().map(|one| one.label.clone()).collect::<Vec<_>>();
+        let mut again = latents.clone();
+        distinguish(&mut latents, |_| false);
+        assert_eq!(labels(&latents), ["bank", "bank (river)", "bank #2", "bank #3"]);
+        distinguish(&mut again, |i| i >= 2);
+        assert_eq!(labels(&again), ["bank (money)", "bank (river)", "bank", "bank"], "what was read stays");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, SchemaRef};
@@ -33,6 +33,9 @@ use crate::store::{AsOf, Gap, Store, WriteGuard};
 
 /// Documents whose features are kept in one file until their fragment is complete.
 const PART_ROWS: usize = 1024;
+
+/// How often the progress is told while a part is encoded.
+const SHOWN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a backfill did.
 #[derive(Debug, Clone, Default)]
@@ -319,20 +322,24 @@ impl Backfill<'_> {
                     place: format!("corpus '{}', fragment {}", self.corpus, gap.fragment),
                 };
                 let (work, path, stored) = (self.work.clone(), file(done), snapshot.schema());
-                let made = blocking(move || {
+                let mut making = std::pin::pin!(blocking(move || {
                     let encoded = part.encode(&work, &stored)?;
                     write_part(&path, &encoded)?;
                     let (documents, failed) = part.counts(&encoded);
                     Ok((path, documents, failed))
-                })
-                .await?;
+                }));
+                let made = loop {
+                    // A part of long texts shows how far it is read.
+                    match tokio::time::timeout(SHOWN_AFTER, &mut making).await {
+                        Err(_) => self.progress.update(report.documents, &self.rates(report, begin)),
+                        Ok(made) => break made?,
+                    }
+                };
                 parts.push(made.0);
                 done += n;
                 report.documents += made.1;
                 report.failed += made.2;
-                let new = report.documents - report.resumed;
-                let rate = new as f64 / begin.elapsed().as_secs_f64().max(1e-3);
-                self.progress.update(report.documents, &format!("{rate:.0} documents/s"));
+                self.progress.update(report.documents, &self.rates(report, begin));
             }
         }
         if done != gap.rows {
@@ -341,6 +348,19 @@ impl Backfill<'_> {
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         Ok(parts)
+    }
+
+    /// What the progress tells beside the number of documents.
+    fn rates(&self, report: &BackfillReport, begin: Instant) -> String {
+        let rate = |n: u64| n as f64 / begin.elapsed().as_secs_f64().max(1e-3);
+        let documents = format!("{:.0} documents/s", rate(report.documents - report.resumed));
+        match &self.work {
+            Work::Texts { encoder, .. } => {
+                let n_tokens = encoder.tokens_read();
+                format!("{documents}, {:.0} tokens/s, {n_tokens} tokens", rate(n_tokens))
+            }
+            Work::Embeddings(_) => documents,
+        }
     }
 }
 

@@ -359,6 +359,27 @@ async fn what_waits_in_the_cache_goes_with_its_corpus() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_shows_how_far_a_long_text_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text\n1,a long text\n"))).await.unwrap();
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &crate::store::testing::dictionary("later", &["a"; 8])).await.unwrap();
+    let (names, heard) = (vec!["later".to_owned()], Arc::new(Heard::default()));
+    let backfill = Backfill {
+        store: &store,
+        guard: &guard,
+        corpus: "c",
+        dictionaries: &names,
+        work: Work::Texts { encoder: Arc::new(Slow::default()), width: crate::store::testing::WIDTH, chat: None },
+        progress: heard.clone(),
+    };
+    assert_eq!(backfill.run().await.unwrap().documents, 1);
+    let heard = heard.0.lock().unwrap();
+    assert!(heard.iter().any(|(done, detail)| *done == 0 && detail.ends_with(" tokens/s, 7000 tokens")), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn documents_between_two_backfills_are_read_and_found_by_index() {
     use crate::store::testing;
     let dir = tempfile::tempdir().unwrap();

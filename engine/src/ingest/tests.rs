@@ -684,37 +684,43 @@ async fn files_of_a_folder_share_their_columns() {
     assert_eq!(scores.column(0).as_string::<i32>().iter().collect::<Vec<_>>(), [None, None, Some("3")]);
 }
 
+/// Reads several times as long as the progress waits for a document.
+#[derive(Default)]
+pub(super) struct Slow(AtomicUsize);
+
+impl Encode for Slow {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
+        self.0.store(7000, Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        WordLengths::default().encode(texts)
+    }
+
+    fn tokens_read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) as u64
+    }
+}
+
+/// What a progress was told: documents, and what is said beside them.
+#[derive(Debug, Default)]
+pub(super) struct Heard(pub(super) std::sync::Mutex<Vec<(u64, String)>>);
+
+impl crate::progress::Progress for Heard {
+    fn stage(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn update(&self, done: u64, detail: &str) {
+        self.0.lock().unwrap().push((done, detail.to_owned()));
+    }
+    fn finish(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_text_shows_how_far_it_is_read() {
-    struct Slow(AtomicUsize);
-    impl Encode for Slow {
-        fn encode(&self, texts: &[&str]) -> Result<Vec<EncodedDocument>> {
-            self.0.store(7000, Ordering::Relaxed);
-            // Several times as long as the import waits for a document.
-            std::thread::sleep(std::time::Duration::from_secs(1));
-            WordLengths::default().encode(texts)
-        }
-
-        fn tokens_read(&self) -> u64 {
-            self.0.load(Ordering::Relaxed) as u64
-        }
-    }
-    #[derive(Default)]
-    struct Heard(std::sync::Mutex<Vec<(u64, String)>>);
-    impl crate::progress::Progress for Heard {
-        fn stage(&self, _: &str, _: Option<u64>, _: &str) {}
-        fn update(&self, done: u64, detail: &str) {
-            self.0.lock().unwrap().push((done, detail.to_owned()));
-        }
-        fn finish(&self, _: &str) {}
-        fn warn(&self, _: &str) {}
-    }
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;
     let path = write(dir.path(), "a.csv", b"id,text\n1,a long text\n");
     let heard = Arc::new(Heard::default());
     let encoding = Encoding {
-        encoder: Arc::new(Slow(AtomicUsize::new(0))),
+        encoder: Arc::new(Slow::default()),
         width: testing::WIDTH,
         dictionaries: vec!["lengths".to_owned()],
         reader: None,

@@ -499,8 +499,8 @@ impl Ranking {
         let above = docs_both as f64 > null * (1.0 + 1e-9);
         let below = (docs_both as f64) < null * (1.0 - 1e-9);
         let wanted = match self.direction {
-            Direction::Positive => above,
-            Direction::Negative => below,
+            Direction::Positive => more && above,
+            Direction::Negative => !more && below,
             Direction::Both => block.min_lift == 1.0 || if more { above } else { below },
         };
         if !wanted {
@@ -756,6 +756,12 @@ mod tests {
         assert!(test(&often, 2.0, Direction::Positive).is_some_and(|(p, expected)| p < 1e-10 && expected == 4.0));
         assert!(test(&often, 9.0, Direction::Both).is_some_and(|(p, _)| p > 0.01));
         assert_eq!(test(&often, 2.0, Direction::Negative), None);
+        // As often as expected, or nearly so, is neither more nor less.
+        for both in [19, 20, 21] {
+            for direction in [Direction::Positive, Direction::Negative, Direction::Both] {
+                assert_eq!(test(&counts(200, 200, both), 2.0, direction), None, "{both} where 20 are expected");
+            }
+        }
         // Never together where 40 are expected: also less than half as often. A lift no pair can have is met by none.
         let never = counts(400, 200, 0);
         assert!(test(&never, 2.0, Direction::Both).is_some_and(|(p, _)| p < 1e-7));

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-/// Features whose presence correlates at least this much (phi) say much the same.
-const ALIKE_PHI: f64 = 0.3;
+use crate::statistics::phi;
 
-/// Pairs of which at least this share of the documents is common (Jaccard) are together in much the same documents.
-const ALIKE_DOCS: f64 = 0.5;
+/// Features whose presence correlates at least this much (phi) say much the same, and pairs whose documents do are
+/// together in much the same documents.
+const ALIKE_PHI: f64 = 0.3;
 
 /// Which documents have which of some features, a bit each.
 #[derive(Debug)]
@@ -58,8 +58,8 @@ impl Presence {
     }
 
     fn phi(&self, a: usize, b: usize) -> f64 {
-        let (first, second) = (size(self.row(a)), size(self.row(b)));
-        crate::statistics::phi(common(self.row(a), self.row(b)), first, second, self.n_docs as u64)
+        let (first, second) = (self.row(a), self.row(b));
+        phi(common(first, second), size(first), size(second), self.n_docs as u64)
     }
 }
 
@@ -77,19 +77,14 @@ pub fn told_before(pairs: &[(usize, usize)], presence: &Presence) -> Vec<Option<
         .iter()
         .map(|(a, b)| presence.row(*a).iter().zip(presence.row(*b)).map(|(x, y)| x & y).collect())
         .collect();
-    let sizes: Vec<u64> = together.iter().map(|bits| size(bits)).collect();
     let mut known: HashMap<(usize, usize), bool> = HashMap::new();
     let mut alike = |a: usize, b: usize| {
-        let key = (a.min(b), a.max(b));
-        a == b || *known.entry(key).or_insert_with(|| presence.phi(a, b) >= ALIKE_PHI)
+        a == b || *known.entry((a.min(b), a.max(b))).or_insert_with(|| presence.phi(a, b) >= ALIKE_PHI)
     };
+    let sizes: Vec<u64> = together.iter().map(|bits| size(bits)).collect();
     let same_documents = |x: usize, y: usize| {
-        let (fewer, more) = (sizes[x].min(sizes[y]) as f64, sizes[x].max(sizes[y]) as f64);
-        if fewer < ALIKE_DOCS * more {
-            return false;
-        }
-        let both = common(&together[x], &together[y]) as f64;
-        both > 0.0 && both >= ALIKE_DOCS * (fewer + more - both)
+        let both = common(&together[x], &together[y]);
+        phi(both, sizes[x], sizes[y], presence.n_docs as u64) >= ALIKE_PHI
     };
     let mut told: Vec<Option<usize>> = Vec::with_capacity(pairs.len());
     for (rank, &(a, b)) in pairs.iter().enumerate() {

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::compare::SAME_DIRECTION;
 use super::samples::Normalization;
 use super::trainer::{Rule, Trainer};
-use super::{Architecture, LatentInfo, Sae, TrainMethod, TrainOptions};
+use super::{Architecture, LatentInfo, Sae, TrainMethod, TrainOptions, Weights};
 use crate::error::{Error, ErrorKind, Result};
+use crate::labels::distinguish;
 
 /// Decoder rows of a dictionary that is trained have length 1, up to this.
 const UNIT: f32 = 0.01;
@@ -15,6 +18,15 @@ const UNIT: f32 = 0.01;
 pub(super) struct Start {
     pub(super) sae: Sae,
     method: TrainMethod,
+}
+
+/// What tells one dictionary's weights from another's.
+fn fingerprint(weights: &Weights) -> String {
+    let mut hash = Sha256::new();
+    for values in [&weights.encoder, &weights.encoder_bias, &weights.decoder, &weights.mean, &weights.deviation] {
+        values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Start {
@@ -77,6 +89,11 @@ impl Start {
         }
     }
 
+    /// What a checkpoint remembers of it, so that it is not taken for one that started elsewhere.
+    pub(super) fn identity(&self) -> serde_json::Value {
+        serde_json::json!({ "name": self.sae.name(), "weights": fingerprint(&self.sae.weights) })
+    }
+
     /// How the dictionary takes hidden states.
     pub(super) fn normalization(&self) -> Normalization {
         let weights = &self.sae.weights;
@@ -104,13 +121,13 @@ impl Start {
 
     /// Gives the latents of `sae`, which came of the training, what was known of them before, if they still stand for the
     /// same: where the decoder row has turned by less than [`SAME_DIRECTION`]. Statistics are those of the new texts, unless
-    /// these hardly show the latent.
+    /// these hardly show the latent. A name that a latent keeps is no other's.
     /// Returns the number of latents that kept theirs.
     pub(super) fn hand_over(&self, sae: &Sae, latents: &mut [LatentInfo]) -> usize {
         let inputs = sae.input_width();
         let rows = sae.decoder().chunks_exact(inputs).zip(self.sae.decoder().chunks_exact(inputs));
-        let mut kept = 0;
-        for ((new, old), (row, old_row)) in latents.iter_mut().zip(self.sae.latents()).zip(rows) {
+        let mut kept = vec![false; latents.len()];
+        for (((new, old), (row, old_row)), kept) in latents.iter_mut().zip(self.sae.latents()).zip(rows).zip(&mut kept) {
             let cosine: f32 = row.iter().zip(old_row).map(|(a, b)| a * b).sum();
             let unknown = |latent: &LatentInfo| matches!(latent.hidden.as_deref(), Some("dead" | "rare"));
             if cosine < SAME_DIRECTION || unknown(old) {
@@ -123,16 +140,17 @@ impl Start {
                 told.examples = std::mem::take(&mut new.examples);
             }
             *new = told;
-            kept += 1;
+            *kept = true;
         }
-        kept
+        distinguish(latents, |i| kept[i]);
+        kept.iter().filter(|kept| **kept).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::random::Random;
-    use super::super::{InputNormalization, Precision, Spec, Weights};
+    use super::super::{InputNormalization, Precision, Spec};
     use super::*;
     use crate::level::Level;
     use crate::reader::Hook;
@@ -226,6 +244,8 @@ mod tests {
         let mut latents: Vec<LatentInfo> = (0..WIDTH as u32)
             .map(|latent| LatentInfo { latent, label: "word".to_owned(), density: 0.1, ..LatentInfo::default() })
             .collect();
+        // What words say of it is the name of one that stays.
+        latents[1].label = "name 2".to_owned();
         // Not in the new texts.
         latents[5].hidden = Some("rare".to_owned());
         let start = Start::of(sae).unwrap();
@@ -233,10 +253,20 @@ mod tests {
         let of = |i: usize| (latents[i].label.as_str(), latents[i].presence_threshold, latents[i].density);
         assert_eq!(
             [of(0), of(1), of(3), of(4)],
-            [("name 0", 0.3, 0.1), ("word", 0.0, 0.1), ("name 3", 0.3, 0.1), ("word", 0.0, 0.1)]
+            [("name 0", 0.3, 0.1), ("name 2 #2", 0.0, 0.1), ("name 3", 0.3, 0.1), ("word", 0.0, 0.1)]
         );
         assert_eq!(latents[3].hidden.as_deref(), Some("mixed"));
         assert_eq!((of(5), latents[5].hidden.as_deref()), (("name 5", 0.3, 0.5), None));
+    }
+
+    #[test]
+    fn a_checkpoint_knows_its_start_by_the_weights() {
+        let sae = trained(TrainMethod::BatchTopK, &random_rows(512, 6));
+        let identity = |sae: &Sae| Start::of(sae.clone()).unwrap().identity();
+        let mut other = sae.clone();
+        other.weights.encoder_bias[0] += 0.01;
+        assert_eq!(identity(&sae), identity(&sae));
+        assert_ne!(identity(&sae), identity(&other));
     }
 
     #[test]

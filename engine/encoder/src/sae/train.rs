@@ -314,9 +314,8 @@ fn fit(
         recipe["rule"] = format!("{rule:?}").into();
     }
     if let Some(start) = start {
-        recipe["from"] = serde_json::json!({ "name": start.sae.name(), "training": start.sae.spec.training });
+        recipe["from"] = start.identity();
     }
-    let from = recipe.get("from").cloned();
     let recipe = recipe.to_string();
     if checkpoint.exists() {
         match trainer.restore(&checkpoint, &recipe) {
@@ -372,8 +371,8 @@ fn fit(
     if let Rule::Itda { tolerance } = rule {
         training["tolerance"] = tolerance.into();
     }
-    if let Some(from) = from {
-        training["from"] = from;
+    if let Some(start) = start {
+        training["from"] = serde_json::json!({ "name": start.sae.name(), "training": start.sae.spec.training });
     }
     let said = |of: fn(&Spec) -> &String| start.map_or(String::new(), |start| of(&start.sae.spec).clone());
     let spec = Spec {

@@ -262,7 +262,7 @@ impl Selected {
 impl fmt::Display for Selected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels: Vec<String> = self.shown.iter().take(MOST_SHOWN).map(|label| format!("'{label}'")).collect();
-        write!(f, "{} features", self.n_slots)?;
+        write!(f, "{} feature{}", self.n_slots, if self.n_slots == 1 { "" } else { "s" })?;
         if !labels.is_empty() {
             write!(f, ": {}", labels.join(", "))?;
         }

@@ -101,7 +101,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "fold",
             "one row for pairs that tell the same: their features correlate one to one (phi at least 0.3), or they are together \
-                  in the same documents (Jaccard at least 0.5); the strongest is shown; default true, for the first 500 pairs",
+                  in the same documents (phi at least 0.3 as well); the strongest is shown; default true, for the first 500 pairs",
         ),
         ("echoes", "keep pairs that the same token, or neighbouring tokens, fire; default false"),
         (
