@@ -127,7 +127,8 @@ impl Start {
         let inputs = sae.input_width();
         let rows = sae.decoder().chunks_exact(inputs).zip(self.sae.decoder().chunks_exact(inputs));
         let mut kept = vec![false; latents.len()];
-        for (((new, old), (row, old_row)), kept) in latents.iter_mut().zip(self.sae.latents()).zip(rows).zip(&mut kept) {
+        for (((new, old), (row, old_row)), kept) in latents.iter_mut().zip(self.sae.latents()).zip(rows).zip(&mut kept)
+        {
             let cosine: f32 = row.iter().zip(old_row).map(|(a, b)| a * b).sum();
             let unknown = |latent: &LatentInfo| matches!(latent.hidden.as_deref(), Some("dead" | "rare"));
             if cosine < SAME_DIRECTION || unknown(old) {
