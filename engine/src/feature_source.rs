@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ParamValues};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::Result as DFResult;
@@ -21,6 +21,7 @@ use saequel_udfs::{
 };
 
 use crate::caller::Caller;
+use crate::catalog::CorpusInfo;
 use crate::encoder::{EncodedDocument, EncodedToken, Encoder};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
@@ -110,7 +111,46 @@ impl EngineSource {
     pub(crate) async fn frame(&self, set: &str, columns: &[DocumentColumn]) -> Result<DataFrame> {
         let named = |error: Error| error.context(format!("set '{}'", abridged(set)));
         let parsed = DocumentSet::parse(set).map_err(named)?;
-        self.columns_of(parsed, columns).await.map_err(named)
+        let frame = self.columns_of(parsed, columns).await.map_err(named)?;
+        if is_volatile(frame.logical_plan()) {
+            let message = "a function reads it several times, and it has other documents each time, by random() or the like; \
+                           take a sample that stays, for instance with ORDER BY md5(doc_id) LIMIT 1000";
+            return Err(named(Error::new(ErrorKind::Query, message)));
+        }
+        Ok(frame)
+    }
+
+    /// See [`FeatureSource::dictionaries_of_set`].
+    async fn read_with(&self, set: &str) -> Result<Option<Vec<String>>> {
+        let corpora = &self.picture.catalog.corpora;
+        if corpora.windows(2).all(|two| two[0].dictionaries == two[1].dictionaries) {
+            return Ok(None);
+        }
+        let session = session::session(&self.picture, Viewer::Function)?;
+        // What is wrong with a set is told where it is read.
+        let Ok(parsed) = DocumentSet::parse(set) else { return Ok(None) };
+        let no_parameters = ParamValues::List(Vec::new());
+        let Ok(frame) = session::plan(&self.picture, &session, parsed.into_statement(), &no_parameters).await else {
+            return Ok(None);
+        };
+        let (mut read, mut has_union): (Vec<&[String]>, _) = (Vec::new(), false);
+        let visited = frame.logical_plan().apply(|node| {
+            match node {
+                LogicalPlan::TableScan(scan) => {
+                    let named = |corpus: &&Arc<CorpusInfo>| corpus.name == scan.table_name.table();
+                    read.extend(corpora.iter().find(named).map(|corpus| corpus.dictionaries.as_slice()));
+                }
+                LogicalPlan::Union(_) => has_union = true,
+                _ => {}
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        visited.map_err(Error::from)?;
+        // Of several corpora that are joined the features may be either's.
+        let Some((first, others)) = read.split_first().filter(|(_, others)| others.is_empty() || has_union) else {
+            return Ok(None);
+        };
+        Ok(Some(first.iter().filter(|name| others.iter().all(|own| own.contains(name))).cloned().collect()))
     }
 
     /// See [`FeatureSource::parts`].
@@ -289,6 +329,10 @@ impl FeatureSource for EngineSource {
 
     async fn documents(&self, set: &str, columns: &[DocumentColumn]) -> DFResult<SendableRecordBatchStream> {
         self.frame(set, columns).await?.execute_stream().await
+    }
+
+    async fn dictionaries_of_set(&self, set: &str) -> DFResult<Option<Vec<String>>> {
+        Ok(self.read_with(set).await?)
     }
 
     async fn parts(

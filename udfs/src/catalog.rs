@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use datafusion::common::plan_err;
 use datafusion::error::Result;
 
+use crate::SharedSource;
 use crate::args::{Arguments, did_you_mean};
 use crate::features::FeatureId;
 
@@ -252,6 +253,43 @@ impl FeatureCatalog {
         }
         Ok(selected)
     }
+
+    /// Takes features out of a selection whose dictionary has not read all documents of `sets`: that one of them has no such
+    /// feature says nothing.
+    ///
+    /// # Errors
+    /// If none of the selected features is left, with the dictionaries of each set.
+    pub(crate) async fn restrict(
+        &self,
+        function: &str,
+        selected: &mut [bool],
+        source: &SharedSource,
+        sets: &[String],
+    ) -> Result<()> {
+        let mut read = Vec::new();
+        for set in sets {
+            read.extend(source.dictionaries_of_set(set).await?.map(|names| (set, names)));
+        }
+        let had_some = selected.contains(&true);
+        for (id, selected) in (0..).zip(selected.iter_mut()).filter(|(_, selected)| **selected) {
+            let dictionary = self.feature(id).and_then(|feature| self.dictionaries.get(feature.dictionary));
+            *selected = dictionary.is_some_and(|known| read.iter().all(|(_, names)| names.contains(&known.name)));
+        }
+        if !had_some || selected.contains(&true) {
+            return Ok(());
+        }
+        let told = read.iter().map(|(set, names)| format!("'{set}' was read with {}", and_list(names)));
+        plan_err!(
+            "{function}: no selected dictionary has read all documents: {}; `saequel sae add` reads a corpus with another \
+             dictionary",
+            told.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+/// Names for a message.
+fn and_list(names: &[String]) -> String {
+    if names.is_empty() { "none that is shared".to_owned() } else { names.join(" and ") }
 }
 
 /// Which features an analysis looks at.

@@ -147,6 +147,15 @@ pub trait FeatureSource: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Names of the dictionaries with which all documents of `set` were read; `None` if all corpora were read with the
+    /// same ones, or if it cannot be told.
+    ///
+    /// # Errors
+    /// As [`Self::documents`].
+    async fn dictionaries_of_set(&self, _set: &str) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
     /// Reads and encodes texts with all dictionaries; one result per text, in order. Blocks; uses all cores.
     ///
     /// # Errors

@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn evidence_of_an_apology() {
         let sae = Sae::open(Path::new(crate::sae::DEFAULT)).unwrap();
-        let apologises = |info: &&LatentInfo| info.hidden.is_none() && info.label.contains("apologising");
+        let apologises = |info: &&LatentInfo| info.hidden.is_none() && info.label.contains("apolog");
         let apology = sae.latents().iter().find(apologises).unwrap();
         let options = EvidenceOptions {
             latents: vec![apology.latent],

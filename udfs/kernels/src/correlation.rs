@@ -10,7 +10,7 @@ use crate::background::Background;
 use crate::cancellation::Cancellation;
 use crate::cooccurrence::PairCounts;
 use crate::statistics::{
-    benjamini_hochberg, binomial_greater, binomial_less, chi_squared_1_p, fisher_greater, fisher_less,
+    EXACT_BELOW, benjamini_hochberg, binomial_greater, binomial_less, chi_squared_1_p, fisher_greater, fisher_less,
     fisher_two_sided, log_likelihood_ratio, log_likelihood_ratio_of, npmi, smallest_expected,
 };
 
@@ -36,6 +36,17 @@ pub enum Direction {
     Negative,
     /// Either; p is two-sided.
     Both,
+}
+
+impl Direction {
+    /// How far a normalised pointwise mutual information lies in the direction.
+    fn closeness(self, npmi: f64) -> f64 {
+        match self {
+            Self::Positive => npmi,
+            Self::Negative => -npmi,
+            Self::Both => npmi.abs(),
+        }
+    }
 }
 
 /// Two features and how they are associated.
@@ -65,6 +76,11 @@ impl PairRow {
         npmi(self.docs_both, self.docs.0, self.docs.1, self.n)
     }
 
+    /// Whether they are together more often than expected.
+    pub fn is_more(&self) -> bool {
+        self.docs_both as f64 > self.expected
+    }
+
     /// Share of the documents with the second feature that have the first.
     pub fn p_a_given_b(&self) -> f64 {
         self.docs_both as f64 / self.docs.1 as f64
@@ -87,10 +103,10 @@ pub enum RankBy {
 }
 
 impl RankBy {
-    fn key(self, row: &PairRow) -> f64 {
+    fn key(self, direction: Direction, row: &PairRow) -> f64 {
         match self {
             Self::Llr => row.llr,
-            Self::Npmi => row.npmi(),
+            Self::Npmi => direction.closeness(row.npmi()),
         }
     }
 }
@@ -310,7 +326,7 @@ impl Screen {
 
     /// Whether p is by Fisher's test, whatever G² is.
     fn is_exact(&self, docs: (u64, u64)) -> bool {
-        smallest_expected(docs.0, docs.1, self.n) < least_expected(0.0)
+        smallest_expected(docs.0, docs.1, self.n) < least_expected(0.0, false)
     }
 
     /// Logarithm of what p by Fisher's test is at least, from that of the table's probability: the table and the three next
@@ -420,7 +436,7 @@ impl Ranking {
             && both >= self.min_both
             && match self.by {
                 RankBy::Llr => screen.ln_8n - 2.0 * ln_p >= found.key_bound,
-                RankBy::Npmi => npmi(both, docs.0, docs.1, screen.n) >= found.key_bound,
+                RankBy::Npmi => self.direction.closeness(npmi(both, docs.0, docs.1, screen.n)) >= found.key_bound,
             }
     }
 
@@ -522,7 +538,7 @@ impl Ranking {
         }
         let features = (block.features[a], block.features[b]);
         let row = PairRow { features, docs_both, docs, n, expected, llr, p_value, q_value: 1.0 };
-        let best = Best { key: self.by.key(&row), row };
+        let best = Best { key: self.by.key(self.direction, &row), row };
         let full = found.best.len() >= self.limit;
         if best.key >= found.key_bound
             && !(full && found.best.peek().is_some_and(|Reverse(least)| best < *least))
@@ -554,8 +570,8 @@ impl Ranking {
 }
 
 fn p_value(direction: Direction, llr: f64, both: u64, docs_a: u64, docs_b: u64, n: u64) -> f64 {
-    // Far out in the tail the approximation needs more than Cochran's 5 documents.
-    let exact = smallest_expected(docs_a, docs_b, n) < least_expected(llr);
+    let is_low = smallest_is_low(both, docs_a as f64 * docs_b as f64 / n as f64, (docs_a, docs_b), n);
+    let exact = smallest_expected(docs_a, docs_b, n) < least_expected(llr, is_low);
     match direction {
         Direction::Positive if exact => fisher_greater(both, docs_a, docs_b, n),
         Direction::Negative if exact => fisher_less(both, docs_a, docs_b, n),
@@ -565,10 +581,38 @@ fn p_value(direction: Direction, llr: f64, both: u64, docs_a: u64, docs_b: u64, 
     }
 }
 
-/// Smallest expected count with which p by G² is near enough.
-fn least_expected(llr: f64) -> f64 {
+/// Smallest expected count with which p by G² is near enough. Where that cell holds fewer documents than expected, p by G²
+/// is too small by a factor that grows with how empty it is (10 where 6 are expected and none is there).
+fn least_expected(llr: f64, is_low: bool) -> f64 {
     // Far out in the tail the approximation needs more than Cochran's 5 documents.
-    if llr > FAR_TAIL_LLR { 20.0 } else { 5.0 }
+    if is_low {
+        EXACT_BELOW
+    } else if llr > FAR_TAIL_LLR {
+        20.0
+    } else {
+        5.0
+    }
+}
+
+/// The four cells: count, mean if `expected` documents have both, the most it can be, and whether it is large if the
+/// features come together often.
+fn cells(both: u64, expected: f64, (docs_a, docs_b): (u64, u64), n: u64) -> [(u64, f64, u64, bool); 4] {
+    [
+        (both, expected, docs_a.min(docs_b), true),
+        (docs_a - both, docs_a as f64 - expected, docs_a.min(n - docs_b), false),
+        (docs_b - both, docs_b as f64 - expected, docs_b.min(n - docs_a), false),
+        (n + both - docs_a - docs_b, n as f64 + expected - docs_a as f64 - docs_b as f64, n - docs_a.max(docs_b), true),
+    ]
+}
+
+fn smallest(cells: [(u64, f64, u64, bool); 4]) -> (u64, f64, u64, bool) {
+    cells.into_iter().min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or(cells[0])
+}
+
+/// Whether the cell in which the fewest are expected holds fewer than that.
+fn smallest_is_low(both: u64, expected: f64, docs: (u64, u64), n: u64) -> bool {
+    let (count, mean, ..) = smallest(cells(both, expected, docs, n));
+    (count as f64) < mean
 }
 
 /// p where `expected` documents have both at most (or at least): by G², or by the binomial tail of the smallest cell if
@@ -578,15 +622,8 @@ fn least_expected(llr: f64) -> f64 {
 /// (Hoeffding 1956).
 fn p_value_of(direction: Direction, llr: f64, both: u64, expected: f64, (docs_a, docs_b): (u64, u64), n: u64) -> f64 {
     let more = both as f64 > expected;
-    // A cell's count, its mean, the most it can be, and whether it is large if both features come together often.
-    let cells = [
-        (both, expected, docs_a.min(docs_b), true),
-        (docs_a - both, docs_a as f64 - expected, docs_a.min(n - docs_b), false),
-        (docs_b - both, docs_b as f64 - expected, docs_b.min(n - docs_a), false),
-        (n + both - docs_a - docs_b, n as f64 + expected - docs_a as f64 - docs_b as f64, n - docs_a.max(docs_b), true),
-    ];
-    let (count, mean, most, with) = cells.into_iter().min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or(cells[0]);
-    let one_sided = if mean >= least_expected(llr) {
+    let (count, mean, most, with) = smallest(cells(both, expected, (docs_a, docs_b), n));
+    let one_sided = if mean >= least_expected(llr, (count as f64) < mean) {
         chi_squared_1_p(llr) / 2.0
     } else if more == with {
         binomial_greater(count, most, mean)
@@ -766,6 +803,45 @@ mod tests {
         let never = counts(400, 200, 0);
         assert!(test(&never, 2.0, Direction::Both).is_some_and(|(p, _)| p < 1e-7));
         assert_eq!(test(&often, 1000.0, Direction::Both), None);
+    }
+
+    #[test]
+    fn what_is_never_together_has_an_exact_p() {
+        // Of 2,000 documents 112 have each: 6.3 are expected to have both, and none has.
+        let mut counts = PairCounts::new(2, 0..2);
+        counts.add_documents(2000, [(0, 112), (1, 112)].into_iter());
+        let p = |direction, min_lift| {
+            let mut ranking = Ranking::new(direction, RankBy::Llr, 9, 0);
+            let block = Block { counts: &counts, features: &[0, 1], split: None, background: None, min_lift };
+            ranking.scan(block, &Cancellation::default(), |_, _| true);
+            ranking.finish().first().map(|row| row.p_value).unwrap()
+        };
+        let exact = fisher_less(0, 112, 112, 2000);
+        assert!((p(Direction::Negative, 1.0) / exact - 1.0).abs() < 1e-9 && exact > 1e-3);
+        assert!((p(Direction::Both, 1.0) / fisher_two_sided(0, 112, 112, 2000) - 1.0).abs() < 1e-9);
+        // Half as often as expected is the null hypothesis: (1 - 3.136 / 112)^112.
+        let bound = (112.0 * (-3.136f64 / 112.0).ln_1p()).exp();
+        assert!((p(Direction::Negative, 2.0) / bound - 1.0).abs() < 1e-9);
+        // The mirror image: every document with the first has the second, which nearly all have.
+        assert!(p_value(Direction::Positive, 56.0, 200, 200, 450, 500) > 1e-12);
+    }
+
+    #[test]
+    fn the_closest_are_those_farthest_in_the_direction() {
+        // 0 and 1 are never together, 0 and 2 always, 1 and 2 a little less often than chance has it.
+        let mut counts = PairCounts::new(3, 0..3);
+        counts.add_documents(1000, [(0, 200), (1, 200), (2, 500)].into_iter());
+        counts.add_pair(0, 2, 200);
+        counts.add_pair(1, 2, 95);
+        let first = |direction| {
+            let mut ranking = Ranking::new(direction, RankBy::Npmi, 1, 0);
+            let block = Block { counts: &counts, features: &[0, 1, 2], split: None, background: None, min_lift: 1.0 };
+            ranking.scan(block, &Cancellation::default(), |_, _| true);
+            ranking.finish().first().map(|row| row.features)
+        };
+        assert_eq!(first(Direction::Positive), Some((0, 2)));
+        assert_eq!(first(Direction::Negative), Some((0, 1)));
+        assert_eq!(first(Direction::Both), Some((0, 1)));
     }
 
     #[test]

@@ -131,8 +131,9 @@ fn against_max(others: &[Sides], id: FeatureId, z: f64) -> Option<DiffRow> {
         .collect();
     let most = gaps.iter().min_by(|x, y| x.1.total_cmp(&y.1))?;
     let least = gaps.iter().rev().max_by(|x, y| x.1.total_cmp(&y.1))?;
-    // Above all others the gap to the most frequent one is the smaller of the two, below all that to the least frequent.
-    let is_below = least.1.abs() < most.1.abs();
+    // Above all others the gap to the most frequent one is the smallest, below all that to the least frequent. Where it is
+    // neither, the most frequent one is told.
+    let is_below = least.1 < 0.0;
     let tail = |at: usize| {
         let tails = test(&tables[at].1);
         if is_below { tails.less } else { tails.greater }
@@ -431,6 +432,19 @@ mod tests {
         let p: Vec<f64> = all.iter().map(|row| row.p_value).collect();
         let q: Vec<f64> = all.iter().map(|row| row.q_value).collect();
         assert_eq!(q, benjamini_hochberg(&p, 9), "corrected for the tests of all groups");
+    }
+
+    #[test]
+    fn between_the_others_a_group_is_compared_with_the_most_frequent() {
+        // 50 of 100 against 80 and 40: neither above all others nor below them.
+        let mut counts = GroupCounts::new(1, 3, 1);
+        for (group, with) in [(0, 50), (1, 80), (2, 40)] {
+            (0..100).for_each(|row| counts.update(group, 0, if row < with { &[0] } else { &[] }));
+        }
+        let rows = groups(&counts, 0..3, Against::Max, &[0], 1, Z95);
+        let told: Vec<_> = rows.iter().map(|row| (row.other, (row.difference * 100.0).round())).collect();
+        assert_eq!(told, [(Some(1), -30.0), (Some(0), 30.0), (Some(0), -10.0)]);
+        assert_eq!(rows[0].p_value, 1.0);
     }
 
     #[test]

@@ -71,8 +71,13 @@ fn common(x: &[u64], y: &[u64]) -> u64 {
     x.iter().zip(y).map(|(x, y)| u64::from((x & y).count_ones())).sum()
 }
 
-/// For each pair, best first, the first pair above that is the same finding and not itself told before.
-pub fn told_before(pairs: &[(usize, usize)], presence: &Presence) -> Vec<Option<usize>> {
+/// For each pair, best first, the first pair above that is the same finding and not itself told before. `is_more` says
+/// whether a pair is together more often than expected; one that is less often does not tell the same.
+pub fn told_before(
+    pairs: &[(usize, usize)],
+    is_more: impl Fn(usize) -> bool,
+    presence: &Presence,
+) -> Vec<Option<usize>> {
     let together: Vec<Vec<u64>> = pairs
         .iter()
         .map(|(a, b)| presence.row(*a).iter().zip(presence.row(*b)).map(|(x, y)| x & y).collect())
@@ -91,6 +96,7 @@ pub fn told_before(pairs: &[(usize, usize)], presence: &Presence) -> Vec<Option<
         let is_same = |above: &usize| {
             let (c, d) = pairs[*above];
             told[*above].is_none()
+                && is_more(*above) == is_more(rank)
                 && (alike(a, c) && alike(b, d) || alike(a, d) && alike(b, c) || same_documents(rank, *above))
         };
         let above = (0..rank).find(is_same);
@@ -124,9 +130,9 @@ mod tests {
         assert_eq!(presence.documents(1, 3).count(), 0);
         let pairs = [(0, 2), (1, 2), (3, 4), (0, 5), (0, 1)];
         // (0, 1) is where (0, 2) is.
-        assert_eq!(told_before(&pairs, &presence), [None, Some(0), None, None, Some(0)]);
-        assert_eq!(told_before(&[(2, 1), (0, 2)], &presence), [None, Some(0)], "either way round");
-        assert!(told_before(&[], &presence).is_empty());
+        assert_eq!(told_before(&pairs, |_| true, &presence), [None, Some(0), None, None, Some(0)]);
+        assert_eq!(told_before(&[(2, 1), (0, 2)], |_| true, &presence), [None, Some(0)], "either way round");
+        assert!(told_before(&[], |_| true, &presence).is_empty());
     }
 
     #[test]
@@ -137,6 +143,7 @@ mod tests {
             let has = [row < 100, row < 60, (30..90).contains(&row)];
             has.iter().enumerate().filter(|(_, has)| **has).for_each(|(feature, _)| presence.add(feature, row));
         }
-        assert_eq!(told_before(&[(0, 1), (0, 2)], &presence), [None, Some(0)]);
+        assert_eq!(told_before(&[(0, 1), (0, 2)], |_| true, &presence), [None, Some(0)]);
+        assert_eq!(told_before(&[(0, 1), (0, 2)], |pair| pair == 0, &presence), [None, None], "the other way");
     }
 }

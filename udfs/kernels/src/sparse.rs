@@ -9,6 +9,8 @@ use crate::kmeans::Rows;
 
 /// Rows of a partial sum; fixed, so that the number of threads does not change the result.
 const BLOCK: usize = 4096;
+/// Share of a row's length that its projection must keep: what is left of a row across all directions is rounding.
+const LEAST_KEPT: f32 = 0.05;
 
 /// Rows of `(column, value)`, one a document, columns ascending.
 #[derive(Debug, Clone)]
@@ -81,14 +83,19 @@ impl Projection {
         self.width
     }
 
-    /// Position of a row, scaled to length 1; zeros for an empty row.
+    /// Position of a row of any length, scaled to length 1; zeros for an empty row, and for one of which the directions keep
+    /// less than a twentieth: it has next to nothing in common with what they stand for.
     pub fn apply(&self, row: impl Iterator<Item = (usize, f32)>) -> Vec<f32> {
         let mut position = vec![0.0f32; self.width];
+        let mut squares = 0.0f32;
         for (column, value) in row {
+            squares += value * value;
             let direction = &self.columns[column * self.width..(column + 1) * self.width];
             position.iter_mut().zip(direction).for_each(|(sum, part)| *sum += value * part);
         }
-        normalise(&mut position);
+        if normalise(&mut position) < LEAST_KEPT * squares.sqrt() {
+            position.fill(0.0);
+        }
         position
     }
 
@@ -201,5 +208,23 @@ mod tests {
         assert!((positions.row(0)[0].abs() - 1.0).abs() < 1e-5);
         assert_eq!((positions.row(5), positions.row(6)), ([0.0].as_slice(), [0.0].as_slice()));
         assert_eq!(Projection::fit(&SparseRows::new(8), 4, 1, &Cancellation::default()).width(), 0);
+    }
+
+    #[test]
+    fn a_row_across_all_directions_has_no_position() {
+        let mut rows = planted(400, 5, 3);
+        rows.n_columns += 1;
+        rows.push_normalised(&[(60, 1.0)]);
+        let projection = Projection::fit(&rows, 5, 1, &Cancellation::default());
+        assert_eq!(projection.width(), 5);
+        let positions = projection.apply_all(&rows);
+        assert_eq!(positions.row(400), [0.0; 5]);
+        assert_eq!(projection.apply([(60, 70.0)].into_iter()), [0.0; 5]);
+        for row in 0..400 {
+            let length = positions.row(row).iter().map(|value| value * value).sum::<f32>().sqrt();
+            assert!((length - 1.0).abs() < 1e-5, "{row}: {length}");
+            let larger = projection.apply(rows.entries(row).map(|(column, value)| (column, 70.0 * value)));
+            assert!(larger.iter().zip(positions.row(row)).all(|(a, b)| (a - b).abs() < 1e-5), "{row}");
+        }
     }
 }

@@ -88,31 +88,37 @@ impl Affinity {
         Rows { values: self.values.chunks(self.n.max(1)).map(resembles).collect(), width: 1 }
     }
 
-    /// The `count` leading eigenpairs of the scaled similarity, eigenvalues from 1 downwards.
+    /// The `count` leading eigenpairs of the scaled similarity, eigenvalues from 1 downwards, among the documents that
+    /// resemble another: fewer pairs if there are fewer such documents, and zeros in every vector for the others.
     pub fn leading_eigenpairs(&self, count: usize, seed: u64, cancellation: &Cancellation) -> Eigenpairs {
         let n = self.n;
-        let scale: Vec<f32> = self
-            .values
-            .par_chunks(n.max(1))
-            .map(|row| row.iter().sum::<f32>())
-            .map(|degree| if degree > 0.0 { degree.sqrt().recip() } else { 0.0 })
-            .collect();
-        leading_eigenpairs(n, count, RESTARTS, seed, cancellation, |x, width, y| {
+        let degrees: Vec<f32> = self.values.par_chunks(n.max(1)).map(|row| row.iter().sum::<f32>()).collect();
+        // The others are left out: of what a random start gives them, a solver that stops early leaves some.
+        let connected: Vec<usize> = (0..n).filter(|&i| degrees[i] > 0.0).collect();
+        let scale: Vec<f32> = connected.iter().map(|&i| degrees[i].sqrt().recip()).collect();
+        let mut pairs = leading_eigenpairs(connected.len(), count, RESTARTS, seed, cancellation, |x, width, y| {
             let scaled: Vec<f32> = x
                 .chunks_exact(width)
                 .zip(&scale)
                 .flat_map(|(row, factor)| row.iter().map(move |v| v * factor))
                 .collect();
-            y.par_chunks_mut(width).enumerate().for_each(|(i, sum)| {
+            y.par_chunks_mut(width).enumerate().for_each(|(at, sum)| {
                 sum.fill(0.0);
-                for (similarity, row) in self.values[i * n..(i + 1) * n].iter().zip(scaled.chunks_exact(width)) {
-                    if *similarity != 0.0 {
+                for (&other, row) in connected.iter().zip(scaled.chunks_exact(width)) {
+                    let similarity = self.similarity(connected[at], other);
+                    if similarity != 0.0 {
                         sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += similarity * value);
                     }
                 }
-                sum.iter_mut().for_each(|sum| *sum *= scale[i]);
+                sum.iter_mut().for_each(|sum| *sum *= scale[at]);
             });
-        })
+        });
+        for vector in &mut pairs.vectors {
+            let mut whole = vec![0.0f32; n];
+            connected.iter().zip(vector.iter()).for_each(|(&i, &value)| whole[i] = value);
+            *vector = whole;
+        }
+        pairs
     }
 }
 
@@ -126,7 +132,7 @@ pub fn embed(pairs: &Eigenpairs, k: usize, n: usize) -> Rows {
     }
     if width > 0 {
         rows.values.chunks_exact_mut(width).for_each(|row| {
-            // An isolated document's row is rounding, which must not be blown up to length 1.
+            // Rounding must not be blown up to length 1.
             if dot(row, row) < 1e-12 {
                 row.fill(0.0);
             }
@@ -209,6 +215,19 @@ mod tests {
         assert!(rows.row(3).iter().chain(rows.row(4)).all(|&value| value == 0.0), "{rows:?}");
         assert!((rows.row(0)[0].abs() - 1.0).abs() < 1e-5);
         assert!(widest_gaps(&[1.0, 1.0], 12).is_empty() && widest_gaps(&[], 12).is_empty());
+    }
+
+    #[test]
+    fn documents_without_features_are_in_no_group_where_the_solver_stops_early() {
+        let (mut sets, _) = planted(200, 4, 6, 5);
+        sets.iter_mut().skip(7).step_by(10).for_each(Vec::clear);
+        let pairs = Affinity::jaccard(&sets, 40).leading_eigenpairs(4, 1, &Cancellation::default());
+        let rows = embed(&pairs, 4, 200);
+        let found = spherical_kmeans(&rows, 4, THOROUGH, 1, &Cancellation::default());
+        for (row, set) in sets.iter().enumerate() {
+            assert_eq!(rows.row(row).iter().all(|&value| value == 0.0), set.is_empty(), "{row}: {:?}", rows.row(row));
+            assert_eq!(found.assignment[row].is_none(), set.is_empty(), "{row}");
+        }
     }
 
     #[test]

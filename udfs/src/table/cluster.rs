@@ -16,10 +16,11 @@
 //! ```
 //!
 //! `cluster` gives one row a document, in the order of the set, `cluster_summary` one a group, largest first; both do
-//! the same computation, so that equal arguments (and data) give equal groups. A document that has no selected feature,
-//! or lies between two groups (membership below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not
-//! given), stability and membership are defined in `kernels::clustering`; `k` may come out smaller where there are
-//! fewer different documents. Options: `k`, `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
+//! the same computation, so that equal arguments (and data) give equal groups. A document that has no selected feature, or
+//! none that others share (the projection keeps less than a twentieth of it), or that lies between two groups (membership
+//! below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not given), stability and membership are defined in
+//! `kernels::clustering`; `k` may come out smaller where there are fewer different documents. Options: `k`,
+//! `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
 //! `view => 'features' | 'dense' | 'both'`, `n_features`, `include_hidden`, `dictionary`, `level`.
 
 mod describe;
@@ -97,11 +98,14 @@ pub const DOC: FunctionDoc = FunctionDoc {
            ids, labels and concepts, or key phrases: words that documents on the axis have, separated by commas (`'bullet \
            points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
-           that fire on it most strongly; EXPLAIN lists them. A label alone is taken as a phrase. Documents are grouped by spherical k-means on weighted \
+           that fire on it most strongly; EXPLAIN lists them. A label alone is taken as a phrase, an id or a \
+           concept is not. Hidden features are never found by meaning: with `include_hidden` those that fire on a phrase \
+           beside others count, and those named. Documents are grouped by spherical k-means on weighted \
            activations and, if they have embeddings, on where these lie along the directions in which the labels of those \
            features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an \
            embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
-           document without a selected feature, or with a membership below 0.05, is in group -1, `unclear`. Groups are \
+           document without a selected feature, or with hardly any that others share, or with a membership below 0.05, is in \
+           group -1, `unclear`. Groups are \
            numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
@@ -128,7 +132,11 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "features that the phrases of `about` stand for by their labels, together; default 200 for one phrase, 100 for each \
              of several",
         ),
-        ("include_hidden, dictionary, level", "which features; see `diff`"),
+        (
+            "include_hidden, dictionary, level",
+            "which features; see `diff`. In `about` they hold for labels and phrases (a label of no such feature is taken as a \
+             phrase), not for ids and concepts",
+        ),
     ],
     example: "SELECT cluster_id, cluster_name, count(*) AS docs FROM cluster('answers', 'apology, list', k => 2) \
               GROUP BY 1, 2 ORDER BY 1",

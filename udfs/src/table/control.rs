@@ -197,10 +197,28 @@ impl Strata {
     /// As [`Survey::update`].
     pub(crate) fn of(&self, function: &str, arrays: &[ArrayRef], n_rows: usize) -> Result<Vec<Option<usize>>> {
         let mut strata = vec![Some(0); n_rows];
+        self.visit(function, arrays, |row, cut, part| {
+            strata[row] = strata[row].zip(part).map(|(stratum, part)| stratum * cut.n() + part);
+        })?;
+        Ok(strata)
+    }
+
+    /// What sets each of `n_rows` rows apart from others: its part of each column, of which null is one, too.
+    fn keys(&self, function: &str, arrays: &[ArrayRef], n_rows: usize) -> Result<Vec<Vec<Option<u32>>>> {
+        let mut keys = vec![Vec::with_capacity(self.cuts.len()); n_rows];
+        self.visit(function, arrays, |row, _, part| keys[row].push(part.map(|part| part as u32)))?;
+        Ok(keys)
+    }
+
+    /// Visits the part of each row in each column, one column after the other.
+    fn visit(
+        &self,
+        function: &str,
+        arrays: &[ArrayRef],
+        mut visit: impl FnMut(usize, &Cut, Option<usize>),
+    ) -> Result<()> {
         for ((array, column), cut) in arrays.iter().zip(&self.columns).zip(&self.cuts) {
-            let mut refine = |row: usize, part: Option<usize>| {
-                strata[row] = strata[row].zip(part).map(|(stratum, part)| stratum * cut.n() + part);
-            };
+            let mut refine = |row: usize, part: Option<usize>| visit(row, cut, part);
             match cut {
                 Cut::Ranges(ends) => {
                     let values = numbers(array)?;
@@ -218,11 +236,12 @@ impl Strata {
                 }
             }
         }
-        Ok(strata)
+        Ok(())
     }
 }
 
-/// Groups the documents of `set` by the strata of columns. Those that lack a value are the last group.
+/// Groups the documents of `set` by the strata of columns. Those that lack a value of a column are held together by the
+/// others.
 ///
 /// # Errors
 /// As [`Survey::update`] and [`Survey::strata`]; if a column does not exist, or memory does not suffice.
@@ -245,13 +264,22 @@ pub(crate) async fn groups_of_columns(
         return Ok(Grouped { of: Vec::new(), n: 1 });
     }
     let strata = survey.strata(function)?;
-    let (mut of, n) = (Vec::new(), strata.n());
+    let (mut of, mut known) = (Vec::new(), HashMap::new());
     let mut stream = source.documents(set, &wanted).await?;
     while let Some(batch) = stream.try_next().await? {
-        let found = strata.of(function, batch.columns(), batch.num_rows())?;
-        of.extend(found.into_iter().map(|stratum| stratum.unwrap_or(n) as u16));
+        for key in strata.keys(function, batch.columns(), batch.num_rows())? {
+            let next = known.len();
+            let stratum = *known.entry(key).or_insert(next);
+            let Ok(stratum) = u16::try_from(stratum) else {
+                return exec_err!(
+                    "{function}: 'control' by {} needs too many strata; leave out a column",
+                    columns.join(", ")
+                );
+            };
+            of.push(stratum);
+        }
     }
-    Ok(Grouped { of, n: n + 1 })
+    Ok(Grouped { of, n: known.len() })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -132,7 +133,9 @@ impl TableFunctionImpl for Diff {
         let mut sets = vec![args.positional("a").required_text()?];
         let b = args.positional("b");
         let paired_by = args.named("paired_by").text()?;
-        let control = args.named("control").texts()?;
+        let mut control = args.named("control").texts()?;
+        let mut named = HashSet::new();
+        control.retain(|column| named.insert(column.clone()));
         let (by, others, target) = (args.named("by"), args.named("others"), args.named("target"));
         let against = args.named("against");
         let given: Vec<&str> = [("b", &b), ("by", &by), ("others", &others), ("target", &target)]
@@ -333,7 +336,8 @@ impl Computation for DiffCall {
 
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>> {
         let catalog = self.source.catalog();
-        let selected = catalog.select(NAME, &self.selection)?;
+        let mut selected = catalog.select(NAME, &self.selection)?;
+        catalog.restrict(NAME, &mut selected, &self.source, &self.sets).await?;
         let id_bound = selected.len();
         let counted = self.count(&request, selected).await?;
         let schema = self.schema();

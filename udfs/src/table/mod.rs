@@ -8,6 +8,7 @@ mod document_columns;
 pub mod echoes;
 mod examples;
 pub mod exec;
+mod once;
 mod pair_words;
 pub mod pairing;
 mod places;

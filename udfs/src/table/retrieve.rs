@@ -72,7 +72,7 @@ const LABELS_AT_ONCE: usize = 512;
 const LEAST_DEPTH: usize = 1_000;
 /// How far the query moves towards its first hits: length of the step, the query having 1.
 const EXPANSION: f32 = 0.5;
-/// First hits are this share of the documents at most, one in so many: of few documents the first ten say nothing.
+/// First hits are this share of the documents with an embedding at most, one in so many: of few the first ten say nothing.
 const EXPANDED_SHARE: u64 = 20;
 
 static FEATURE_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
@@ -127,6 +127,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            `features` has the same as a list, the ten features that add most and the five that take most, with each one's part of \
            the score: what it adds beyond what every document has of its signal. All parts of a document together are no more \
            than its score; those against it are negative. A document without an embedding counts like the lowest by `dense`. \
+           Without `dense` only documents are listed that one of the signals found, also if they are fewer than `k`. \
            `<signal>_rank` and `<signal>_score` are \
            what each signal said; ranks beyond the first thousand, or ten times `k`, are null. A set without documents is an error.\n\n\
            With `features` in place of a query, `score` is the sum of the activations of these features, each times its weight; \
@@ -146,7 +147,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "but_not",
             "what is not wanted, in words; what it shares with the query, in any inflection of a word, does not count against a \
-             document. By words it counts against the first thousand documents, or ten times `k`, that have most of it",
+             document. By words it counts against the first thousand documents, or ten times `k`, that have most of it, and takes \
+             only from what a document has by the query's own words",
         ),
         (
             "signals",
@@ -155,18 +157,19 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "weights",
             "what one standard deviation of a signal (of words the best hit) counts, e.g. `'dense=1, words=0.3'`; default 1, \
-             labels by the query, latents 0.1",
+             labels by the query, latents 0.1. Without a query only what was learned counts, and nothing is weighed: just \
+             `dense=0` may be given, which leaves embeddings out",
         ),
         ("n_labels", "features that are matched by their labels, at most; default 100"),
         (
             "expand",
             "first hits that the embedding of the query is moved towards; default 10, at most 100 and a twentieth of the \
-             documents, 0 for none",
+             documents with an embedding, 0 for none",
         ),
         (
             "include_hidden, dictionary, level",
-            "which features labels and feedback may use; see `diff`. With `include_hidden` the labels of hidden features are read \
-             at every call, which takes seconds",
+            "which features labels and feedback may use; see `diff`. Hidden features are not found by the meaning of their \
+             labels, but for `include_hidden`: then these are read at every call, which takes seconds",
         ),
     ],
     example: "SELECT rank, doc_id, reasons, text FROM retrieve('answers', 'apology', k => 2)",
@@ -496,7 +499,7 @@ impl Plan {
         let first: Vec<f32> = statistics.early[0].iter().take(TAIL_DOCS).map(|early| early.dense).collect();
         let [dense_scale, labels_scale] = statistics.scales;
         let of_labels = if options.adaptive {
-            label_weight(dense_scale.tail(&first), statistics.n_rows)
+            label_weight(dense_scale.tail(&first), statistics.n_compared)
         } else {
             options.weight(Signal::Labels)
         };
@@ -515,7 +518,7 @@ impl Plan {
         }
         if !dense.wanted.is_empty() {
             let weight = options.weight(Signal::Dense);
-            let n_first = options.expand.min((statistics.n_rows / EXPANDED_SHARE) as usize);
+            let n_first = options.expand.min((statistics.n_compared / EXPANDED_SHARE) as usize);
             if n_first > 0 {
                 unit(units, Signal::Dense, dense_scale.unit(weight));
                 dense.wanted = expanded(&dense.wanted, &fusion, &statistics, n_first);
@@ -545,7 +548,8 @@ impl Plan {
             move_by(&mut dense, &mut fusion.units[Signal::Dense as usize], &direction, per_log_odds);
         }
         if !dense.wanted.is_empty() {
-            fusion.unknown = dense.scores(&known).fold(0.0, f32::min);
+            let finite = dense.scores(&known).filter(|score| score.is_finite());
+            fusion.unknown = finite.reduce(f32::min).unwrap_or(0.0);
         }
         fusion.dense = dense;
         Ok((scorer, fusion))
@@ -624,7 +628,8 @@ fn result(
     };
     // Where all are the same, they are the best.
     let differ = span(&|at| bounds[at].0) > 0.0;
-    let low = |at: usize| if differ { bounds[at].0 } else { 0.0 };
+    // What is the same everywhere is counted from 0, or from itself if it is below: no part makes up for that.
+    let low = |at: usize| if differ { bounds[at].0 } else { bounds[at].0.min(0.0) };
     let most = span(&low);
     let per_unit = |signal: Signal| if most > 0.0 { fusion.units[signal as usize] / most } else { 0.0 };
     let per_sum = FeatureScores {

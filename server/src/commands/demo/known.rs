@@ -73,7 +73,7 @@ impl fmt::Display for Findings {
             match found {
                 Some((position, row)) => writeln!(
                     f,
-                    "  {:<44} row {:>2}: feature {} '{}', heron {:.0} %, finch {:.0} %",
+                    "  {:<44} row {:>2}: feature {} ({}): heron {:.0} %, finch {:.0} %",
                     habit.what,
                     position + 1,
                     row.id,

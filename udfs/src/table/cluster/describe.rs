@@ -40,9 +40,12 @@ impl Telling {
     }
 
     /// What the feature's presence in the group tells, in nats: a common feature that is a little more common here tells
-    /// less than one that is hardly found elsewhere.
+    /// less than one that is hardly found elsewhere. Its frequency where there are no other documents.
     fn information(&self) -> f64 {
-        self.frequency_in * self.lift.ln()
+        match self.frequency_out {
+            Some(_) => self.frequency_in * self.lift.ln(),
+            None => self.frequency_in,
+        }
     }
 }
 
@@ -75,7 +78,8 @@ pub(super) fn describe(placed: &Placed, selected: &Selected, catalog: &FeatureCa
     order.iter().enumerate().map(describe).collect()
 }
 
-/// Features that are clearly more frequent inside, those that tell most about the group first. Labels are not repeated.
+/// Features that are clearly more frequent inside, those that tell most about the group first; without other documents the
+/// most frequent ones. Labels are not repeated.
 fn telling(
     inside: &[u32],
     n_inside: u64,
@@ -88,6 +92,11 @@ fn telling(
     let mut scored: Vec<(f64, FeatureId)> = Vec::new();
     for (id, (&inside, &with)) in (0..).zip(inside.iter().zip(n_with)) {
         if inside == 0 || selected.slot(id).is_none() {
+            continue;
+        }
+        // There is nothing to be more frequent than.
+        if n_outside == 0 {
+            scored.push((LEAST_Z, id));
             continue;
         }
         let counts = Counts {

@@ -261,12 +261,12 @@ impl Selected {
 
 impl fmt::Display for Selected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels: Vec<String> = self.shown.iter().take(MOST_SHOWN).map(|label| format!("'{label}'")).collect();
+        let labels: Vec<&str> = self.shown.iter().take(MOST_SHOWN).map(String::as_str).collect();
         write!(f, "{} feature{}", self.n_slots, if self.n_slots == 1 { "" } else { "s" })?;
         if !labels.is_empty() {
-            write!(f, ": {}", labels.join(", "))?;
+            write!(f, ": {}", labels.join("; "))?;
         }
-        if self.shown.len() > MOST_SHOWN { write!(f, ", ...") } else { Ok(()) }
+        if self.shown.len() > MOST_SHOWN { write!(f, "; ...") } else { Ok(()) }
     }
 }
 
@@ -274,7 +274,7 @@ impl fmt::Display for Selected {
 ///
 /// Each part of `about` between commas is an id, a label or a concept, or else a phrase, which stands for the features
 /// whose labels are most like it, and, of several phrases, for those that fire most strongly on it; the union counts
-/// (arXiv 2512.10092, 4.3).
+/// (arXiv 2512.10092, 4.3). See [`explicit`] for labels that are phrases.
 pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<Selected> {
     let catalog = source.catalog();
     let function = options.function;
@@ -283,11 +283,7 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
         let ids = (0..).zip(&visible).filter(|(_, selected)| **selected).map(|(id, _)| id);
         return Ok(Selected::from_ids(ids, &catalog));
     };
-    let (mut ids, mut phrases) = explicit(function, &catalog, about)?;
-    // One feature makes no groups: a phrase that happens to be a label stands for features like it, as any other does.
-    if ids.len() == 1 && phrases.is_empty() && about.trim().parse::<FeatureId>().is_err() {
-        phrases.push(about.trim().to_owned());
-    }
+    let (mut ids, phrases) = explicit(function, &catalog, about, &visible)?;
     let mut axis = None;
     if !phrases.is_empty() {
         let (source, known, n_features) = (Arc::clone(source), Arc::clone(&catalog), options.n_features);
@@ -355,31 +351,84 @@ fn strongest(text: &EncodedText, catalog: &FeatureCatalog) -> impl Iterator<Item
 }
 
 /// The features that parts of `about` name, and the parts that are phrases.
-fn explicit(function: &str, catalog: &FeatureCatalog, about: &str) -> Result<(Vec<FeatureId>, Vec<String>)> {
-    let ids_of = |reference: FeatureRef| match reference {
-        FeatureRef::Feature(id) => vec![id],
-        FeatureRef::Concept(members) => {
-            members.into_iter().filter(|member| member.1 > 0.0).map(|member| member.0).collect()
-        }
+///
+/// Ids and the members of concepts are taken as they are, of the features with a label those that are selected. A label
+/// alone is a phrase, too, and so is one of which no feature is selected.
+fn explicit(
+    function: &str,
+    catalog: &FeatureCatalog,
+    about: &str,
+    selected: &[bool],
+) -> Result<(Vec<FeatureId>, Vec<String>)> {
+    let parts: Vec<&str> = match catalog.resolve_text(function, about) {
+        Ok(_) => vec![about.trim()],
+        Err(_) => about.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
     };
-    if let Ok(whole) = catalog.resolve(function, about) {
-        return Ok((ids_of(whole), Vec::new()));
-    }
     let (mut ids, mut phrases) = (Vec::new(), Vec::new());
-    for part in about.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match catalog.resolve(function, part) {
-            Ok(reference) => ids.extend(ids_of(reference)),
+    for part in &parts {
+        let mut found: Vec<FeatureId> = match catalog.resolve_text(function, part) {
+            Ok(FeatureRef::Feature(id)) => vec![id],
+            Ok(FeatureRef::Concept(members)) => {
+                members.into_iter().filter(|member| member.1 > 0.0).map(|member| member.0).collect()
+            }
             // A number is meant as an id; that there is no such feature must be said.
             Err(error) if part.parse::<FeatureId>().is_ok() => return Err(error),
-            Err(_) => phrases.push(part.to_owned()),
+            Err(_) => {
+                phrases.push((*part).to_owned());
+                continue;
+            }
+        };
+        if is_label(catalog, part) {
+            found.retain(|id| selected.get(*id as usize).copied().unwrap_or(false));
+            // One feature makes no groups: a phrase that happens to be a label stands for features like it.
+            if parts.len() == 1 || found.is_empty() {
+                phrases.push((*part).to_owned());
+            }
         }
+        ids.extend(found);
     }
     Ok((ids, phrases))
 }
 
+/// Whether a name that is known is a label: a concept's name comes before it, an id behind it.
+fn is_label(catalog: &FeatureCatalog, name: &str) -> bool {
+    let lower = name.to_lowercase();
+    !catalog.concepts().iter().any(|concept| concept.name.eq_ignore_ascii_case(name))
+        && catalog.features().iter().any(|feature| feature.label.to_lowercase() == lower)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::topic;
+    use super::{FeatureId, explicit, topic};
+    use crate::MemorySource;
+    use crate::catalog::Concept;
+    use crate::feature_source::FeatureSource;
+
+    #[test]
+    fn labels_are_of_the_selection_and_alone_are_phrases() {
+        let concept = Concept { name: "polite".to_owned(), members: vec![(1, 1.0), (0, -1.0)] };
+        let features: [(&str, &[&str]); 6] =
+            [("apology", &[]), ("thanks", &[]), ("hedge", &[]), ("Hedge", &[]), ("0", &[]), ("excuse", &[])];
+        let catalog = MemorySource::with_words(&features, vec![concept]).catalog();
+        let selected = [true, true, true, false, true, false];
+        let cases: [(&str, &[FeatureId], &[&str]); 8] = [
+            ("hedge", &[2], &["hedge"]),
+            ("hedge, thanks", &[2, 1], &[]),
+            ("excuse, thanks", &[1], &["excuse"]),
+            ("Polite", &[1], &[]),
+            ("0", &[4], &["0"]),
+            ("0, 3", &[4, 3], &[]),
+            ("3", &[3], &[]),
+            ("rain, 1", &[1], &["rain"]),
+        ];
+        for (about, ids, phrases) in cases {
+            let (found, rest) = explicit("cluster", &catalog, about, &selected).unwrap();
+            assert_eq!(found, ids, "{about}");
+            assert_eq!(rest, phrases, "{about}");
+        }
+        let error = explicit("cluster", &catalog, "hedge, 9", &selected).unwrap_err().strip_backtrace();
+        assert!(error.contains("cluster: feature 9 not found"), "{error}");
+    }
 
     #[test]
     fn questions_are_reduced_to_what_they_ask_for() {

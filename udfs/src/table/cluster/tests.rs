@@ -151,15 +151,15 @@ async fn several_phrases_stand_for_few_features_each_and_explain_lists_them() {
         run(&source, &sql).await.unwrap().column(1).as_string::<i32>().iter().flatten().collect::<String>()
     };
     let one = explained("layout layout").await;
-    assert!(one.contains("12 features: 'layout bullet', 'layout dash'"), "all labels that are like it: {one}");
+    assert!(one.contains("12 features: layout bullet; layout dash"), "all labels that are like it: {one}");
     // Of twelve labels with "layout" half of 16 count, and the feature that fires on the second phrase.
     let two = explained("layout layout, prose").await;
-    assert!(two.contains("9 features") && two.contains("'layout prose'") && !two.contains("'layout flow'"), "{two}");
+    assert!(two.contains("9 features") && two.contains("layout prose") && !two.contains("layout flow"), "{two}");
     assert!(!explained("layout bullet, 8").await.contains("..."));
     // One feature makes no groups, so that a label alone stands for others, too; a number does not.
     let label = explained("layout bullet").await;
-    assert!(label.contains("12 features: 'layout bullet'"), "{label}");
-    assert!(explained("8").await.contains("1 features"));
+    assert!(label.contains("12 features: layout bullet"), "{label}");
+    assert!(explained("8").await.contains("1 feature"));
 }
 
 #[tokio::test]
@@ -275,6 +275,11 @@ async fn one_group_holds_all_documents_and_is_compared_with_none() {
     let row = run(&source, sql).await.unwrap();
     assert!(row.column(0).as_boolean().value(0));
     assert!((1..4).all(|column| row.column(column).is_null(0)), "{row:?}");
+    let sql = "SELECT f['label'] FROM (SELECT unnest(top_features) AS f FROM cluster_summary('parts', \
+               named_argument('k', 1)))";
+    let listed = run(&source, sql).await.unwrap();
+    let listed: Vec<&str> = listed.column(0).as_string::<i32>().iter().flatten().collect();
+    assert_eq!(listed, ["layout bullet", "mood glad", "layout first", "mood gloom"], "the most frequent first");
 }
 
 #[tokio::test]

@@ -75,8 +75,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
             "control",
             "a column to hold constant, such as `n_tokens`, or several: `['n_tokens', 'model']`. What is expected is summed over \
                      strata in which they are the same, so that what they explain is no finding (Mantel and Haenszel 1959): the \
-                     values of texts and truth values, and ranges of numbers, dates and times (of 32 documents or more, at most \
-                     200). Documents without a value are a stratum of their own. `'topic'`, which stands alone: up to 200 topics \
+                     values of texts and truth values, and ranges of numbers, dates and times (as many as the documents fill, at most \
+                     200). Documents without a value of a column are held together by the others. `'topic'`, which stands alone: up to 200 topics \
                      (k-means of the stored embeddings, 25 documents each on the mean, or more); of five such groupings the one \
                      counts that expects least but one. `'none'`: over all documents. Default `'none'`, with `unexpected` \
                      `'topic'`; a column of one of these two names needs another (`SELECT ..., topic AS subject ...`)",
@@ -106,7 +106,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         ("echoes", "keep pairs that the same token, or neighbouring tokens, fire; default false"),
         (
             "include_hidden, dictionary, level",
-            "which features; see `diff`. By default those of sentences (span), if the database has any, since the \
+            "which features; see `diff`. By default those of sentences (span), if the documents have any, and of whole documents, since the \
                     pairs of words that stand together are known; `level => 'all'` takes all",
         ),
         (

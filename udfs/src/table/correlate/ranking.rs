@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::reading::Held;
 use super::{CorrelateCall, EXAMPLES, FOLDED_ROWS, LabelSimilarity, NAME, SAME_PLACE, WORDS};
-use crate::catalog::{FeatureCatalog, Level};
+use crate::catalog::{FeatureCatalog, FeatureSelection, Level};
 use crate::feature_source::{DocumentColumn, Said};
 use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::cooccurrence::{PairCounts, block_bytes, blocks};
@@ -66,17 +66,25 @@ impl CorrelateCall {
         limit: usize,
         request: &Request,
     ) -> Result<Ranked> {
+        // Sentences first; where documents have none of their features, those that they have.
+        let any_level = FeatureSelection { preferred: None, ..self.selection.clone() };
+        let mut otherwise = catalog.select(NAME, &any_level)?;
+        let sets = [Some(&self.set), self.across.as_ref().map(|(with, _)| with)];
+        let sets: Vec<String> = sets.into_iter().flatten().cloned().collect();
+        catalog.restrict(NAME, &mut otherwise, &self.source, &sets).await?;
         let mut selected = catalog.select(NAME, &self.selection)?;
+        selected.iter_mut().zip(&otherwise).for_each(|(selected, read)| *selected &= read);
         let id_bound = selected.len();
         let mut held = self.hold(id_bound, request).await?;
         let is_across = held.is_some();
         if is_across {
             selected.extend_from_within(..);
+            otherwise.extend_from_within(..);
         }
         let groupings = self.strata(request).await?;
         let background_memory = request.memory(NAME);
         let (shifted, background) =
-            self.eligible(&selected, &mut held, &groupings, &background_memory, request).await?;
+            self.eligible(&selected, &otherwise, &mut held, &groupings, &background_memory, request).await?;
         let background = background.map(Arc::new);
         let mut position_of = vec![u32::MAX; selected.len()];
         for (position, id) in (0..).zip(&shifted) {
@@ -86,7 +94,9 @@ impl CorrelateCall {
         let split = is_across.then(|| shifted.partition_point(|id| (*id as usize) < id_bound));
         let features: Arc<Vec<FeatureId>> =
             Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
-        let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
+        // What two documents say is no echo of one token.
+        let echoes =
+            Arc::new(if self.echoes || is_across { Echoes::default() } else { Echoes::new(catalog, &features) });
         let mut ranking = Ranking::new(self.direction, self.rank_by, limit, self.min_both);
         let (memory, laid_memory) = (request.memory(NAME), request.memory(NAME));
         let laid = self.lay_out(&mut held, &position_of, features.len(), &laid_memory).await?.map(Arc::new);
@@ -186,7 +196,8 @@ impl CorrelateCall {
                 }
             }
             if self.fold {
-                let told = blocking(NAME, move |_| Ok(told_before(&pairs, &presence))).await?;
+                let more: Vec<bool> = findings.iter().map(|finding| finding.row.is_more()).collect();
+                let told = blocking(NAME, move |_| Ok(told_before(&pairs, |pair| more[pair], &presence))).await?;
                 let mut place_of = vec![0; findings.len()];
                 let mut folded: Vec<Finding> = Vec::new();
                 for (rank, (finding, above)) in findings.into_iter().zip(told).enumerate() {

@@ -15,7 +15,9 @@ use crate::kernels::background::{Background, StratumCounts};
 use crate::kernels::cooccurrence::{Documents, FeatureLists, PairCounts};
 use crate::kernels::correlation::default_min_docs;
 use crate::kernels::counting::FeatureCounts;
+use crate::table::document_columns::lacks_column;
 use crate::table::exec::{Request, blocking};
+use crate::table::once::Once;
 use crate::table::pairing::match_pairs;
 use crate::table::topics::Grouped;
 
@@ -49,6 +51,8 @@ pub(super) struct Reading<'a> {
     stream: Option<SendableRecordBatchStream>,
     held: Option<&'a Held>,
     at: usize,
+    /// While documents have their ids with them.
+    once: Option<(Once, &'a str)>,
 }
 
 impl Reading<'_> {
@@ -63,6 +67,9 @@ impl Reading<'_> {
         }
         let Some(stream) = &mut self.stream else { return Ok(false) };
         let Some(batch) = stream.try_next().await? else { return Ok(false) };
+        if let Some((once, set)) = &mut self.once {
+            once.check(0, set, batch.column(1))?;
+        }
         let ids = IdsView::try_new(NAME, batch.column(0))?;
         (0..ids.len()).for_each(|row| visit((!ids.is_null(row)).then(|| ids.ids(row))));
         Ok(true)
@@ -75,7 +82,22 @@ impl CorrelateCall {
             Some(_) => None,
             None => Some(self.source.documents(&self.set, &[DocumentColumn::Ids]).await?),
         };
-        Ok(Reading { stream, held, at: 0 })
+        Ok(Reading { stream, held, at: 0, once: None })
+    }
+
+    /// The same, and no document of the set may come twice, if it has ids.
+    async fn read_once<'a>(&'a self, held: Option<&'a Held>, request: &Request) -> Result<Reading<'a>> {
+        if held.is_some() {
+            return self.read(held).await;
+        }
+        match self.source.documents(&self.set, &[DocumentColumn::Ids, DocumentColumn::DocId]).await {
+            Ok(stream) => {
+                let once = Some((Once::new(NAME, request), self.set.as_str()));
+                Ok(Reading { stream: Some(stream), held, at: 0, once })
+            }
+            Err(error) if lacks_column(&error) => self.read(held).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads and keeps the pairs of a correlation across two sets.
@@ -97,11 +119,12 @@ impl CorrelateCall {
         Ok(Some(held))
     }
 
-    /// The features with enough documents, ascending, and what is expected of their pairs within strata. Documents are held,
-    /// if there is memory for it.
+    /// The features with enough documents, ascending, and what is expected of their pairs within strata: of those selected,
+    /// or of the others if no document has one of these. Documents are held, if there is memory for it.
     pub(super) async fn eligible(
         &self,
         selected: &[bool],
+        otherwise: &[bool],
         held: &mut Option<Held>,
         groupings: &[Grouped],
         memory: &MemoryReservation,
@@ -119,7 +142,7 @@ impl CorrelateCall {
             MemoryLimit::Finite(limit) => self.held_bytes.min(limit / 4),
             _ => self.held_bytes,
         };
-        let mut reading = self.read(held.as_ref()).await?;
+        let mut reading = self.read_once(held.as_ref(), request).await?;
         loop {
             let mut batch = FeatureLists::default();
             let visit = |ids: Option<&[FeatureId]>| {
@@ -155,6 +178,8 @@ impl CorrelateCall {
             };
         }
         let min_docs = self.min_docs.map_or_else(|| default_min_docs(counts.n_docs), |min_docs| min_docs as u64).max(1);
+        let has_some = (0..).zip(selected).any(|(id, selected)| *selected && counts.docs(id) > 0);
+        let selected = if has_some { selected } else { otherwise };
         let enough = |(id, selected): &(FeatureId, &bool)| **selected && counts.docs(*id) >= min_docs;
         let features: Vec<FeatureId> = (0..).zip(selected).filter(enough).map(|(id, _)| id).collect();
         memory.try_grow(Background::bytes(n_strata, features.len()))?;

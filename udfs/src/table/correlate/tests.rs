@@ -331,6 +331,38 @@ async fn what_a_column_explains_is_no_finding() {
 }
 
 #[tokio::test]
+async fn a_document_counts_once() {
+    let said = error(&drinks(), "SELECT * FROM correlate('SELECT * FROM notes UNION ALL SELECT * FROM notes')").await;
+    assert!(said.contains("correlate: document 'd0' comes twice in set 'SELECT * FROM notes UNION ALL"), "{said}");
+    let without_ids = "SELECT count(*) > 0 FROM correlate('SELECT features FROM notes')";
+    assert_eq!(cells(&drinks(), without_ids).await.unwrap(), [["true"]]);
+}
+
+#[tokio::test]
+async fn a_column_without_values_leaves_the_others_constant() {
+    // Tea and milk go with the kind alone; most documents have no number.
+    let source = MemorySource::with_words(&[("tea", &["tea"]), ("milk", &["milk"])], vec![]);
+    let texts = (0..400).map(|row| match row % 8 {
+        0..3 => "tea milk",
+        3 => "water",
+        4 => "tea",
+        _ => "water water",
+    });
+    let texts: Vec<Option<&str>> = texts.map(Some).collect();
+    let kind: StringArray = (0..400).map(|row| Some(if row % 8 < 4 { "drinks" } else { "others" })).collect();
+    let number: arrow::array::Int64Array = (0..400i64).map(|row| (row % 3 == 0).then_some(row)).collect();
+    let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![("kind", Arc::new(kind)), ("number", Arc::new(number))];
+    source.put_texts("cups", &texts, columns).unwrap();
+    let expected = async |control: &str| {
+        let sql = format!("SELECT round(expected, 0) FROM correlate('cups', named_argument('control', {control}))");
+        cells(&source, sql).await.unwrap()
+    };
+    let kind = expected("'kind'").await;
+    assert_eq!(kind, [["113.0"]], "three quarters of three quarters of 200");
+    assert_eq!(expected("make_array('kind', 'number')").await, kind, "not 75, as over all documents");
+}
+
+#[tokio::test]
 async fn topics_of_documents_without_embeddings_are_refused_if_asked_for() {
     let source = drinks();
     let session = source.session().unwrap();
@@ -365,7 +397,7 @@ async fn pairs_may_be_ranked_by_how_close_they_are() {
     };
     for (rank_by, column) in [("npmi", 0), ("llr", 1)] {
         let rows = cells(&source, call(rank_by)).await.unwrap();
-        let keys: Vec<f64> = rows.iter().map(|row| row[column].parse().unwrap()).collect();
+        let keys: Vec<f64> = rows.iter().map(|row| row[column].parse::<f64>().unwrap().abs()).collect();
         assert!(keys.len() == 15 && keys.is_sorted_by(|a, b| a >= b), "{rank_by}: {keys:?}");
     }
     let message = error(&source, call("pmi")).await;

@@ -1,8 +1,5 @@
 //! First passes: who has what.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
-
 use arrow::array::{Array, AsArray};
 use datafusion::common::{exec_err, internal_err};
 use datafusion::error::Result;
@@ -19,8 +16,8 @@ use crate::kernels::diff::{DiffRow, default_min_docs, diff_groups, diff_paired, 
 use crate::kernels::statistics::normal_quantile_two_sided;
 use crate::kernels::trend::{LEAST_DOCS, Ranks, TrendCounts, TrendRow, trends};
 use crate::table::control::numbers;
-use crate::table::document_columns::texts;
 use crate::table::exec::{Request, blocking, fold_parts};
+use crate::table::once::Once;
 use crate::table::pairing::match_pairs;
 
 /// What was counted.
@@ -42,37 +39,6 @@ const ROW_BYTES: usize = 2 * size_of::<DiffRow>() + size_of::<(usize, Note)>() +
 pub(super) enum Rows {
     Groups(Vec<DiffRow>),
     Trend(Vec<TrendRow>),
-}
-
-/// Sees to it that no document comes twice in a set.
-struct Once {
-    seen: HashSet<u64>,
-    hasher: RandomState,
-    memory: MemoryReservation,
-    set: usize,
-}
-
-impl Once {
-    fn new(request: &Request) -> Self {
-        Self { seen: HashSet::new(), hasher: RandomState::new(), memory: request.memory(NAME), set: 0 }
-    }
-
-    fn check(&mut self, set: usize, name: &str, doc_ids: &arrow::array::ArrayRef) -> Result<()> {
-        if self.set != set {
-            self.seen.clear();
-            self.set = set;
-        }
-        self.memory.try_grow(doc_ids.len() * 2 * size_of::<u64>())?;
-        let doc_ids = texts(NAME, "doc_id", doc_ids)?;
-        match doc_ids.iter().flatten().find(|doc_id| !self.seen.insert(self.hasher.hash_one(doc_id))) {
-            None => Ok(()),
-            // A document that a join repeats is one observation, not several.
-            Some(doc_id) => exec_err!(
-                "{NAME}: document '{doc_id}' comes twice in set '{name}'; add DISTINCT, or put WHERE doc_id IN (...) in \
-                 place of a join"
-            ),
-        }
-    }
 }
 
 /// Counts sets that are read together, each of them a group, and how many documents each has.
@@ -193,7 +159,7 @@ impl DiffCall {
         mut counts: GroupCounts,
         request: &Request,
     ) -> Result<(GroupCounts, Vec<u64>)> {
-        let mut once = Once::new(request);
+        let mut once = Once::new(NAME, request);
         let mut n_read = vec![0u64; self.sets.len()];
         let mut documents = reader.open(&[DocumentColumn::Ids], Some(DocumentColumn::DocId));
         while let Some(batch) = documents.next().await? {
@@ -247,7 +213,7 @@ impl DiffCall {
         let set = &self.sets[0];
         let memory = request.memory(NAME);
         memory.try_grow(TrendCounts::bytes(id_bound))?;
-        let (mut values, mut n_read, mut once) = (Vec::new(), 0u64, Once::new(request));
+        let (mut values, mut n_read, mut once) = (Vec::new(), 0u64, Once::new(NAME, request));
         let wanted = [DocumentColumn::Ids, crate::table::control::document_column(column)];
         let mut documents = reader.open(&wanted, Some(DocumentColumn::DocId));
         while let Some(batch) = documents.next().await? {

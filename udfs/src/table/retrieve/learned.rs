@@ -22,6 +22,7 @@ use crate::features::FeatureId;
 use crate::kernels::feedback::Example;
 use crate::kernels::retrieval::Scorer;
 use crate::rows::Columns;
+use crate::table::document_columns::lacks_column;
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
 
 const NAME: &str = "learned_features";
@@ -35,8 +36,8 @@ pub const LEARNED_DOC: FunctionDoc = FunctionDoc {
            document, the largest weights of either sign first. `weight` is what the feature adds, at full strength, to the \
            log-odds of being right: above 0 it speaks for a document, below 0 against. `docs_like` and `docs_unlike` are the \
            marked documents that have it, `docs` all of the set. The weights are those of a logistic regression on features \
-           and embedding, with a penalty: features that always come together share theirs. Marks of one kind on all documents \
-           teach nothing, which is an error.",
+           and, where there are any, embeddings, with a penalty: features that always come together share theirs. Marks of one \
+           kind on all documents teach nothing, which is an error.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         (
@@ -160,7 +161,14 @@ impl Computation for LearnedCall {
         let dense = DenseQuery::default();
         let marks = Marks { like: &self.like, unlike: &self.unlike };
         let look = Look { scorer: &scorer, dense: &dense, with_features: true, with_embeddings: true };
-        let statistics = survey(NAME, &self.source, &self.set, marks, look, &memory).await?;
+        let statistics = match survey(NAME, &self.source, &self.set, marks, look, &memory).await {
+            // Features that were computed elsewhere come without embeddings, and teach alone.
+            Err(error) if lacks_column(&error) => {
+                let look = Look { with_embeddings: false, ..look };
+                survey(NAME, &self.source, &self.set, marks, look, &memory).await?
+            }
+            statistics => statistics?,
+        };
         let of = Arc::clone(&catalog);
         let rows = blocking(NAME, move |_| rows(&statistics, &of, &selected)).await?;
         Ok(vec![columns(&catalog, &rows).into_batch()?])

@@ -285,13 +285,22 @@ fn read_signals(
             Ok(weight) if (0.0..=1000.0).contains(&weight) => weight,
             _ => return plan_err!("retrieve: expected a weight from 0 to 1000 for '{}', got '{number}'", name.trim()),
         };
+        if !has_query && weight > 0.0 {
+            // Embedding and features were learned together: there is nothing to weigh them against.
+            return plan_err!(
+                "retrieve: weight of '{}' without a query, where only what was learned counts; give a query, or leave the \
+                 weight out ('dense=0' leaves embeddings out)",
+                signal.name()
+            );
+        }
         given.push(signal);
         match used.iter_mut().find(|(other, _)| *other == signal) {
             Some(slot) => slot.1 = weight,
+            // It is off already.
+            None if !has_query => {}
             None if signal == Signal::Feedback => {
                 return plan_err!("retrieve: weight of 'feedback' without marked documents; add like => 'id1,id2'");
             }
-            None if !has_query => return plan_err!("retrieve: weight of '{}' without a query", signal.name()),
             None => return plan_err!("retrieve: weight of '{}', which is not among 'signals'", signal.name()),
         }
     }
@@ -346,6 +355,9 @@ mod tests {
     fn marks_alone_are_ranked_by_what_can_find_them() {
         let options = Options::parse(&[lit("answers"), named_argument("like", lit("a"))]).unwrap();
         assert_eq!(options.signals, [(Signal::Dense, 1.0), (Signal::Feedback, 1.0)]);
+        let weights = named_argument("weights", lit("dense=0, words=0"));
+        let options = Options::parse(&[lit("answers"), named_argument("like", lit("a")), weights]).unwrap();
+        assert_eq!(options.signals, [(Signal::Feedback, 1.0)], "a weight of 0 switches a signal off");
     }
 
     #[test]
@@ -375,9 +387,12 @@ mod tests {
         exprs[2] = named_argument("level", lit("word"));
         assert!(Options::parse(&exprs).unwrap_err().strip_backtrace().contains("'level'"));
         assert!(message(&[("like", "a,b"), ("unlike", "b")]).contains("'b' is both in 'like' and in 'unlike'"));
-        let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("words=1"))];
-        let no_query = Options::parse(&marks).unwrap_err().strip_backtrace();
-        assert!(no_query.contains("weight of 'words' without a query"), "{no_query}");
+        for signal in ["words", "dense", "feedback"] {
+            let weights = named_argument("weights", lit(format!("{signal}=2")));
+            let marks = [lit("answers"), named_argument("like", lit("a")), weights];
+            let no_query = Options::parse(&marks).unwrap_err().strip_backtrace();
+            assert!(no_query.contains(&format!("weight of '{signal}' without a query")), "{no_query}");
+        }
         let marks = [lit("answers"), named_argument("like", lit("a")), named_argument("weights", lit("feedback=0"))];
         let nothing = Options::parse(&marks).unwrap_err().strip_backtrace();
         assert!(nothing.contains("weight 0 of 'feedback' without a query leaves nothing"), "{nothing}");

@@ -49,6 +49,8 @@ pub(super) struct Early {
 pub(super) struct Statistics {
     /// Documents of the set.
     pub(super) n_rows: u64,
+    /// Those that the query's embedding was compared with: not marked as wrong, with an embedding.
+    pub(super) n_compared: u64,
     /// Documents of the set that were encoded.
     pub(super) n_docs: u64,
     /// Documents with each feature, by id.
@@ -90,6 +92,7 @@ pub(super) async fn survey(
     }
     let mut statistics = Statistics {
         n_rows: 0,
+        n_compared: 0,
         n_docs: 0,
         n_with: vec![0; n_ids],
         mean_length: 0.0,
@@ -157,6 +160,7 @@ pub(super) async fn survey(
             moments[1].add(labels);
             if !look.dense.wanted.is_empty() && widen_known(embedding, &mut buffer) {
                 let dense = look.dense.score(&buffer);
+                statistics.n_compared += 1;
                 moments[0].add(dense);
                 let early = || Early { doc_id: doc_id.to_owned(), dense, labels, embedding: embedding.to_vec() };
                 best[0].offer(dense, statistics.n_rows, early);
@@ -273,7 +277,7 @@ pub(super) struct Fusion {
     /// What one unit of each signal counts, in the order of [`Signal::ALL`].
     pub(super) units: [f32; N_SIGNALS],
     pub(super) dense: DenseQuery,
-    /// What counts as the score by the embedding of a document that has none: the lowest that is usual, at most 0.
+    /// What counts as the score by the embedding of a document that has none: the lowest that is usual.
     pub(super) unknown: f32,
     /// Rank and score by words of the documents that have them.
     pub(super) words: HashMap<String, (usize, f32)>,
@@ -339,7 +343,9 @@ pub(super) async fn score(
             let mut found = false;
             for (at, &value) in all.iter().enumerate().filter(|(at, _)| used(*at)) {
                 bounds[at] = (bounds[at].0.min(value), bounds[at].1.max(value));
-                if value > 0.0 || (known && at == DENSE) {
+                // By embeddings only what has one is found, whatever counts for the others.
+                let finds = if at == DENSE { known } else { value > 0.0 };
+                if finds {
                     found = true;
                     firsts[at].offer(value, position, || ());
                 }

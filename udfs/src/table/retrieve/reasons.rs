@@ -19,7 +19,7 @@ pub(super) struct FeatureReason {
     pub(super) contribution: f32,
     /// The same before what every document has of the signal is taken off: says in which order reasons are told.
     weight: f32,
-    /// Whether most of it was learned from marked documents.
+    /// Whether most of it, in its own direction, was learned from marked documents.
     pub(super) learned: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn divide(
         let learned = parts.learned * per_sum.learned;
         let weight = labels + latents + learned;
         let contribution = labels * shares.labels + latents * shares.latents + learned * shares.learned;
-        FeatureReason { id, strength, contribution, weight, learned: learned.abs() > 0.5 * weight.abs() }
+        FeatureReason { id, strength, contribution, weight, learned: learned * weight.signum() > 0.5 * weight.abs() }
     };
     let mut reasons: Vec<FeatureReason> =
         contributions.iter().map(reason).filter(|reason| reason.weight != 0.0).collect();
@@ -165,5 +165,18 @@ mod tests {
         assert_eq!(sentence(&[], nothing, &source.catalog()), "learned: nothing");
         assert_eq!(listed(&reasons).last().map(|reason| reason.id), Some(3));
         assert_eq!(sentence(&[], Found::default(), &source.catalog()), "");
+    }
+
+    #[test]
+    fn what_was_learned_against_is_not_told_as_learned_for() {
+        let source = MemorySource::with_words(&[("apology", &[]), ("refund", &[])], vec![]);
+        let whole = FeatureScores { labels: 1.0, latents: 1.0, learned: 1.0 };
+        let contributions = [contribution(0, 1.0, 0.5, 0.0, -0.3), contribution(1, 1.0, 0.2, 0.0, 0.3)];
+        let reasons = divide(whole, whole, &contributions);
+        assert_eq!(
+            sentence(&reasons, Found::default(), &source.catalog()),
+            "apology (1.0); learned: refund (1.0)",
+            "{reasons:?}"
+        );
     }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::MemorySource;
 use crate::args::named_argument;
 use crate::kernels::random::Random;
+use crate::kernels::retrieval::Contribution;
 
 const FILLER: [&str; 12] =
     ["river", "table", "engine", "garden", "window", "paper", "cloud", "stone", "winter", "market", "bridge", "letter"];
@@ -464,6 +465,106 @@ async fn a_document_without_an_embedding_gains_nothing_by_feedback() {
     assert!(rank("d3").is_some() && rank("d2").is_some_and(|rank_2| Some(rank_2) > rank("d3")), "{found:?}");
     let dense = hits.column_by_name("dense_score").unwrap();
     assert!(rank("d2").is_some_and(|row| dense.is_null(row)) && rank("d3").is_some_and(|row| dense.is_valid(row)));
+}
+
+#[tokio::test]
+async fn a_document_without_an_embedding_counts_like_the_lowest() {
+    let source = source();
+    put(&source, &(0..24).map(|i| format!("river {}", FILLER[i % 12])).collect::<Vec<_>>());
+    let set = "SELECT doc_id, text, features, CASE WHEN doc_id = ''d3'' THEN NULL ELSE embedding END AS embedding FROM answers";
+    let sql = format!(
+        "SELECT * FROM retrieve('{set}', 'river', named_argument('signals', 'dense,words'), named_argument('expand', 0), \
+         named_argument('k', 24))"
+    );
+    let hits = run(&source, &sql).await.unwrap();
+    let row = ids(&hits).iter().position(|id| id == "d3").unwrap();
+    let scores = hits.column_by_name("score").unwrap().as_primitive::<Float32Type>().values().to_vec();
+    let lowest = (0..scores.len()).filter(|other| *other != row).map(|other| scores[other]).fold(1.0, f32::min);
+    assert!((scores[row] - lowest).abs() < 1e-6, "{} beside {lowest}", scores[row]);
+    for column in ["dense_rank", "dense_score"] {
+        let column = hits.column_by_name(column).unwrap();
+        assert!(column.is_null(row) && column.null_count() == 1, "found by words, not by an embedding");
+    }
+}
+
+#[tokio::test]
+async fn documents_without_an_embedding_are_not_among_those_that_the_best_stand_out_of() {
+    let source = source();
+    let texts: Vec<String> =
+        (0..60).map(|i| format!("{} {} {}", FILLER[i % 12], FILLER[(i + 5) % 12], FILLER[i / 12])).collect();
+    put(&source, &texts);
+    let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).chain([None; 600]).collect();
+    source.put_texts("gaps", &texts, vec![]).unwrap();
+    let with_gaps = "SELECT doc_id, CASE WHEN text IS NULL THEN NULL ELSE embedding END AS embedding FROM gaps";
+    let call = |set: &str| {
+        format!("SELECT doc_id, dense_score FROM retrieve('{set}', 'river', named_argument('signals', 'dense'))")
+    };
+    let (all, gaps) = (run(&source, &call("answers")).await.unwrap(), run(&source, &call(with_gaps)).await.unwrap());
+    assert_eq!(gaps, all, "moved towards as many first hits");
+
+    let early = Early { doc_id: "d0".to_owned(), dense: 6.0, labels: 0.0, embedding: Vec::new() };
+    let statistics = Statistics {
+        n_rows: 300_000,
+        n_compared: 3_000,
+        n_docs: 300_000,
+        n_with: Vec::new(),
+        mean_length: 1.0,
+        right: Vec::new(),
+        wrong: Vec::new(),
+        sample: Vec::new(),
+        scales: [Scale { mean: 0.0, sd: 1.0 }; 2],
+        early: [vec![early; 10], Vec::new()],
+    };
+    let plan = Plan {
+        options: Options::parse(&[lit("answers"), lit("sorry")]).unwrap(),
+        catalog: Arc::default(),
+        understood: Understood::default(),
+        statistics,
+        dense: DenseQuery::default(),
+    };
+    let (_, fusion) = plan.make(Scorer { weights: Vec::new(), mean_length: 0.0 }, Vec::new()).unwrap();
+    assert_eq!(fusion.units[Signal::Labels as usize], label_weight(6.0, 3_000));
+}
+
+#[test]
+fn parts_are_no_more_than_the_score_where_nothing_differs() {
+    let source = source();
+    let (mut fusion, mut candidates) = (Fusion::default(), Candidates::default());
+    let mut scores = [None; N_SIGNALS];
+    for (signal, value) in [(Signal::Dense, -0.2f32), (Signal::Labels, 0.5)] {
+        let at = signal as usize;
+        (fusion.units[at], candidates.bounds[at], scores[at]) = (1.0, (value, value), Some(value));
+    }
+    candidates.hits.push(Candidate { doc_id: "d0".to_owned(), position: 1, fused: 0.3, scores });
+    let parts = FeatureScores { labels: 0.5, ..FeatureScores::default() };
+    let winner = Winner { text: None, contributions: vec![Contribution { id: 0, strength: 1.0, parts }] };
+    let winners = HashMap::from([("d0".to_owned(), winner)]);
+    let batch = result(&candidates, &fusion, &winners, &crate::FeatureSource::catalog(&source)).unwrap();
+    let score = batch.column_by_name("score").unwrap().as_primitive::<Float32Type>().value(0);
+    let list = batch.column_by_name("features").unwrap().as_list::<i32>().value(0);
+    let sum: f32 = list.as_struct().column(3).as_primitive::<Float32Type>().values().iter().sum();
+    assert!((score - 1.0).abs() < 1e-6 && sum <= score + 1e-6, "{sum} of {score}");
+}
+
+#[tokio::test]
+async fn features_teach_where_there_are_no_embeddings() {
+    let source = source();
+    let texts: Vec<String> =
+        (0..12).map(|i| format!("{} {}", FILLER[i], if i % 2 == 0 { "please" } else { "rain" })).collect();
+    put(&source, &texts);
+    let call = |set: &str| {
+        format!(
+            "SELECT label, weight FROM learned_features('{set}', named_argument('like', 'd0,d2'), \
+             named_argument('unlike', 'd1,d3'))"
+        )
+    };
+    let rows = run(&source, &call("SELECT doc_id, features FROM answers")).await.unwrap();
+    let labels = strings(&rows, "label");
+    let weights = rows.column(1).as_primitive::<Float64Type>();
+    let signs: Vec<(&str, bool)> = labels.iter().flatten().zip(weights.values().iter().map(|w| *w > 0.0)).collect();
+    assert!(signs.contains(&("politeness", true)) && signs.contains(&("weather", false)), "{rows:?}");
+    let said = message(&source, &call("SELECT doc_id FROM answers")).await;
+    assert!(said.contains("features"), "{said}");
 }
 
 #[tokio::test]
