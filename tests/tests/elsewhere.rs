@@ -91,6 +91,47 @@ fn a_dictionary_is_added_to_a_corpus_later_and_taken_away() {
 }
 
 #[test]
+fn only_what_both_sides_were_read_with_is_compared() {
+    let scratch = Scratch::new();
+    let (db, file) = (scratch.path("db"), documents(&scratch));
+    let import = |corpus: &str, dictionary: &str| {
+        let mut command = saequel(&db);
+        command.arg("import").arg(&file).args([
+            "--corpus",
+            corpus,
+            "--key",
+            "id",
+            "--text",
+            "text",
+            "--features",
+            "ids",
+        ]);
+        succeed(command.args(["--dictionary", dictionary]));
+    };
+    import("c", "first");
+    import("d", "second");
+    let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM diff(c, d)"]));
+    assert!(
+        said.contains("no selected dictionary has read all documents") && said.contains("'c' was read with first"),
+        "{said}"
+    );
+    assert!(said.contains("'d' was read with second"), "{said}");
+    let union = "SELECT * FROM correlate('SELECT doc_id || ''c'' AS doc_id, features FROM c UNION ALL SELECT doc_id, \
+                 features FROM d', direction => 'negative')";
+    let (_, said) = fail(saequel(&db).args(["sql", union]));
+    assert!(said.contains("none that is shared"), "{said}");
+    let groups = "SELECT count(*) FROM diff('c WHERE grp = ''a''', 'c WHERE grp = ''b''')";
+    assert_eq!(answers(&db, groups), ["2"], "one corpus is compared as ever");
+
+    // A sample that is another each time it is read cannot be counted twice.
+    let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM correlate('SELECT * FROM c WHERE random() < 0.5')"]));
+    assert!(said.contains("random()") && said.contains("ORDER BY md5(doc_id) LIMIT 1000"), "{said}");
+    let sample =
+        "SELECT max(n) FROM correlate('SELECT * FROM c ORDER BY md5(doc_id) LIMIT 40', min_docs => 1, echoes => true)";
+    assert_eq!(answers(&db, sample), ["40"]);
+}
+
+#[test]
 fn a_document_that_lacks_one_of_two_dictionaries_is_found_by_not() {
     let scratch = Scratch::new();
     let db = scratch.path("db");

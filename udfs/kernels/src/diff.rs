@@ -133,7 +133,7 @@ fn against_max(others: &[Sides], id: FeatureId, z: f64) -> Option<DiffRow> {
     let least = gaps.iter().rev().max_by(|x, y| x.1.total_cmp(&y.1))?;
     // Above all others the gap to the most frequent one is the smallest, below all that to the least frequent. Where it is
     // neither, the most frequent one is told.
-    let is_below = least.1 < 0.0;
+    let is_below = least.1 <= 0.0;
     let tail = |at: usize| {
         let tails = test(&tables[at].1);
         if is_below { tails.less } else { tails.greater }

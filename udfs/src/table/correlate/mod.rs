@@ -64,7 +64,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "with, paired_by",
             "correlate across two sets instead: feature_a of a document of `set` with feature_b of its partner \
-                             in the set `with`, which has the same value in column `paired_by` (prompt and response)",
+                             in the set `with`, which has the same value in column `paired_by` (prompt and response). A feature with itself is an echo, too: see `echoes`",
         ),
         (
             "unexpected",

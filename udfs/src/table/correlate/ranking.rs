@@ -94,9 +94,7 @@ impl CorrelateCall {
         let split = is_across.then(|| shifted.partition_point(|id| (*id as usize) < id_bound));
         let features: Arc<Vec<FeatureId>> =
             Arc::new(shifted.iter().map(|id| id % id_bound.max(1) as FeatureId).collect());
-        // What two documents say is no echo of one token.
-        let echoes =
-            Arc::new(if self.echoes || is_across { Echoes::default() } else { Echoes::new(catalog, &features) });
+        let echoes = Arc::new(if self.echoes { Echoes::default() } else { Echoes::new(catalog, &features) });
         let mut ranking = Ranking::new(self.direction, self.rank_by, limit, self.min_both);
         let (memory, laid_memory) = (request.memory(NAME), request.memory(NAME));
         let laid = self.lay_out(&mut held, &position_of, features.len(), &laid_memory).await?.map(Arc::new);

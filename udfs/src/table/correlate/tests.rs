@@ -343,7 +343,7 @@ async fn a_column_without_values_leaves_the_others_constant() {
     // Tea and milk go with the kind alone; most documents have no number.
     let source = MemorySource::with_words(&[("tea", &["tea"]), ("milk", &["milk"])], vec![]);
     let texts = (0..400).map(|row| match row % 8 {
-        0..3 => "tea milk",
+        0..3 => "tea and some milk",
         3 => "water",
         4 => "tea",
         _ => "water water",

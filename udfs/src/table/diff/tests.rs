@@ -252,9 +252,9 @@ async fn documents_of_both_sides_are_shown() {
     );
     assert_eq!(cells(&source, sql).await.unwrap()[0][2], "60");
     let sql = "SELECT group_a, n_a FROM diff('answers', named_argument('by', 'model'), named_argument('control', \
-               make_array('prompt_id', 'prompt_id')), named_argument('words', false)) LIMIT 1";
+               make_array('prompt_id', 'doc_id', 'doc_id')), named_argument('words', false)) LIMIT 1";
     let message = error(&source, sql).await;
-    assert!(message.contains("'control' by prompt_id, prompt_id needs more than 1000 strata"), "{message}");
+    assert!(message.contains("'control' by prompt_id, doc_id needs more than 1000 strata"), "{message}");
     let many = error(&source, format!("SELECT * FROM diff({A}, {B}, named_argument('examples', 21))")).await;
     assert!(many.contains("'examples' can be at most 20, got 21"), "{many}");
 }
