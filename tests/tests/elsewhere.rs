@@ -126,8 +126,7 @@ fn only_what_both_sides_were_read_with_is_compared() {
     // A sample that is another each time it is read cannot be counted twice.
     let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM correlate('SELECT * FROM c WHERE random() < 0.5')"]));
     assert!(said.contains("random()") && said.contains("ORDER BY md5(doc_id) LIMIT 1000"), "{said}");
-    let sample =
-        "SELECT max(n) FROM correlate('SELECT * FROM c ORDER BY md5(doc_id) LIMIT 40', min_docs => 1, echoes => true)";
+    let sample = "SELECT max(n) FROM correlate('SELECT * FROM c ORDER BY md5(doc_id) LIMIT 40', min_docs => 1, direction => 'both', echoes => true)";
     assert_eq!(answers(&db, sample), ["40"]);
 }
 
