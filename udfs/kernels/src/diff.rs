@@ -124,6 +124,10 @@ fn without(total: &FeatureCounts, own: &FeatureCounts) -> FeatureCounts {
 /// A feature in a group against the largest of several others.
 fn against_max(others: &[Sides], id: FeatureId, z: f64) -> Option<DiffRow> {
     let tables: Vec<(&Sides, Vec<Table>)> = others.iter().map(|sides| (sides, sides.tables(id))).collect();
+    let compared = || tables.iter().flat_map(|(_, tables)| tables).filter(|table| table.is_mixed());
+    if compared().all(|table| table.docs_a + table.docs_b == 0) {
+        return None;
+    }
     let gaps = tables.iter().enumerate().filter(|(_, (_, tables))| tables.iter().any(|table| table.is_mixed()));
     let gaps: Vec<(usize, f64)> = gaps
         .map(|(at, (_, tables))| (at, frequencies(tables, z)))
@@ -432,6 +436,20 @@ mod tests {
         let p: Vec<f64> = all.iter().map(|row| row.p_value).collect();
         let q: Vec<f64> = all.iter().map(|row| row.q_value).collect();
         assert_eq!(q, benjamini_hochberg(&p, 9), "corrected for the tests of all groups");
+    }
+
+    #[test]
+    fn what_no_compared_document_has_is_not_tested() {
+        // Feature 0 is in the first stratum, in which all groups are; feature 1 where the first group is alone.
+        let mut counts = GroupCounts::new(2, 3, 2);
+        for group in 0..3 {
+            (0..20).for_each(|row| counts.update(group, 0, if row < 5 * (group + 1) { &[0] } else { &[] }));
+        }
+        (0..20).for_each(|_| counts.update(0, 1, &[1]));
+        for against in [Against::Rest, Against::Max] {
+            let rows = groups(&counts, 0..1, against, &[0, 1], 1, Z95);
+            assert_eq!(rows.iter().map(|row| row.feature_id).collect::<Vec<_>>(), [0], "{against:?}");
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub struct Frequencies {
 
 /// Frequencies on both sides, each stratum weighted by `n_a n_b / n`, whose difference is Mantel and Haenszel's risk
 /// difference (Cochran 1954); interval by the variance of Sato, Greenland and Robins (Sato 1989, Biometrics 45:1323),
-/// which holds for few large strata as for many small ones. One table: plain shares and Newcombe's interval.
+/// which holds for few large strata as for many small ones; where it is 0, and for one table, Newcombe's interval.
 pub fn frequencies(tables: &[Table], z: f64) -> Frequencies {
     if let [Table { docs_a, n_a, docs_b, n_b }] = tables {
         let share = |docs: u64, n: u64| docs as f64 / n.max(1) as f64;
@@ -202,22 +202,37 @@ pub fn frequencies(tables: &[Table], z: f64) -> Frequencies {
         return Frequencies { a: 0.0, b: 0.0, ci: (-1.0, 1.0) };
     }
     let (a, b) = (with_a / weight, with_b / weight);
-    let reach = z * ((a - b) * p + q).max(0.0).sqrt() / weight;
+    let variance = (a - b) * p + q;
+    if variance < 1e-9 {
+        // All or none have it in each stratum: that says little of how far it may vary.
+        let sum = sum(tables);
+        return Frequencies { a, b, ci: newcombe(sum.docs_a, sum.n_a, sum.docs_b, sum.n_b, z) };
+    }
+    let reach = z * variance.sqrt() / weight;
     Frequencies { a, b, ci: ((a - b - reach).max(-1.0), (a - b + reach).min(1.0)) }
 }
 
-/// Mantel and Haenszel's pooled odds ratio (1959), `sum(a d / n) / sum(b c / n)`. Where it would be 0 or infinite, and
-/// for one table, that of the tables' sum with 0.5 added to each cell: always finite and positive.
-pub fn pooled_odds_ratio(tables: &[Table]) -> f64 {
-    let (mut up, mut down, mut sum) = (0.0, 0.0, Table::default());
+/// The strata with both sides as one.
+fn sum(tables: &[Table]) -> Table {
+    let mut sum = Table::default();
     for table in tables.iter().filter(|table| table.is_mixed()) {
-        up += table.docs_a as f64 * (table.n_b - table.docs_b) as f64 / table.n();
-        down += table.docs_b as f64 * (table.n_a - table.docs_a) as f64 / table.n();
         sum.docs_a += table.docs_a;
         sum.n_a += table.n_a;
         sum.docs_b += table.docs_b;
         sum.n_b += table.n_b;
     }
+    sum
+}
+
+/// Mantel and Haenszel's pooled odds ratio (1959), `sum(a d / n) / sum(b c / n)`. Where it would be 0 or infinite, and
+/// for one table, that of the tables' sum with 0.5 added to each cell: always finite and positive.
+pub fn pooled_odds_ratio(tables: &[Table]) -> f64 {
+    let (mut up, mut down) = (0.0, 0.0);
+    for table in tables.iter().filter(|table| table.is_mixed()) {
+        up += table.docs_a as f64 * (table.n_b - table.docs_b) as f64 / table.n();
+        down += table.docs_b as f64 * (table.n_a - table.docs_a) as f64 / table.n();
+    }
+    let sum = sum(tables);
     match tables {
         [_, _, ..] if up > 0.0 && down > 0.0 => up / down,
         _ => odds_ratio(sum.docs_a, sum.n_a, sum.docs_b, sum.n_b),
@@ -233,6 +248,16 @@ mod tests {
 
     fn table(docs_a: u64, n_a: u64, docs_b: u64, n_b: u64) -> Table {
         Table { docs_a, n_a, docs_b, n_b }
+    }
+
+    #[test]
+    fn all_against_none_is_not_certain() {
+        let strata = [table(2, 2, 0, 2), table(2, 2, 0, 2)];
+        let found = frequencies(&strata, Z95);
+        assert_eq!((found.a - found.b, found.ci), (1.0, newcombe(4, 4, 0, 4, Z95)));
+        assert!((0.2..0.5).contains(&found.ci.0), "{:?}", found.ci);
+        let all = frequencies(&[table(3, 3, 2, 2), table(4, 4, 5, 5)], Z95);
+        assert!(all.a == all.b && all.ci.0 < -0.2 && all.ci.1 > 0.2, "{:?}", all.ci);
     }
 
     #[test]

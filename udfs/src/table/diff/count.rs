@@ -1,6 +1,6 @@
 //! First passes: who has what.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, Float64Array};
 use datafusion::common::{exec_err, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -73,6 +73,11 @@ async fn count_parts(
         n_read.iter_mut().zip(n_part).for_each(|(sum, more)| *sum += more);
     }
     Ok((counts, n_read))
+}
+
+/// A number of which means can be taken.
+fn finite(numbers: &Float64Array, row: usize) -> Option<f64> {
+    numbers.is_valid(row).then(|| numbers.value(row)).filter(|value| value.is_finite())
 }
 
 impl DiffCall {
@@ -230,8 +235,7 @@ impl DiffCall {
             };
             // Values, then their distinct ones with ranks and counts.
             memory.try_grow(5 * size_of::<f64>() * batch.places.len())?;
-            let valid = batch.places.iter().filter(|place| numbers.is_valid(place.row));
-            values.extend(valid.map(|place| numbers.value(place.row)));
+            values.extend(batch.places.iter().filter_map(|place| finite(&numbers, place.row)));
         }
         let ranks = blocking(NAME, move |_| Ok(Ranks::new(values))).await?;
         match (n_read, ranks.n()) {
@@ -259,8 +263,7 @@ impl DiffCall {
         while let Some(batch) = documents.next().await? {
             let (ids, numbers) = (IdsView::try_new(NAME, &batch.columns[0])?, numbers(&batch.columns[1])?);
             for place in &batch.places {
-                let value = numbers.as_ref().filter(|numbers| numbers.is_valid(place.row)).map(|n| n.value(place.row));
-                if let Some(value) = value
+                if let Some(value) = numbers.as_ref().and_then(|numbers| finite(numbers, place.row))
                     && let Some(rank) = ranks.rank(value)
                 {
                     counts.update(value, rank, ids.ids(place.row));

@@ -397,3 +397,14 @@ async fn rows_of_many_groups_are_taken_from_the_memory_of_the_query() {
     let error = with_memory(8 << 20).await.unwrap_err();
     assert!(matches!(error.find_root(), datafusion::error::DataFusionError::ResourcesExhausted(_)), "{error}");
 }
+
+#[tokio::test]
+async fn an_infinite_number_is_none() {
+    let source = crate::MemorySource::with_words(&[("tea", &["tea"])], vec![]);
+    let texts: Vec<Option<&str>> = (0..40).map(|row| Some(if row % 2 == 0 { "tea" } else { "milk" })).collect();
+    let score: arrow::array::Float64Array =
+        (0..40).map(|row| Some(if row == 7 { f64::INFINITY } else { f64::from(row) })).collect();
+    source.put_texts("cups", &texts, vec![("score", Arc::new(score))]).unwrap();
+    let sql = "SELECT n, n_left_out, round(mean_without, 1) FROM diff('cups', named_argument('target', 'score'))";
+    assert_eq!(cells(&source, sql).await.unwrap(), [["39", "1", "20.7"]]);
+}
