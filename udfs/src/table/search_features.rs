@@ -128,6 +128,8 @@ struct Hit {
     score: f32,
     meaning: Option<f32>,
     words: Option<f32>,
+    /// Word of the label that is the first one of the query.
+    place: usize,
 }
 
 #[async_trait]
@@ -167,13 +169,19 @@ impl Computation for Search {
                 continue;
             }
             let meaning = meanings.get(id).copied().flatten();
-            let words = self.words.then(|| word_likeness(&query, feature)).filter(|likeness| *likeness > 0.0);
-            let score = 1.0 - (1.0 - meaning.unwrap_or(0.0)) * (1.0 - words.unwrap_or(0.0));
+            let likeness = self.words.then(|| word_likeness(&query, feature)).filter(|likeness| *likeness > 0.0);
+            let score = 1.0 - (1.0 - meaning.unwrap_or(0.0)) * (1.0 - likeness.unwrap_or(0.0));
             if score > 0.0 {
-                hits.push(Hit { position, score, meaning, words });
+                let place = words(&feature.label).position(|word| query.contains(&word)).unwrap_or(usize::MAX);
+                hits.push(Hit { position, score, meaning, words: likeness, place });
             }
         }
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.position.cmp(&b.position)));
+        // Of several words a label names the most frequent one first.
+        hits.sort_by(|a, b| {
+            let meaning = |hit: &Hit| hit.meaning.unwrap_or(0.0);
+            let by_score = b.score.total_cmp(&a.score).then(a.place.cmp(&b.place));
+            by_score.then(meaning(b).total_cmp(&meaning(a))).then(a.position.cmp(&b.position))
+        });
         hits.truncate(self.k);
         Ok(vec![result(&hits, &catalog)?])
     }
@@ -265,6 +273,16 @@ mod tests {
         assert_eq!((rows[0].0.as_str(), rows[0].1), ("list of steps", 1.0));
         assert!(search("SELECT label, score FROM search_features('zebra', 5)").await.unwrap().is_empty());
         assert!(search("SELECT label, score FROM search_features('sorry', 0)").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn labels_that_name_the_word_first_come_first() {
+        let features: &[(&str, &[&str])] = &[("'bad' and 'sorry'", &["bad"]), ("'sorry' and 'apology'", &["sorry"])];
+        let session = MemorySource::with_words(features, vec![]).session().unwrap();
+        let sql = "SELECT label FROM search_features('sorry', 2, named_argument('by', 'words'))";
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let labels = batches[0].column(0).as_string::<i32>();
+        assert_eq!(labels.iter().flatten().collect::<Vec<_>>(), ["'sorry' and 'apology'", "'bad' and 'sorry'"]);
     }
 
     #[tokio::test]
