@@ -123,6 +123,11 @@ fn only_what_both_sides_were_read_with_is_compared() {
     let groups = "SELECT count(*) FROM diff('c WHERE grp = ''a''', 'c WHERE grp = ''b''')";
     assert_eq!(answers(&db, groups), ["2"], "one corpus is compared as ever");
 
+    // Across two sets each side has features of its own dictionary.
+    let across = "SELECT count(*) > 0 FROM correlate('c WHERE id < 99', with => 'd', paired_by => 'id', min_docs => 1, \
+                  direction => 'both')";
+    assert_eq!(answers(&db, across), ["true"]);
+
     // A sample that is another each time it is read cannot be counted twice.
     let (_, said) = fail(saequel(&db).args(["sql", "SELECT * FROM correlate('SELECT * FROM c WHERE random() < 0.5')"]));
     assert!(said.contains("random()") && said.contains("ORDER BY md5(doc_id) LIMIT 1000"), "{said}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::Array;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::TryStreamExt;
 
@@ -68,19 +68,22 @@ impl CorrelateCall {
     ) -> Result<Ranked> {
         // Sentences first; where documents have none of their features, those that they have.
         let any_level = FeatureSelection { preferred: None, ..self.selection.clone() };
-        let mut otherwise = catalog.select(NAME, &any_level)?;
-        let sets = [Some(&self.set), self.across.as_ref().map(|(with, _)| with)];
-        let sets: Vec<String> = sets.into_iter().flatten().cloned().collect();
-        catalog.restrict(NAME, &mut otherwise, &self.source, &sets).await?;
+        let read_by = async |set: &String| {
+            let mut read = catalog.select(NAME, &any_level)?;
+            catalog.restrict(NAME, &mut read, &self.source, std::slice::from_ref(set)).await?;
+            Ok::<_, DataFusionError>(read)
+        };
+        let mut otherwise = read_by(&self.set).await?;
         let mut selected = catalog.select(NAME, &self.selection)?;
-        selected.iter_mut().zip(&otherwise).for_each(|(selected, read)| *selected &= read);
         let id_bound = selected.len();
         let mut held = self.hold(id_bound, request).await?;
         let is_across = held.is_some();
-        if is_across {
+        if let Some((with, _)) = &self.across {
+            // Each side may be read with dictionaries of its own.
             selected.extend_from_within(..);
-            otherwise.extend_from_within(..);
+            otherwise.extend(read_by(with).await?);
         }
+        selected.iter_mut().zip(&otherwise).for_each(|(selected, read)| *selected &= read);
         let groupings = self.strata(request).await?;
         let background_memory = request.memory(NAME);
         let (shifted, background) =
