@@ -136,6 +136,51 @@ fn only_what_both_sides_were_read_with_is_compared() {
 }
 
 #[test]
+fn dictionaries_of_other_corpora_change_no_answer() {
+    let scratch = Scratch::new();
+    let db = scratch.path("db");
+    let said = ["I am so sorry, I cannot help with that", "What a wonderful, happy day", "The train leaves at nine"];
+    let lines: String =
+        (0..60).map(|i| format!("{{\"id\":{i},\"text\":\"{} ({i})\"}}\n", said[i as usize % 3])).collect();
+    let file = scratch.write("read.jsonl", lines.as_bytes());
+    let importing = |corpus: &str| {
+        let mut command = saequel(&db);
+        command.args(["import", "--corpus", corpus, "--key", "id", "--text", "text"]);
+        command
+    };
+    succeed(importing("c").arg(&file));
+    let all = || {
+        let ranks =
+            "SELECT concat_ws(' ', rank, doc_id, round(score, 3)) FROM retrieve(c, 'apologises politely', k => 60)";
+        let groups = "SELECT concat_ws(' ', doc_id, cluster_id) FROM cluster(c, 'apologies, joy, travel', k => 3)";
+        let everything = "SELECT concat_ws(' ', doc_id, cluster_id, membership) FROM cluster(c, k => 3)";
+        [ranks, groups, everything].map(|query| answers(&db, query))
+    };
+    let before = all();
+    // Features of other documents, whose labels are nearer to what is asked for than any other.
+    let labels: String = (0..200)
+        .map(|i| format!("{{\"latent\":{i},\"label\":\"apologises politely, with joy, on a travel ({i})\"}}\n"))
+        .collect();
+    let labels = scratch.write("labels.jsonl", labels.as_bytes());
+    let given = documents(&scratch);
+    succeed(importing("d").arg(given).args(["--features", "ids", "--width", "200", "--labels"]).arg(labels));
+    assert_eq!(all(), before);
+    // A join that repeats documents makes no groups.
+    let (_, said) =
+        fail(saequel(&db).args(["sql", "SELECT * FROM cluster('SELECT * FROM c UNION ALL SELECT * FROM c')"]));
+    assert!(said.contains("comes twice"), "{said}");
+    for (control, expected) in
+        [("doc_id", "no two documents"), ("CAST(NULL AS VARCHAR) AS nothing", "no document of set")]
+    {
+        let column = control.split(" AS ").last().unwrap_or(control);
+        let set = format!("SELECT *, {control} FROM c").replace("*, doc_id", "*");
+        let sql = format!("SELECT * FROM correlate('{set}', control => '{column}')");
+        let (_, said) = fail(saequel(&db).args(["sql", &sql]));
+        assert!(said.contains(expected), "{sql}: {said}");
+    }
+}
+
+#[test]
 fn a_document_that_lacks_one_of_two_dictionaries_is_found_by_not() {
     let scratch = Scratch::new();
     let db = scratch.path("db");

@@ -288,6 +288,9 @@ impl Argument {
         if let Some(text) = value.try_as_str().flatten() {
             return Ok(vec![text.to_string()]);
         }
+        if value.data_type().is_integer() {
+            return Ok(vec![value.to_string()]);
+        }
         let ScalarValue::List(list) = value else { return self.wrong("a list of texts", value) };
         let items = arrow::compute::cast(list.values(), &DataType::Utf8)?;
         let items = items.as_string::<i32>();

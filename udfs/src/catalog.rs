@@ -266,15 +266,8 @@ impl FeatureCatalog {
         source: &SharedSource,
         sets: &[String],
     ) -> Result<()> {
-        let mut read = Vec::new();
-        for set in sets {
-            read.extend(source.dictionaries_of_set(set).await?.map(|names| (set, names)));
-        }
         let had_some = selected.contains(&true);
-        for (id, selected) in (0..).zip(selected.iter_mut()).filter(|(_, selected)| **selected) {
-            let dictionary = self.feature(id).and_then(|feature| self.dictionaries.get(feature.dictionary));
-            *selected = dictionary.is_some_and(|known| read.iter().all(|(_, names)| names.contains(&known.name)));
-        }
+        let read = self.keep_read(selected, source, sets).await?;
         if !had_some || selected.contains(&true) {
             return Ok(());
         }
@@ -284,6 +277,25 @@ impl FeatureCatalog {
              dictionary",
             told.collect::<Vec<_>>().join(", ")
         )
+    }
+
+    /// Narrows a selection to the features of dictionaries that all documents of `sets` were read with, be it to none, and
+    /// gives the dictionaries of each set of which they are known.
+    pub(crate) async fn keep_read<'a>(
+        &self,
+        selected: &mut [bool],
+        source: &SharedSource,
+        sets: &'a [String],
+    ) -> Result<Vec<(&'a String, Vec<String>)>> {
+        let mut read = Vec::new();
+        for set in sets {
+            read.extend(source.dictionaries_of_set(set).await?.map(|names| (set, names)));
+        }
+        for (id, selected) in (0..).zip(selected.iter_mut()).filter(|(_, selected)| **selected) {
+            let dictionary = self.feature(id).and_then(|feature| self.dictionaries.get(feature.dictionary));
+            *selected = dictionary.is_some_and(|known| read.iter().all(|(_, names)| names.contains(&known.name)));
+        }
+        Ok(read)
     }
 }
 

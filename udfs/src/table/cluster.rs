@@ -3,9 +3,10 @@
 //! `about` says which features count: ids, labels and concepts, or key phrases, which stand for the features whose
 //! labels are most like them and for those that fire on them; without it all visible features do. Documents are grouped
 //! by spherical k-means on idf-weighted saturated activations, projected on their 20 (all features: 50) leading
-//! directions and fitted on at most 50,000 documents drawn from the seed. Beside that, with equal weight, stands where the
-//! documents' embeddings lie along the 20 directions in which the labels that the phrases stand for differ most: features
-//! see words and sentences, the embedding the whole, and along the axis only what was asked for.
+//! directions and fitted on at most 50,000 documents drawn from the seed. With phrases there stand beside that, each with
+//! equal weight, where their embeddings (of at most 20,000) lie along the directions that tell, over all documents, where
+//! features place a document, and along the 20 directions in which the labels that the phrases stand for differ most:
+//! features see words and sentences, the embedding the whole, and along such axes only what was asked for.
 //!
 //! `method => 'jaccard-spectral'` is spectral clustering on the Jaccard similarity of the documents' present features
 //! (arXiv 2512.10092, section 4.3), for at most 3,000 documents. `view => 'dense'` groups the embeddings: plain topics.
@@ -17,8 +18,9 @@
 //!
 //! `cluster` gives one row a document, in the order of the set, `cluster_summary` one a group, largest first; both do
 //! the same computation, so that equal arguments (and data) give equal groups. A document that has no selected feature, or
-//! none that others share (the projection keeps less than a twentieth of it), or that lies between two groups (membership
-//! below 0.05), is in group -1, `unclear`. Number of groups (if `k` is not given), stability and membership are defined in
+//! none that others share (the projection keeps less than a twentieth of it), and whose embedding does not lie as far along
+//! the axis as nine in ten of the others, or that lies between two groups (membership below 0.05), is in group -1,
+//! `unclear`. Number of groups (if `k` is not given), stability and membership are defined in
 //! `kernels::clustering`; `k` may come out smaller where there are fewer different documents. Options: `k`,
 //! `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
 //! `view => 'features' | 'dense' | 'both'`, `n_features`, `include_hidden`, `dictionary`, `level`.
@@ -101,12 +103,13 @@ pub const DOC: FunctionDoc = FunctionDoc {
            that fire on it most strongly; EXPLAIN lists them. A label alone is taken as a phrase, an id or a \
            concept is not. Hidden features are never found by meaning: with `include_hidden` those that fire on a phrase \
            beside others count, and those named. Documents are grouped by spherical k-means on weighted \
-           activations and, if they have embeddings, on where these lie along the directions in which the labels of those \
+           activations and, with phrases and if they have embeddings, on where these lie along two axes: the directions that tell, \
+           over all documents, where features place a document (ridge regression), and those in which the labels of the \
            features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an \
            embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
-           document without a selected feature, or with hardly any that others share, or with a membership below 0.05, is in \
-           group -1, `unclear`. Groups are \
-           numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
+           document without a selected feature, or with hardly any that others share, is in group -1, `unclear`, unless its \
+           embedding lies as far along the former axis as nine in ten of the others; so is one with a membership below 0.05. \
+           Groups are numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),
         ("about", "what the groups shall be about, in key phrases; default everything"),
@@ -151,7 +154,7 @@ pub const SUMMARY_DOC: FunctionDoc = FunctionDoc {
            last. `stability` tells how far a group can be relied on: documents are drawn and grouped anew ten times, and \
            the mean overlap (Jaccard) of the group with the best new one is given; above 0.75 a group is stable, below 0.5 \
            it dissolves. `top_features` are the features that set it apart, clearest first, with their frequency in the \
-           group and in all other documents (`frequency_out`, `difference` and `lift` are null where one group holds all \
+           group and in all other documents, and their ratio `lift`, of counts that half a document is added to (`frequency_out`, `difference` and `lift` are null where one group holds all \
            documents; then the most frequent features are listed); `top_words` are the words and pairs of words that set it apart, at least \
            three standard errors from chance (counted in up to 20,000 documents).",
     arguments: &[("all arguments", "as for `cluster`")],

@@ -244,7 +244,8 @@ impl Strata {
 /// others.
 ///
 /// # Errors
-/// As [`Survey::update`] and [`Survey::strata`]; if a column does not exist, or memory does not suffice.
+/// As [`Survey::update`] and [`Survey::strata`]; if a column does not exist, no document has a value, no two documents are
+/// alike, or memory does not suffice.
 pub(crate) async fn groups_of_columns(
     function: &'static str,
     source: &SharedSource,
@@ -263,6 +264,16 @@ pub(crate) async fn groups_of_columns(
     if survey.n_docs == 0 {
         return Ok(Grouped { of: Vec::new(), n: 1 });
     }
+    let says_nothing = |seen: &Seen| match seen {
+        Seen::Numbers(values) => values.is_empty(),
+        Seen::Names(names) => names.is_empty(),
+    };
+    if survey.seen.iter().all(says_nothing) {
+        return exec_err!(
+            "{function}: no document of set '{set}' has a value of 'control' {}: nothing can be held constant",
+            columns.join(", ")
+        );
+    }
     let strata = survey.strata(function)?;
     let (mut of, mut known) = (Vec::new(), HashMap::new());
     let mut stream = source.documents(set, &wanted).await?;
@@ -278,6 +289,13 @@ pub(crate) async fn groups_of_columns(
             };
             of.push(stratum);
         }
+    }
+    if known.len() == of.len() && of.len() > 1 {
+        return exec_err!(
+            "{function}: no two documents of set '{set}' are alike in 'control' {}: nothing is left to compare; use a number or \
+             a coarser column",
+            columns.join(", ")
+        );
     }
     Ok(Grouped { of, n: known.len() })
 }

@@ -51,13 +51,13 @@ pub const DOC: FunctionDoc = FunctionDoc {
            logarithm `log_odds`, two-sided `p_value` (Fisher's exact test where an expected count is below 500, else \
            chi-squared), `q_value` (Benjamini-Hochberg over all tests of the call), `also_in_words` (the word or pair of \
            words that shows at least 0.8 of the same difference in the same documents, phi at least 0.5, with its two \
-           frequencies; null if there is none; looked up for the first 200 rows in up to 20,000 documents a side, fewer where there are many groups), `n_a`, `n_b` \
+           frequencies; null if there is none; looked up for the first 500 rows in up to 20,000 documents a side, fewer where there are many groups), `n_a`, `n_b` \
            (documents compared), `n_left_out` (documents that were never encoded or have no counterpart), `same_as` (the id \
            of a feature above that says the same; null if there is none) and `members` (ids of the features below that say \
            the same as this one). Two features say the same if they are in nearly the same documents (phi at least 0.8 within \
            the sides), or are alike (phi at least 0.3), differ in the same direction, and either the same word shows both or \
            the one above explains the other: where it is held constant less than a third of the other's difference is left, \
-           not significant. Looked up for the first 200 rows. Rows with q below 0.05 come first, then the larger difference. \
+           not significant. Looked up for the first 500 rows. Rows with q below 0.05 come first, then the larger difference. \
            Documents that are in both sets count on both sides, which hides differences; leave them out with WHERE.\n\n\
            With `paired_by`, p is McNemar's exact test of the pairs that differ. For presence that is the permutation test of \
            pairs: exchanging the sides of each pair at random gives the binomial distribution that it sums up.\n\n\

@@ -131,7 +131,7 @@ pub async fn match_pairs(
 }
 
 /// Keys as text, whatever their type.
-fn keys(function: &str, column: &str, array: &arrow::array::ArrayRef) -> Result<StringArray> {
+pub(super) fn keys(function: &str, column: &str, array: &arrow::array::ArrayRef) -> Result<StringArray> {
     match cast(array, &DataType::Utf8) {
         Ok(keys) => Ok(keys.as_string::<i32>().clone()),
         Err(_) => {

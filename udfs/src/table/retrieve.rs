@@ -251,7 +251,9 @@ impl Computation for RetrieveCall {
             }
             words_alone(hits, k)
         } else {
-            let understood = self.understand(catalog.select("retrieve", &options.selection)?).await?;
+            let mut read = vec![true; catalog.id_bound()];
+            catalog.keep_read(&mut read, &self.source, std::slice::from_ref(&options.set)).await?;
+            let understood = self.understand(select(&catalog, &options.selection, &read)?).await?;
             set_labels(&mut scorer.weights, &understood);
             let dense = dense_query(options, &understood);
             let marks = Marks { like: &options.like, unlike: &options.unlike };
@@ -267,7 +269,8 @@ impl Computation for RetrieveCall {
             }
             let depth = depth.min(statistics.n_rows as usize);
             let words = if options.uses(Signal::Words) { self.words(depth).await? } else { Vec::new() };
-            let plan = Plan { options: options.clone(), catalog: Arc::clone(&catalog), understood, statistics, dense };
+            let plan =
+                Plan { options: options.clone(), catalog: Arc::clone(&catalog), read, understood, statistics, dense };
             let planned = blocking("retrieve", move |_| plan.make(scorer, words)).await?;
             scorer = planned.0;
             let k = k.min(depth);
@@ -468,19 +471,28 @@ fn learn_from(statistics: &Statistics, catalog: &FeatureCatalog, selected: &[boo
 struct Plan {
     options: Options,
     catalog: Arc<FeatureCatalog>,
+    /// Features of dictionaries that the set was read with.
+    read: Vec<bool>,
     understood: Understood,
     statistics: Statistics,
     dense: DenseQuery,
 }
 
+/// The features of `selection` of dictionaries that the set was read with.
+fn select(catalog: &FeatureCatalog, selection: &FeatureSelection, read: &[bool]) -> Result<Vec<bool>> {
+    let mut selected = catalog.select("retrieve", selection)?;
+    selected.iter_mut().zip(read).for_each(|(selected, read)| *selected &= *read);
+    Ok(selected)
+}
+
 impl Plan {
     /// Weights of features, and what each signal counts.
     fn make(self, mut scorer: Scorer, words: Vec<WordHit>) -> Result<(Scorer, Fusion)> {
-        let Self { options, catalog, understood, statistics, mut dense } = self;
+        let Self { options, catalog, read, understood, statistics, mut dense } = self;
         scorer.mean_length = statistics.mean_length;
         if options.uses(Signal::Latents) {
             let everything = FeatureSelection { include_hidden: true, ..options.selection.clone() };
-            let selected = catalog.select("retrieve", &everything)?;
+            let selected = select(&catalog, &everything, &read)?;
             let latents = |text: &Option<EncodedText>| {
                 text.as_ref()
                     .map(|text| latent_weights(&scorer.weights, text, &statistics, &selected))
@@ -527,7 +539,7 @@ impl Plan {
             unit(&mut fusion.units, Signal::Dense, scale.unit(weight));
         }
         if options.uses(Signal::Feedback) {
-            let selected = catalog.select("retrieve", &options.selection)?;
+            let selected = select(&catalog, &options.selection, &read)?;
             let learned = learn_from(&statistics, &catalog, &selected);
             fusion.learned_nothing = learned.is_nothing();
             if fusion.learned_nothing && options.query.is_none() {

@@ -143,7 +143,10 @@ impl Options {
     pub(super) fn parse(function: &'static str, exprs: &[Expr]) -> Result<Self> {
         let mut args = Arguments::parse(function, exprs)?;
         let set = args.positional("set").required_text()?;
-        let about = args.positional("about").text()?;
+        let about = match args.positional("about") {
+            about if about.is_given() => Some(about.texts()?.join(", ")),
+            _ => None,
+        };
         if about.as_ref().is_some_and(|about| about.trim().is_empty()) {
             return plan_err!("{function}: argument 'about' is empty; leave it out to group by everything");
         }
@@ -278,7 +281,13 @@ impl fmt::Display for Selected {
 pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<Selected> {
     let catalog = source.catalog();
     let function = options.function;
-    let visible = catalog.select(function, &options.selection)?;
+    let mut visible = catalog.select(function, &options.selection)?;
+    let set = std::slice::from_ref(&options.set);
+    if options.view == View::Dense {
+        catalog.keep_read(&mut visible, source, set).await?;
+    } else {
+        catalog.restrict(function, &mut visible, source, set).await?;
+    }
     let Some(about) = &options.about else {
         let ids = (0..).zip(&visible).filter(|(_, selected)| **selected).map(|(id, _)| id);
         return Ok(Selected::from_ids(ids, &catalog));
@@ -311,7 +320,7 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
                     ids.extend(strongest(&encoded, &known).filter(allowed).take(OWN_FEATURES));
                 }
             }
-            Ok((ids, Axis::fit(&named, labels.width, AXIS_WIDTH, cancellation)))
+            Ok((ids, Axis::of_names(&named, labels.width, AXIS_WIDTH, cancellation)))
         })
         .await?;
         ids.extend(found);

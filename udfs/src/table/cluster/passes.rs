@@ -7,14 +7,16 @@ use datafusion::common::{exec_err, resources_datafusion_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
+use rayon::prelude::*;
 
 use super::options::{Method, Options, Selected, View};
 use crate::SharedSource;
 use crate::feature_source::DocumentColumn;
 use crate::features::{FeatureId, FeaturesView, IdsView};
 use crate::kernels::axis::Axis;
+use crate::kernels::cancellation::Cancellation;
 use crate::kernels::clustering::{Place, Points, cluster, place};
-use crate::kernels::dense::{normalise, widen};
+use crate::kernels::dense::{dot, normalise, widen};
 use crate::kernels::kmeans::Rows;
 use crate::kernels::random::Random;
 use crate::kernels::retrieval::saturate;
@@ -23,12 +25,15 @@ use crate::kernels::spectral::Affinity;
 use crate::kernels::top_k::TopK;
 use crate::table::document_columns::{Embeddings, lacks_column, texts};
 use crate::table::exec::{Request, blocking};
+use crate::table::once::Once;
 
 /// Most documents of which every pair is compared: 36 MB of similarities.
 pub(super) const MOST_COMPARED: usize = 3_000;
-/// Documents that k-means is fitted on; the others are placed by its centres.
+/// Documents that k-means is fitted on; the others are placed by its centres. Fewer where embeddings are kept of them.
 const FEATURE_SAMPLE: usize = 50_000;
 const DENSE_SAMPLE: usize = 20_000;
+/// Documents that the axis towards features is fitted on.
+const MOST_REGRESSED: usize = 10_000;
 /// Dimensions that features are projected to: fewer where they are about one thing.
 const WIDTH_ABOUT: usize = 20;
 const WIDTH_ALL: usize = 50;
@@ -42,7 +47,7 @@ pub(super) type Medians = Arc<Vec<f32>>;
 struct Sample {
     /// Saturated activations by slot, ascending.
     rows: Vec<(u64, Vec<(u32, f32)>)>,
-    /// Embeddings, or beside `rows` where they lie along the axis; empty where there is none.
+    /// Embeddings of length 1, beside `rows` if those are compared too; empty where there is none.
     embeddings: Vec<(u64, Vec<f32>)>,
     /// Documents with each selected feature.
     n_with: Vec<u64>,
@@ -53,44 +58,89 @@ struct Sample {
 enum Placing {
     /// All at once, by their place in the stream.
     ByPosition(Vec<Option<Place>>),
-    /// By their selected features, and where their embeddings lie along the axis, if there is one.
-    Projected { idf: Vec<f32>, projection: Projection, axis: Option<CentredAxis>, centroids: Rows },
+    /// By their selected features, and where their embeddings lie along the axes, if there are any.
+    Projected { idf: Vec<f32>, projection: Projection, axes: Option<Axes>, centroids: Rows },
     /// By their embeddings.
     Embedded(Rows),
 }
 
-/// An axis, and the mean of the documents along it.
-struct CentredAxis {
-    axis: Arc<Axis>,
+/// What embeddings are looked at along.
+struct Axes {
+    /// The mean embedding.
     mean: Vec<f32>,
+    /// Towards positions by features.
+    seen: Axis,
+    /// That of the labels, if they were read as the documents were.
+    named: Option<Axis>,
+    /// How far along the former a document must lie to be placed if no feature places it.
+    least: f32,
 }
 
-impl CentredAxis {
-    /// `along`: where documents lie, empty for those without an embedding.
-    fn new<'a>(axis: Arc<Axis>, along: impl Iterator<Item = &'a [f32]>) -> Self {
-        let (mut sums, mut n) = (vec![0.0f64; axis.len()], 0u32);
-        for place in along.filter(|place| !place.is_empty()) {
-            sums.iter_mut().zip(place).for_each(|(sum, value)| *sum += f64::from(*value));
-            n += 1;
+impl Axes {
+    /// Nothing without embeddings. `positions`: of documents by their features, zeros where these say nothing;
+    /// `embeddings`: of length 1, empty where there is none.
+    fn fit(
+        named: &Axis,
+        positions: &Rows,
+        embeddings: &[(u64, Vec<f32>)],
+        cancellation: &Cancellation,
+    ) -> Option<Self> {
+        let known: Vec<(usize, &[f32])> =
+            embeddings.iter().map(|(_, values)| values.as_slice()).enumerate().filter(|(_, e)| !e.is_empty()).collect();
+        let width = known.first()?.1.len();
+        let mut sums = vec![0.0f64; width];
+        for (_, embedding) in &known {
+            sums.iter_mut().zip(*embedding).for_each(|(sum, value)| *sum += f64::from(*value));
         }
-        let mean = sums.into_iter().map(|sum| (sum / f64::from(n.max(1))) as f32).collect();
-        Self { axis, mean }
+        let mean = sums.into_iter().map(|sum| (sum / known.len() as f64) as f32).collect();
+        let step = known.len().div_ceil(MOST_REGRESSED);
+        let (mut documents, mut values) = (Rows { values: Vec::new(), width }, Vec::new());
+        for (row, embedding) in known.into_iter().step_by(step) {
+            documents.values.extend(embedding);
+            values.extend(positions.row(row));
+        }
+        let targets = Rows { values, width: positions.width };
+        let seen = Axis::towards(&documents, &targets, cancellation);
+        let named = Some(named.clone()).filter(|named| named.width() == width);
+        let mut axes = Self { mean, seen, named, least: f32::INFINITY };
+        let placed = (0..targets.len()).filter(|&row| says_something(targets.row(row)));
+        let mut lengths: Vec<f32> =
+            placed.map(|row| length(&axes.seen.project(&axes.centred(documents.row(row))))).collect();
+        lengths.sort_unstable_by(f32::total_cmp);
+        axes.least = lengths.get(lengths.len() / 10).copied().filter(|least| *least > 0.0).unwrap_or(f32::INFINITY);
+        Some(axes)
     }
 
-    /// The position of a document by its features, joined with its place along the axis, both of length 1 (the latter zeros
-    /// where there is no embedding), brought to length 1. A document that no feature places stays without a place.
-    fn join(&self, mut position: Vec<f32>, along: &[f32]) -> Vec<f32> {
-        let known = !along.is_empty() && position.iter().any(|value| *value != 0.0);
-        let mut place: Vec<f32> = if known {
-            along.iter().zip(&self.mean).map(|(value, mean)| value - mean).collect()
-        } else {
-            vec![0.0; self.mean.len()]
-        };
-        normalise(&mut place);
-        position.extend(place);
+    fn centred(&self, embedding: &[f32]) -> Vec<f32> {
+        embedding.iter().zip(&self.mean).map(|(value, mean)| value - mean).collect()
+    }
+
+    /// The position of a document by its features, joined with its place along each axis, all of length 1 (the latter zeros
+    /// where there is no embedding), brought to length 1. A document that no feature places has a place if it lies as far
+    /// along the axis towards features as nine in ten of those that features place.
+    fn join(&self, mut position: Vec<f32>, embedding: &[f32]) -> Vec<f32> {
+        let centred = self.centred(embedding);
+        let along = if embedding.is_empty() { vec![0.0; self.seen.len()] } else { self.seen.project(&centred) };
+        let known = !embedding.is_empty() && (says_something(&position) || length(&along) >= self.least);
+        let named = self.named.as_ref().map_or_else(Vec::new, |named| named.project(&centred));
+        for mut place in [along, named] {
+            if !known {
+                place.fill(0.0);
+            }
+            normalise(&mut place);
+            position.extend(place);
+        }
         normalise(&mut position);
         position
     }
+}
+
+fn says_something(position: &[f32]) -> bool {
+    position.iter().any(|value| *value != 0.0)
+}
+
+fn length(place: &[f32]) -> f32 {
+    dot(place, place).sqrt()
 }
 
 /// Groups with what is needed to place documents.
@@ -170,19 +220,17 @@ pub(super) async fn fit(
             }
             let projection = Projection::fit(&rows, width, seed, cancellation);
             let mut points = projection.apply_all(&rows);
-            let along = || sample.embeddings.iter().map(|(_, place)| place.as_slice());
-            let axis = axis.filter(|_| along().any(|place| !place.is_empty()));
-            let axis = axis.map(|axis| CentredAxis::new(axis, along()));
-            if let Some(axis) = &axis {
-                let joined = (0..points.len()).zip(along()).flat_map(|(row, place)| {
-                    let position = points.row(row).to_vec();
-                    axis.join(position, place)
-                });
-                points = Rows { values: joined.collect(), width: points.width + axis.mean.len() };
+            let axes = axis.and_then(|named| Axes::fit(&named, &points, &sample.embeddings, cancellation));
+            if let Some(axes) = &axes {
+                let joined: Vec<Vec<f32>> = (0..points.len())
+                    .into_par_iter()
+                    .map(|row| axes.join(points.row(row).to_vec(), &sample.embeddings[row].1))
+                    .collect();
+                points = Rows { width: joined.first().map_or(0, Vec::len), values: joined.concat() };
             }
             let clustering = cluster(&Points::Rows(points), k, seed, cancellation);
             let centroids = clustering.centroids.clone();
-            (Placing::Projected { idf, projection, axis, centroids }, clustering)
+            (Placing::Projected { idf, projection, axes, centroids }, clustering)
         };
         Ok(Model { placing, n_clusters: clustering.len(), stability: clustering.stability })
     })
@@ -216,12 +264,12 @@ async fn draw(
     memory: &datafusion::execution::memory_pool::MemoryReservation,
 ) -> Result<Sample> {
     let dense = options.view == View::Dense;
-    let limit = if dense { DENSE_SAMPLE } else { FEATURE_SAMPLE };
-    let axis = axis_of(options, selected);
+    let joined = is_joined(options, selected);
+    let limit = if dense || joined { DENSE_SAMPLE } else { FEATURE_SAMPLE };
     let mut sample = Sample { rows: vec![], embeddings: vec![], n_with: vec![0; selected.n_slots], n_docs: 0 };
     let mut random = Random::new(options.seed, 0x5A3B);
     let columns: &[DocumentColumn] = if dense { &[DocumentColumn::Embedding] } else { &[DocumentColumn::Features] };
-    let mut stream = documents(source, options, columns, axis.is_some()).await?;
+    let mut stream = documents(source, options, columns, joined).await?;
     while let Some(batch) = stream.try_next().await? {
         let n_rows = batch.num_rows();
         let mut drawn: Vec<Option<usize>> = Vec::with_capacity(n_rows);
@@ -243,7 +291,7 @@ async fn draw(
             }
         } else {
             let features = FeaturesView::try_new(options.function, batch.column(0))?;
-            let along = Along::try_new(options, axis.as_deref(), batch.columns().get(1))?;
+            let beside = beside(options, joined, batch.columns().get(1))?;
             for (row, target) in drawn.iter().enumerate() {
                 for slot in features.ids(row).iter().filter_map(|&id| selected.slot(id)) {
                     sample.n_with[slot as usize] += 1;
@@ -251,8 +299,9 @@ async fn draw(
                 let Some(target) = *target else { continue };
                 let values = selected_values(&features, row, selected, medians);
                 put(&mut sample.rows, target, first + row as u64, values, memory, options)?;
-                if axis.is_some() {
-                    put(&mut sample.embeddings, target, first + row as u64, along.place(row), memory, options)?;
+                if joined {
+                    let embedding = embedding_of(beside.as_ref(), row);
+                    put(&mut sample.embeddings, target, first + row as u64, embedding, memory, options)?;
                 }
             }
         }
@@ -261,7 +310,7 @@ async fn draw(
         return exec_err!("{}: set '{}' has no documents", options.function, options.set);
     }
     let has_none = |(_, embedding): &(u64, Vec<f32>)| embedding.iter().all(|value| *value == 0.0);
-    let needed = dense || options.view == (View::Both { asked_for: true }) && axis.is_some();
+    let needed = dense || options.view == (View::Both { asked_for: true }) && joined;
     if needed && sample.embeddings.iter().all(has_none) {
         return exec_err!(
             "{}: none of the {} documents of '{}' that were looked at has an embedding, by which view => '{}' groups; leave it \
@@ -277,9 +326,9 @@ async fn draw(
     Ok(sample)
 }
 
-/// The axis that embeddings are looked at along.
-fn axis_of(options: &Options, selected: &Selected) -> Option<Arc<Axis>> {
-    selected.axis.clone().filter(|_| matches!(options.view, View::Both { .. }))
+/// Whether embeddings are looked at beside features: if the call is about what phrases stand for.
+fn is_joined(options: &Options, selected: &Selected) -> bool {
+    matches!(options.view, View::Both { .. }) && selected.axis.is_some()
 }
 
 /// The documents of the set with `columns` and, if `with_embeddings` and the set has any or must have, their embeddings.
@@ -301,36 +350,15 @@ async fn documents(
     }
 }
 
-/// Where the documents of a batch lie along the axis.
-struct Along<'a>(Option<(&'a Axis, Embeddings)>);
+/// The embeddings of a batch that are looked at beside its features.
+fn beside(options: &Options, joined: bool, column: Option<&ArrayRef>) -> Result<Option<Embeddings>> {
+    column.filter(|_| joined).map(|column| Embeddings::try_new(options.function, column)).transpose()
+}
 
-impl<'a> Along<'a> {
-    /// Embeddings of another length than the labels' are of another reader: they say nothing about this axis.
-    fn try_new(options: &Options, axis: Option<&'a Axis>, column: Option<&ArrayRef>) -> Result<Self> {
-        let (Some(axis), Some(column)) = (axis, column) else { return Ok(Self(None)) };
-        let embeddings = Embeddings::try_new(options.function, column)?;
-        if embeddings.width() == axis.width() {
-            return Ok(Self(Some((axis, embeddings))));
-        }
-        if options.view == (View::Both { asked_for: true }) {
-            return exec_err!(
-                "{}: documents of '{}' have embeddings of {} numbers, and labels are read as {}; was another reader used \
-                 when they were imported? view => 'features' works without embeddings",
-                options.function,
-                options.set,
-                embeddings.width(),
-                axis.width()
-            );
-        }
-        Ok(Self(None))
-    }
-
-    /// Empty for a document without an embedding.
-    fn place(&self, row: usize) -> Vec<f32> {
-        let Some((axis, embeddings)) = &self.0 else { return Vec::new() };
-        let embedding = unit(embeddings.row(row));
-        if embedding.iter().all(|value| *value == 0.0) { Vec::new() } else { axis.project(&embedding) }
-    }
+/// Of length 1; empty for a document without an embedding.
+fn embedding_of(embeddings: Option<&Embeddings>, row: usize) -> Vec<f32> {
+    let embedding = embeddings.map(|embeddings| unit(embeddings.row(row))).unwrap_or_default();
+    if embedding.iter().all(|value| *value == 0.0) { Vec::new() } else { embedding }
 }
 
 fn put<T>(
@@ -391,18 +419,17 @@ pub(super) async fn place_all(
     let mut placed =
         Placed { sizes: vec![0; n_groups], n_with: vec![vec![0; id_bound]; n_groups], ..Placed::default() };
     let mut central: Vec<TopK<String>> = (0..model.n_clusters).map(|_| TopK::new(N_CENTRAL)).collect();
-    let axis = match &model.placing {
-        Placing::Projected { axis, .. } => axis.as_ref(),
-        _ => None,
-    };
+    let joined = matches!(&model.placing, Placing::Projected { axes: Some(_), .. });
     let columns = match model.placing {
         Placing::ByPosition(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids],
         Placing::Projected { .. } => vec![DocumentColumn::DocId, DocumentColumn::Features],
         Placing::Embedded(_) => vec![DocumentColumn::DocId, DocumentColumn::Ids, DocumentColumn::Embedding],
     };
     let mut position = 0usize;
-    let mut stream = documents(source, options, &columns, axis.is_some()).await?;
+    let mut once = Once::new(options.function, request);
+    let mut stream = documents(source, options, &columns, joined).await?;
     while let Some(batch) = stream.try_next().await? {
+        once.check(0, &options.set, batch.column(0))?;
         grow(&memory, options.function, batch.num_rows() * size_of::<u16>())?;
         let doc_ids = texts(options.function, "doc_id", batch.column(0))?;
         let features = match model.placing {
@@ -413,7 +440,7 @@ pub(super) async fn place_all(
             None => Some(IdsView::try_new(options.function, batch.column(1))?),
             Some(_) => None,
         };
-        let along = Along::try_new(options, axis.map(|axis| &*axis.axis), batch.columns().get(2))?;
+        let beside = beside(options, joined, batch.columns().get(2))?;
         let embeddings = match model.placing {
             Placing::Embedded(_) => Some(Embeddings::try_new(options.function, batch.column(2))?),
             _ => None,
@@ -421,12 +448,12 @@ pub(super) async fn place_all(
         for row in 0..batch.num_rows() {
             let found = match &model.placing {
                 Placing::ByPosition(places) => places.get(position).copied().flatten(),
-                Placing::Projected { idf, projection, axis, centroids } => features.as_ref().and_then(|features| {
+                Placing::Projected { idf, projection, axes, centroids } => features.as_ref().and_then(|features| {
                     let values = selected_values(features, row, selected, medians);
                     let weighted = values.iter().map(|&(slot, value)| (slot as usize, value * idf[slot as usize]));
                     let position = projection.apply(weighted);
-                    let position = match axis {
-                        Some(axis) => axis.join(position, &along.place(row)),
+                    let position = match axes {
+                        Some(axes) => axes.join(position, &embedding_of(beside.as_ref(), row)),
                         None => position,
                     };
                     place(&position, centroids)

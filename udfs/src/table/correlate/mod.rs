@@ -44,7 +44,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "correlate(set [, option => value ...])",
     text: "Which features come together in documents more often than chance. One row per finding: `docs_both`, `npmi` \
            (normalised pointwise mutual information over all documents, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` \
-           (one-sided; Fisher's exact test where an expected count is below 5, or below 20 far out in the tail, else by the \
+           (one-sided, by Fisher's exact test; see below with `control` or `min_lift`), \
            log-likelihood ratio), `q_value` (Benjamini-Hochberg over all pairs of features with enough documents), `llr` \
            (log-likelihood ratio G²), `docs_a`, `docs_b`, `n`, `expected` (documents that would have both if the features \
            were independent), `label_similarity` (cosine of the two labels by the reader; null if one is hidden, or if the \
@@ -52,7 +52,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            on neighbouring tokens; looked up for the first 200 pairs of token features, in up to 60 documents in all), `n_members` (pairs among the first 500 that \
            tell the same, this one included) and `also_in_words` (two words, or pairs of neighbouring words, that are in the \
            documents of the two features, phi at least 0.5, and come together with at least 0.8 of the same `llr`; null if \
-           there are none; looked up for the first 50 rows in up to 20,000 documents). Ranked by `llr` unless `rank_by` says \
+           there are none; looked up for the first 200 rows in up to 20,000 documents; with `with` the first is of a document of `set`, the second of its partner). Ranked by `llr` unless `rank_by` says \
            otherwise. Pairs that the same token fires (half of the five \
            strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` or \
            `min_lift` p is by the log-likelihood ratio against what is expected within the strata, times the lift, or where few \
@@ -69,7 +69,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "unexpected",
             "keep pairs whose labels are less alike than this (cosine by the reader, -1 to 1), and that topics do not \
-                        explain: `control` is then `'topic'` and `min_lift` 2 unless they are given; default: all pairs",
+                        explain: `control` is then `'topic'` (not with `with`) and `min_lift` 2 unless they are given; default: all pairs",
         ),
         (
             "control",

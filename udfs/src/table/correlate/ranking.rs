@@ -27,7 +27,7 @@ use crate::table::places::{self, Nearness};
 const PLACED_ROWS: usize = 200;
 
 /// First rows for which words are looked up.
-const WORDED_ROWS: usize = 50;
+const WORDED_ROWS: usize = 200;
 
 /// From this share of documents on, a pair stands at one place.
 const SAME_PLACE_SHARE: f64 = 0.5;
@@ -220,11 +220,12 @@ impl CorrelateCall {
 
     /// For the first rows, the pair of words that shows the same.
     pub(super) async fn words(&self, findings: &[Finding], request: &Request) -> Result<Vec<Option<String>>> {
-        let Some(first) = findings.first().filter(|_| self.across.is_none() && self.wants(request, WORDS)) else {
+        let Some(first) = findings.first().filter(|_| self.wants(request, WORDS)) else {
             return Ok(Vec::new());
         };
         let pairs = findings.iter().take(WORDED_ROWS).map(|finding| finding.row.features).collect();
-        pair_words(NAME, &self.source, &self.set, pairs, first.row.n).await
+        let across = self.across.as_ref().map(|(set, column)| (set.as_str(), column.as_str()));
+        pair_words(NAME, &self.source, &self.set, across, pairs, first.row.n).await
     }
 
     /// For the first rows, documents that show both features; nothing where the set has no ids or texts.

@@ -102,6 +102,9 @@ async fn correlates_prompts_with_responses() {
     };
     let rows = cells(&source, call("")).await.unwrap();
     assert_eq!(rows, [["code", "list", "19", "19", "19", "57"]], "code with code is an echo");
+    let words = call("").replace("label_a, label_b, docs_both, docs_a, docs_b, n", "also_in_words");
+    let words = cells(&source, words).await.unwrap();
+    assert!(words[0][0].starts_with("\"python\" + \"first"), "a word of the prompt, one of the response: {words:?}");
     let rows = cells(&source, call(", named_argument('echoes', true), named_argument('fold', false)")).await.unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], ["code", "code", "19", "19", "19", "57"]);

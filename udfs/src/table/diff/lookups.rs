@@ -22,7 +22,7 @@ use crate::table::examples::{EXAMPLE_ROWS, Example, Examples};
 use crate::table::exec::{Request, blocking};
 
 /// Rows for which words and repetitions are looked up: the first ones (of each group).
-pub(super) const TOP_ROWS: usize = 200;
+pub(super) const TOP_ROWS: usize = 500;
 
 /// Documents of each side whose words are looked at, of two groups; spread evenly if there are more. Of several groups a
 /// share of that, but not below the second number.
@@ -31,8 +31,8 @@ const WORD_DOCUMENTS: (u64, u64) = (20_000, 2000);
 /// Groups beyond which words are looked up only on demand.
 const WORD_GROUPS: usize = 20;
 
-/// Groups whose repetitions are found in one pass over the documents: about 200 KB each.
-const SAME_GROUPS: usize = 250;
+/// Groups whose repetitions are found in one pass over the documents: about 1 MB each.
+const SAME_GROUPS: usize = 50;
 
 /// What is said of a row beside its numbers. `None` where nothing was looked up.
 #[derive(Debug, Clone, Default)]

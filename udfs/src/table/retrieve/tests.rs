@@ -518,6 +518,7 @@ async fn documents_without_an_embedding_are_not_among_those_that_the_best_stand_
     let plan = Plan {
         options: Options::parse(&[lit("answers"), lit("sorry")]).unwrap(),
         catalog: Arc::default(),
+        read: Vec::new(),
         understood: Understood::default(),
         statistics,
         dense: DenseQuery::default(),
