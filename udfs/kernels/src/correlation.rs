@@ -11,7 +11,7 @@ use crate::cancellation::Cancellation;
 use crate::cooccurrence::PairCounts;
 use crate::statistics::{
     EXACT_BELOW, benjamini_hochberg, binomial_greater, binomial_less, chi_squared_1_p, fisher_greater, fisher_less,
-    fisher_two_sided, log_likelihood_ratio, log_likelihood_ratio_of, npmi, smallest_expected,
+    fisher_two_sided, log_likelihood_ratio, log_likelihood_ratio_of, npmi,
 };
 
 /// How many of the smallest p values are kept for the false discovery rate: twice the rows that are returned, within these
@@ -64,7 +64,7 @@ pub struct PairRow {
     pub expected: f64,
     /// Log-likelihood ratio G² of what is and what is expected.
     pub llr: f64,
-    /// p of independence: by G², or by Fisher's exact test where an expected count is below 5 (below 20 if p is small).
+    /// p of independence by Fisher's exact test; within strata, or of a lift, an upper bound of it or by G².
     pub p_value: f64,
     /// Benjamini-Hochberg q over all pairs with enough documents.
     pub q_value: f64,
@@ -174,9 +174,8 @@ struct Found {
     n_tests: u64,
     /// Larger p values are not among the smallest.
     p_bound: f64,
-    /// Its logarithm, and the G² that has this p.
+    /// Its logarithm.
     ln_p_bound: f64,
-    llr_bound: f64,
     /// Smaller keys are not among the best.
     key_bound: f64,
 }
@@ -189,7 +188,6 @@ impl Default for Found {
             n_tests: 0,
             p_bound: f64::INFINITY,
             ln_p_bound: f64::INFINITY,
-            llr_bound: f64::NEG_INFINITY,
             key_bound: f64::NEG_INFINITY,
         }
     }
@@ -198,8 +196,8 @@ impl Default for Found {
 impl Found {
     /// Nothing yet, of what can still be among the best.
     fn after(&self) -> Self {
-        let Self { p_bound, ln_p_bound, llr_bound, key_bound, .. } = *self;
-        Self { p_bound, ln_p_bound, llr_bound, key_bound, ..Self::default() }
+        let Self { p_bound, ln_p_bound, key_bound, .. } = *self;
+        Self { p_bound, ln_p_bound, key_bound, ..Self::default() }
     }
 
     fn offer(&mut self, best: Best, limit: usize) {
@@ -233,13 +231,6 @@ impl Found {
     fn bound_p(&mut self, largest: f64) {
         if largest < self.p_bound {
             (self.p_bound, self.ln_p_bound) = (largest, largest.ln());
-            // Of a two-sided p it is larger: this errs on the safe side.
-            let (mut low, mut high) = (0.0, 2000.0);
-            for _ in 0..60 {
-                let middle = (low + high) / 2.0;
-                if chi_squared_1_p(middle) / 2.0 > largest { low = middle } else { high = middle }
-            }
-            self.llr_bound = low;
         }
     }
 
@@ -324,28 +315,10 @@ impl Screen {
         sum
     }
 
-    /// Whether p is by Fisher's test, whatever G² is.
-    fn is_exact(&self, docs: (u64, u64)) -> bool {
-        smallest_expected(docs.0, docs.1, self.n) < least_expected(0.0, false)
-    }
-
     /// Logarithm of what p by Fisher's test is at least, from that of the table's probability: the table and the three next
     /// ones more extreme.
     fn ln_p_at_least(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
         ln_probability + self.tail(both, docs, 4).ln()
-    }
-
-    /// What G² is at most, from the logarithm of the table's probability: Stirling's formula for each of its factorials,
-    /// whose error is below `1 / 12k`. Infinite if a cell is empty.
-    fn llr_at_most(&self, ln_probability: f64, both: u64, docs: (u64, u64)) -> f64 {
-        let (a, b, n, both) = (docs.0 as f64, docs.1 as f64, self.n as f64, both as f64);
-        let cells = [both, a - both, b - both, n + both - a - b];
-        if cells.contains(&0.0) {
-            return f64::INFINITY;
-        }
-        let spread = a * (n - a) / cells[0] * (b / cells[1]) * ((n - b) / cells[2]) / cells[3] / n;
-        let error: f64 = cells.iter().map(|cell| 1.0 / (6.0 * cell)).sum();
-        (spread / std::f64::consts::TAU).ln() - 2.0 * ln_probability + error + 1.0 / (6.0 * a.min(b))
     }
 }
 
@@ -442,8 +415,7 @@ impl Ranking {
 
     /// Whether a pair's p can be among the smallest.
     fn can_be_kept(&self, found: &Found, screen: &Screen, ln_p: f64, both: u64, docs: (u64, u64)) -> bool {
-        (ln_p <= found.ln_p_bound && screen.ln_p_at_least(ln_p, both, docs) <= found.ln_p_bound)
-            || (!screen.is_exact(docs) && screen.llr_at_most(ln_p, both, docs) >= found.llr_bound)
+        ln_p <= found.ln_p_bound && screen.ln_p_at_least(ln_p, both, docs) <= found.ln_p_bound
     }
 
     /// For a feature in `docs_a` documents and each small count, how many documents another must have for their pair to be
@@ -483,7 +455,7 @@ impl Ranking {
         if !self.can_be_kept(found, screen, ln_p, both, docs) {
             return true;
         }
-        if self.direction == Direction::Both || !screen.is_exact(docs) {
+        if self.direction == Direction::Both {
             return false;
         }
         let p = ln_p.exp() * screen.tail(both, docs, usize::MAX);
@@ -525,7 +497,7 @@ impl Ranking {
         }
         let (llr, p_value) = if block.background.is_none() && block.min_lift == 1.0 {
             let llr = log_likelihood_ratio(docs_both, docs.0, docs.1, n);
-            (llr, p_value(self.direction, llr, docs_both, docs.0, docs.1, n))
+            (llr, p_value(self.direction, docs_both, docs, n))
         } else {
             let llr = log_likelihood_ratio_of(docs_both, null, docs.0, docs.1, n);
             (llr, p_value_of(self.direction, llr, docs_both, null, docs, n))
@@ -569,15 +541,11 @@ impl Ranking {
     }
 }
 
-fn p_value(direction: Direction, llr: f64, both: u64, docs_a: u64, docs_b: u64, n: u64) -> f64 {
-    let is_low = smallest_is_low(both, docs_a as f64 * docs_b as f64 / n as f64, (docs_a, docs_b), n);
-    let exact = smallest_expected(docs_a, docs_b, n) < least_expected(llr, is_low);
+fn p_value(direction: Direction, both: u64, (docs_a, docs_b): (u64, u64), n: u64) -> f64 {
     match direction {
-        Direction::Positive if exact => fisher_greater(both, docs_a, docs_b, n),
-        Direction::Negative if exact => fisher_less(both, docs_a, docs_b, n),
-        Direction::Both if exact => fisher_two_sided(both, docs_a, docs_b, n),
-        Direction::Positive | Direction::Negative => chi_squared_1_p(llr) / 2.0,
-        Direction::Both => chi_squared_1_p(llr),
+        Direction::Positive => fisher_greater(both, docs_a, docs_b, n),
+        Direction::Negative => fisher_less(both, docs_a, docs_b, n),
+        Direction::Both => fisher_two_sided(both, docs_a, docs_b, n),
     }
 }
 
@@ -607,12 +575,6 @@ fn cells(both: u64, expected: f64, (docs_a, docs_b): (u64, u64), n: u64) -> [(u6
 
 fn smallest(cells: [(u64, f64, u64, bool); 4]) -> (u64, f64, u64, bool) {
     cells.into_iter().min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or(cells[0])
-}
-
-/// Whether the cell in which the fewest are expected holds fewer than that.
-fn smallest_is_low(both: u64, expected: f64, docs: (u64, u64), n: u64) -> bool {
-    let (count, mean, ..) = smallest(cells(both, expected, docs, n));
-    (count as f64) < mean
 }
 
 /// p where `expected` documents have both at most (or at least): by G², or by the binomial tail of the smallest cell if

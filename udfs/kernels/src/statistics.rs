@@ -202,6 +202,11 @@ fn tail(mut next_ratio: impl FnMut() -> Option<f64>) -> f64 {
     sum
 }
 
+/// Probability that `both` of `n` documents have both properties, if they are independent.
+pub(crate) fn hypergeometric(both: u64, with_first: u64, with_second: u64, n: u64) -> f64 {
+    Hypergeometric { with_first, with_second, n }.ln_probability(both).exp()
+}
+
 /// Fisher's exact test of a 2x2 table, one-sided: probability of `both` or more documents with both properties, if
 /// they were independent. `both <= with_first, with_second <= n`.
 pub fn fisher_greater(both: u64, with_first: u64, with_second: u64, n: u64) -> f64 {
