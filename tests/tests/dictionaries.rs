@@ -144,7 +144,11 @@ fn a_dictionary_that_its_reader_cannot_feed_is_refused() {
     for (name, value, expected) in [
         ("reader", Value::from("nope"), "reader 'nope' not found"),
         ("hook", "residual.99".into(), "has residuals 0 to 6"),
-        ("architecture", serde_json::json!({"kind": "top_k", "k": 9999}), "architecture TopK: a number is out of range"),
+        (
+            "architecture",
+            serde_json::json!({"kind": "top_k", "k": 9999}),
+            "architecture TopK: a number is out of range",
+        ),
     ] {
         let mut wrong = spec.clone();
         wrong[name] = value;
