@@ -29,6 +29,8 @@ pub struct CorpusInfo {
     pub key: Option<String>,
     /// The user's own columns with their types (text and metadata), without what saequel adds.
     pub columns: SchemaRef,
+    /// Whether its data could be opened when the catalog was read; what cannot be is listed, and in no list of tables.
+    pub intact: bool,
     /// Names of the dictionaries it is encoded with, in column order; the first one's column is `features`.
     pub dictionaries: Vec<String>,
     /// When it was made, microseconds since 1970 UTC.
@@ -296,7 +298,8 @@ impl Engine {
                 .collect();
             if let Some(first) = users.first() {
                 let message = format!(
-                    "dictionary '{name}' is in use by: {}; take it away first (ALTER CORPUS {first} DROP DICTIONARY                      '{name}'), or drop the corpus",
+                    "dictionary '{name}' is in use by: {}; take it away first (ALTER CORPUS {first} DROP DICTIONARY \
+                     '{name}'), or drop the corpus",
                     users.join(", ")
                 );
                 return Err(Error::new(ErrorKind::Query, message));

@@ -11,7 +11,7 @@ use saequel_udfs::{Dictionary, Feature, FeatureCatalog};
 
 use crate::catalog::Check;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::given::UNNAMED;
 use crate::schema;
 use crate::store::{AsOf, Snapshot, folder_sha256};
@@ -273,7 +273,10 @@ async fn examine(snapshot: &Snapshot) -> Result<(u64, Result<String, String>, Ve
 
 fn words(dir: &Path, n_documents: u64, version: u64) -> Result<String, String> {
     let way_out = "the next import, delete or compact of the corpus mends it";
-    let shown = |error: Error| format!("{error}; {way_out}");
+    let shown = |error: Error| match error.kind() {
+        ErrorKind::Denied => error.to_string(),
+        _ => format!("{error}; {way_out}"),
+    };
     match Words::open(dir).map_err(shown)? {
         None if n_documents == 0 => Ok("no index, no documents".to_owned()),
         None => Err(format!("there is no index; {way_out}")),
@@ -291,6 +294,8 @@ fn words(dir: &Path, n_documents: u64, version: u64) -> Result<String, String> {
 
 async fn indexes(snapshot: &Snapshot) -> Result<String, String> {
     let states = snapshot.indexes().await.map_err(|error| error.to_string())?;
+    let build = format!("build it anew: saequel compact {}", snapshot.info.name);
+    snapshot.open_indexes().await.map_err(|error| format!("{error}; {build}"))?;
     let mut shown = Vec::new();
     for state in states {
         match state.covered {

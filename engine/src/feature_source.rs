@@ -177,9 +177,10 @@ impl EngineSource {
         let wanted = columns.iter().map(|column| expression(&frame, column)).collect::<Result<Vec<_>>>();
         let Ok(mut wanted) = wanted else { return Ok(None) };
         wanted.extend((0..sets.len()).map(|set| Expr::Column(Column::new_unqualified(is_in(set)))));
-        let frame = frame.select(wanted).map_err(Error::from)?;
+        let Ok(frame) = frame.select(wanted) else { return Ok(None) };
         let context = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await.map_err(Error::from)?;
+        // Conditions that share a part may be more than DataFusion's rules can name.
+        let Ok(plan) = frame.create_physical_plan().await else { return Ok(None) };
         let n_parts = plan.output_partitioning().partition_count();
         let parts = (0..n_parts).map(|part| plan.execute(part, Arc::clone(&context)));
         Ok(Some(parts.collect::<DFResult<Vec<_>>>().map_err(Error::from)?))

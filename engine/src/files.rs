@@ -18,7 +18,7 @@ use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTable
 use datafusion::error::{DataFusionError, Result as DFResult};
 
 use crate::error::{Error, ErrorKind, Result, nearest};
-use crate::ingest::{delimiter, first_bytes};
+use crate::ingest::{columns_of_digits, delimiter, first_bytes};
 use crate::options::EngineOptions;
 
 /// What the database keeps in its folder beside what a user puts there. Whoever holds the program may look at it; statements
@@ -256,7 +256,10 @@ pub(crate) async fn table(
     };
     let mut schema = Schema::empty();
     for (path, url) in paths.iter().zip(&urls) {
-        let found = listing.infer_schema(state, url).await.map_err(unreadable)?;
+        let mut found = Arc::unwrap_or_clone(listing.infer_schema(state, url).await.map_err(unreadable)?);
+        if listing.format.get_ext() == "csv" {
+            found = with_digits(found, path);
+        }
         schema = with_file(schema, &found, listing.format.get_ext() == "csv").map_err(|what| {
             let message = format!(
                 "the files of '{name}' do not go together: {what} in '{}' and those before it; read them one by one and \
@@ -298,6 +301,21 @@ fn with_file(mut schema: Schema, file: &Schema, csv: bool) -> Result<Schema, Str
     }
     schema.fields = fields.into();
     Ok(schema)
+}
+
+/// `schema` of a CSV file, with those columns as text that an import keeps as text, because numbers would lose digits.
+fn with_digits(mut schema: Schema, path: &Path) -> Schema {
+    let is_number = |field: &FieldRef| matches!(field.data_type(), DataType::Int64 | DataType::Float64);
+    if !schema.fields().iter().any(is_number) {
+        return schema;
+    }
+    let exact = columns_of_digits(path, SCHEMA_ROWS);
+    let fields = schema.fields().iter().enumerate().map(|(at, field)| match exact.contains(&at) && is_number(field) {
+        true => Arc::new(Field::new(field.name(), DataType::Utf8, true)),
+        false => Arc::clone(field),
+    });
+    schema.fields = fields.collect();
+    schema
 }
 
 /// The URL of one file, whatever characters its name has.

@@ -18,6 +18,7 @@ mod feature_source;
 mod files;
 pub mod ingest;
 mod join_features;
+pub mod json;
 mod label_embeddings;
 mod named_files;
 mod namespace;

@@ -90,6 +90,11 @@ impl CatalogProvider for Database {
     }
 }
 
+/// Corpora whose columns can be told.
+fn intact(picture: &Picture) -> impl Iterator<Item = &str> {
+    picture.corpora().filter(|name| picture.catalog.corpus(name).is_none_or(|corpus| corpus.intact))
+}
+
 #[derive(Debug)]
 struct Main {
     picture: Arc<Picture>,
@@ -99,7 +104,7 @@ struct Main {
 #[async_trait]
 impl SchemaProvider for Main {
     fn table_names(&self) -> Vec<String> {
-        self.picture.corpora().flat_map(|name| [name.to_owned(), format!("{name}{ACTIVATIONS_SUFFIX}")]).collect()
+        intact(&self.picture).flat_map(|name| [name.to_owned(), format!("{name}{ACTIVATIONS_SUFFIX}")]).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -146,7 +151,7 @@ struct Stored {
 #[async_trait]
 impl SchemaProvider for Stored {
     fn table_names(&self) -> Vec<String> {
-        self.picture.corpora().map(str::to_owned).collect()
+        intact(&self.picture).map(str::to_owned).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {

@@ -13,15 +13,23 @@ use crate::error::{Error, ErrorKind, did_you_mean, disk_full, is_full_disk};
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
-        let mut position = None;
-        let (kind, message) = classify(&error, &mut position);
-        if matches!(kind, ErrorKind::Io | ErrorKind::Internal) && is_full_disk(&error) {
-            return disk_full("what the query keeps on disk");
-        }
-        match position {
-            Some((line, column)) => Error::new(kind, format!("line {line}, column {column}: {message}")),
-            None => Error::new(kind, message),
-        }
+        translated(&error)
+    }
+}
+
+/// An error of DataFusion's as the engine's.
+pub(crate) fn translated(error: &DataFusionError) -> Error {
+    let mut position = None;
+    let (kind, message) = classify(error, &mut position);
+    if matches!(kind, ErrorKind::Io | ErrorKind::Internal) && is_full_disk(error) {
+        return disk_full("what the query keeps on disk");
+    }
+    if let Some(message) = wrong_pattern(&message) {
+        return Error::new(ErrorKind::Query, message);
+    }
+    match position {
+        Some((line, column)) => Error::new(kind, format!("line {line}, column {column}: {message}")),
+        None => Error::new(kind, message),
     }
 }
 
@@ -110,8 +118,21 @@ fn arrow(error: &ArrowError, position: &mut Option<(u64, u64)>) -> (ErrorKind, S
         ArrowError::CDataInterface(_) | ArrowError::DictionaryKeyOverflowError => {
             (ErrorKind::Internal, error.to_string())
         }
+        ArrowError::CastError(message) if message.starts_with("Cannot cast string '") => {
+            let hint =
+                "; beside a column of text a number is written in quotes, and try_cast gives null for other text";
+            (ErrorKind::Data, format!("{}{hint}", lowered(message)))
+        }
         other => (ErrorKind::Data, lowered(&other.to_string())),
     }
+}
+
+/// What is wrong with a regular expression; its library draws it over several lines.
+fn wrong_pattern(message: &str) -> Option<String> {
+    let (_, drawn) = message.split_once("regex parse error:")?;
+    let (pattern, what) = drawn.rsplit_once("error: ")?;
+    let pattern = pattern.trim().lines().next()?.trim();
+    Some(format!("regular expression '{pattern}': {}", what.trim()))
 }
 
 fn io_kind(error: &std::io::Error) -> ErrorKind {
@@ -272,6 +293,16 @@ mod tests {
             parser_message("sql parser error: Expected: an expression, found: FROM at Line: 1, Column: 8"),
             "line 1, column 8: expected: an expression, found: FROM"
         );
+    }
+
+    #[test]
+    fn patterns_and_casts_are_the_authors_to_mend() {
+        let drawn = "regex parse error:\n    \\mhere\n    ^^\nerror: unrecognized escape sequence";
+        let error = Error::from(DataFusionError::External(drawn.into()));
+        assert_eq!(error.kind(), ErrorKind::Query);
+        assert_eq!(error.message(), "regular expression '\\mhere': unrecognized escape sequence");
+        let cast = ArrowError::CastError("Cannot cast string 'a1' to value of Int64 type".to_owned());
+        assert!(Error::from(DataFusionError::from(cast)).message().contains("a number is written in quotes"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use futures::{Stream, StreamExt};
 
 use crate::caller::Caller;
 use crate::error::Error;
+use crate::query_error::translated;
 
 /// Statements that are kept.
 const CAPACITY: usize = 1000;
@@ -137,7 +138,7 @@ impl Stream for Followed {
         let next = self.stream.poll_next_unpin(cx);
         match &next {
             Poll::Ready(Some(Ok(batch))) => self.entry.rows += batch.num_rows() as u64,
-            Poll::Ready(Some(Err(error))) => self.entry.end("failed", Some(error.strip_backtrace())),
+            Poll::Ready(Some(Err(error))) => self.entry.end("failed", Some(translated(error).to_string())),
             Poll::Ready(None) => self.entry.end("done", None),
             Poll::Pending => {}
         }

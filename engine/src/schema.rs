@@ -101,11 +101,32 @@ pub fn is_added(column: &str) -> bool {
     [EMBEDDING, N_TOKENS, N_SPANS, ERROR].contains(&column) || PREFIXES.iter().any(|prefix| column.starts_with(prefix))
 }
 
+/// Whether a column of a source is one that saequel added to what it once wrote: by its name, and by its type there.
+/// `first` gives the first value, for sources that have features and embeddings as text.
+pub(crate) fn is_exported(column: &str, data_type: Option<&DataType>, first: impl FnOnce() -> Option<String>) -> bool {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| column.starts_with(prefix));
+    // Of nulls alone nothing is lost.
+    let Some(data_type) = data_type else { return is_added(column) || reserved(column).is_some() };
+    let begins_with = |start: &str| *data_type == DataType::Utf8 && first().is_some_and(|text| text.starts_with(start));
+    match column {
+        sql::N_TOKENS | sql::N_SPANS | N_TOKENS | N_SPANS => data_type.is_integer(),
+        sql::FVU | sql::EXPLAINED => data_type.is_numeric(),
+        EMBEDDING => matches!(data_type, DataType::List(_) | DataType::FixedSizeList(..)) || begins_with("["),
+        ERROR => *data_type == DataType::Utf8,
+        _ if column == sql::FEATURES || column.starts_with("features_") => match data_type {
+            DataType::Struct(fields) => fields.iter().map(|field| field.name().as_str()).eq(["ids", "activations"]),
+            _ => begins_with("{\"ids\":["),
+        },
+        _ if begins(&["_ids_", "_activations_"]) => matches!(data_type, DataType::List(_)) || begins_with("["),
+        _ => begins(&["_fvu_", "fvu_", "_explained_", "explained_"]) && data_type.is_numeric(),
+    }
+}
+
 /// Why a column of the user's cannot have this name; `None` if it can.
 pub fn reserved(column: &str) -> Option<&'static str> {
     let lower = column.to_lowercase();
     if lower == DOC_ID {
-        return Some("it is the name of the identity that every document gets");
+        return Some("it is the name of the identity that every document gets, unless it is the key (--key doc_id)");
     }
     let added = [
         EMBEDDING,

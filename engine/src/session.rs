@@ -94,14 +94,21 @@ pub(crate) fn spill_folder(engine: &Engine) -> Result<TempDir> {
     made.map_err(|error| io_error("cannot make a folder", &root, error))
 }
 
-/// Where statements spill; `None` stands for the system's temporary folder.
+/// Where statements spill; `None` stands for the system's temporary folder, also where the database can only be read.
 fn spill_root(engine: &Engine) -> Result<Option<PathBuf>> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     if engine.options().read_only {
         return Ok(None);
     }
     let folder = engine.dir().join("tmp");
-    std::fs::create_dir_all(&folder).map_err(|error| io_error("cannot make the spill folder", &folder, error))?;
-    Ok(Some(folder))
+    let denied = |error: &std::io::Error| matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem);
+    match std::fs::create_dir_all(&folder) {
+        Err(error) if denied(&error) => Ok(None),
+        Err(error) => Err(io_error("cannot make the spill folder", &folder, error)),
+        // It may be there and another's.
+        Ok(()) if tempfile::tempfile_in(&folder).is_err_and(|error| denied(&error)) => Ok(None),
+        Ok(()) => Ok(Some(folder)),
+    }
 }
 
 /// Removes what killed processes spilled more than a day ago.
@@ -235,7 +242,7 @@ pub struct Described {
 }
 
 /// Names of the parameters of a statement, with their dollar signs.
-fn placeholders(statement: &mut ast::Statement) -> Result<BTreeSet<String>> {
+fn placeholders(statement: &mut impl ast::VisitMut) -> Result<BTreeSet<String>> {
     let mut wanted = BTreeSet::new();
     walk(statement, &mut |node| {
         if let Node::Expr(ast::Expr::Value(value)) = node
@@ -246,6 +253,24 @@ fn placeholders(statement: &mut ast::Statement) -> Result<BTreeSet<String>> {
         Ok(())
     })?;
     Ok(wanted)
+}
+
+/// Only queries have parameters.
+fn refuse_parameters(statement: &mut Statement, given: &ParamValues) -> Result<()> {
+    let written = match statement {
+        Statement::Delete { condition, .. } => !placeholders(condition.as_mut())?.is_empty(),
+        _ => false,
+    };
+    let none = match given {
+        ParamValues::List(values) => values.is_empty(),
+        ParamValues::Map(values) => values.is_empty(),
+    };
+    if none && !written {
+        return Ok(());
+    }
+    let message =
+        format!("{}: parameters are not supported here; write the values into the statement", statement.name());
+    Err(Error::new(ErrorKind::Query, message))
 }
 
 /// Compares the parameters of a statement with the values that were given.
@@ -527,7 +552,10 @@ impl Engine {
                 let frame = plan(&picture, &session, *query, parameters).await?;
                 frame.execute_stream().await.map_err(Error::from)
             }
-            other => self.run_own(other, caller).await,
+            mut other => {
+                refuse_parameters(&mut other, parameters)?;
+                self.run_own(other, caller).await
+            }
         }
     }
 }

@@ -443,3 +443,99 @@ async fn files_are_read_where_allowed() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("read-only"), "{error}");
 }
+
+#[tokio::test]
+async fn a_damaged_corpus_is_listed_and_named() {
+    let (folder, engine) = engine().await;
+    drop(engine);
+    let versions = folder.path().join("db/corpora/answers.lance/_versions");
+    for version in std::fs::read_dir(&versions).unwrap() {
+        let file = std::fs::OpenOptions::new().write(true).open(version.unwrap().path()).unwrap();
+        file.set_len(file.metadata().unwrap().len().min(100)).unwrap();
+    }
+    let engine = testing::engine(testing::open(&folder.path().join("db")).await);
+    assert_eq!(rows(&engine, "SELECT name, documents, version FROM saequel.corpora").await, "answers,,");
+    assert_eq!(rows(&engine, "SHOW CORPORA").await.split(',').next(), Some("answers"));
+    assert!(rows(&engine, "SHOW TABLES").await.contains("corpora"));
+    assert!(rows(&engine, "SELECT table_name FROM information_schema.columns").await.contains("features"));
+    let error = failure(&engine, "SELECT count(*) FROM answers").await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("corpus 'answers': a file is damaged or cut off"), "{error}");
+}
+
+#[tokio::test]
+async fn an_index_whose_files_are_gone_is_found() {
+    let (folder, engine) = engine().await;
+    let guard = engine.inner.store.write("test").await.unwrap();
+    engine.inner.store.index(&guard, "answers").await.unwrap();
+    drop((guard, engine));
+    let checked = async |engine: &Engine| {
+        let checks = engine.doctor().await.unwrap();
+        checks.into_iter().find(|check| check.name == "indexes of answers").unwrap()
+    };
+    let reopened = async || testing::engine(testing::open(&folder.path().join("db")).await);
+    assert!(checked(&reopened().await).await.ok);
+    std::fs::remove_dir_all(folder.path().join("db/corpora/answers.lance/_indices")).unwrap();
+    let check = checked(&reopened().await).await;
+    assert!(!check.ok && check.detail.ends_with("build it anew: saequel compact answers"), "{}", check.detail);
+    let engine = reopened().await;
+    engine.compact("answers", 0).await.unwrap();
+    assert!(checked(&reopened().await).await.ok);
+}
+
+#[tokio::test]
+async fn a_job_without_a_process_was_interrupted() {
+    let (_folder, engine) = engine().await;
+    let store = &engine.inner.store;
+    let guard = store.write("test").await.unwrap();
+    store.start_job(&guard, "import", "answers").await.unwrap();
+    assert_eq!(rows(&engine, "SELECT state FROM saequel.jobs").await, "running");
+    drop(guard);
+    assert_eq!(rows(&engine, "SELECT state FROM saequel.jobs").await, "interrupted");
+}
+
+#[tokio::test]
+async fn only_queries_take_parameters() {
+    let (_folder, engine) = engine().await;
+    for values in [vec![], vec![ScalarValue::from("a")]] {
+        let sql = "DELETE FROM answers WHERE doc_id = $1";
+        let error = engine.sql_with(sql, ParamValues::from(values)).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Query);
+        assert!(error.message().starts_with("DELETE: parameters are not supported here"), "{error}");
+    }
+    assert_eq!(rows(&engine, "SELECT count(*) FROM answers").await, "4");
+}
+
+#[tokio::test]
+async fn sets_may_share_a_condition() {
+    let (_folder, engine) = engine().await;
+    let x = "answers WHERE model = ''x'' AND n_tokens > 1";
+    let sides = format!("SELECT count(*) FROM diff('{x}', '{x}', min_docs => 1) WHERE difference <> 0");
+    assert_eq!(rows(&engine, &sides).await, "0");
+    let others = format!("SELECT count(*) FROM diff('{x}', others => ['{x}', 'answers WHERE NOT (model = ''x'')'])");
+    engine.sql_collect(&others).await.unwrap();
+}
+
+#[tokio::test]
+async fn mistakes_in_values_are_told_as_the_authors() {
+    let (_folder, engine) = engine().await;
+    let error = failure(&engine, "SELECT * FROM answers WHERE text ~ '\\mhere'").await;
+    assert_eq!(error.kind(), ErrorKind::Query);
+    assert!(error.message().contains("regular expression '\\mhere': unrecognized escape"), "{error}");
+    let error = failure(&engine, "SELECT * FROM answers WHERE doc_id = 5").await;
+    assert!(error.message().contains("a number is written in quotes"), "{error}");
+    failure(&engine, "SELECT cast(text AS int) FROM answers").await;
+    let told = rows(&engine, "SELECT error FROM saequel.queries WHERE error IS NOT NULL").await;
+    assert!(!told.contains("External error") && !told.contains("Arrow error"), "{told}");
+}
+
+#[tokio::test]
+async fn numbers_of_a_csv_file_keep_leading_zeros_and_long_digits() {
+    let (folder, engine) = engine().await;
+    let path = folder.path().join("zip.csv");
+    std::fs::write(&path, "zip,n,long\n00501,1,1\n10001,2,123456789012345678901\n").unwrap();
+    assert_eq!(
+        rows(&engine, &format!("SELECT zip, n + 1, long FROM '{}' ORDER BY n", path.display())).await,
+        "00501,2,1|10001,3,123456789012345678901"
+    );
+}

@@ -11,9 +11,10 @@ use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::error::Result;
 use saequel_udfs::{Dictionary, Feature, Level};
 
+use crate::catalog::JobInfo;
 use crate::picture::Picture;
 use crate::sae::Sae;
-use crate::store::AsOf;
+use crate::store::{AsOf, Snapshot};
 
 /// Tables of the schema.
 pub(crate) const NAMES: [&str; 7] = ["corpora", "readers", "saes", "features", "concepts", "jobs", "queries"];
@@ -26,7 +27,7 @@ pub(crate) async fn table(picture: &Picture, name: &str) -> Result<Option<Arc<dy
         "saes" => saes(picture),
         "features" => features(picture),
         "concepts" => concepts(picture)?,
-        "jobs" => jobs(picture),
+        "jobs" => jobs(picture).await?,
         "queries" => queries(picture),
         _ => return Ok(None),
     };
@@ -37,15 +38,22 @@ pub(crate) async fn table(picture: &Picture, name: &str) -> Result<Option<Arc<dy
     Ok(Some(Arc::new(MemTable::try_new(schema, vec![vec![batch]])?)))
 }
 
+/// State of a job that has not noted its end.
+const RUNNING: &str = "running";
+
 type Columns = Vec<(&'static str, ArrayRef)>;
 
 async fn corpora(picture: &Picture) -> Result<Columns> {
     let corpora = &picture.catalog.corpora;
     let (mut documents, mut versions) = (Vec::new(), Vec::new());
     for corpus in corpora {
-        let snapshot = picture.snapshot(&corpus.name, AsOf::Latest).await?;
-        documents.push(snapshot.count().await?);
-        versions.push(snapshot.version());
+        // A damaged one is listed with the others; `doctor` and every use of it say what is wrong.
+        let snapshot = picture.snapshot(&corpus.name, AsOf::Latest).await.ok();
+        versions.push(snapshot.as_ref().map(Snapshot::version));
+        documents.push(match snapshot {
+            Some(snapshot) => snapshot.count().await.ok(),
+            None => None,
+        });
     }
     let created = corpora.iter().map(|corpus| Some(corpus.created_micros));
     let chats: Vec<Option<String>> = corpora.iter().map(|corpus| Some(corpus.chat.as_ref()?.to_string())).collect();
@@ -169,17 +177,34 @@ fn concepts(picture: &Picture) -> Result<Columns> {
     ])
 }
 
-fn jobs(picture: &Picture) -> Columns {
+async fn jobs(picture: &Picture) -> Result<Columns> {
     let jobs = &picture.catalog.jobs;
-    vec![
+    let store = &picture.engine.inner.store;
+    // A job runs while its process holds the lock. What seems to run without may have ended since the picture was taken.
+    let now = match jobs.iter().any(|job| job.state == RUNNING) && store.writer().is_none() {
+        true => {
+            store.refresh().await?;
+            Some(store.catalog())
+        }
+        false => None,
+    };
+    let state = |job: &JobInfo| match &now {
+        Some(now) if job.state == RUNNING => match now.jobs.iter().find(|other| other.id == job.id) {
+            Some(other) if other.state != RUNNING => other.state.clone(),
+            _ => "interrupted".to_owned(),
+        },
+        _ => job.state.clone(),
+    };
+    let states: Vec<String> = jobs.iter().map(state).collect();
+    Ok(vec![
         ("job_id", Arc::new(jobs.iter().map(|job| Some(job.id)).collect::<UInt64Array>())),
         ("kind", strings(jobs.iter().map(|job| Some(job.kind.as_str())))),
         ("subject", strings(jobs.iter().map(|job| Some(job.subject.as_str())))),
-        ("state", strings(jobs.iter().map(|job| Some(job.state.as_str())))),
+        ("state", strings(states.iter().map(|state| Some(state.as_str())))),
         ("detail", strings(jobs.iter().map(|job| Some(job.detail.as_str())))),
         ("started_at", timestamps(jobs.iter().map(|job| Some(job.started_micros)))),
         ("finished_at", timestamps(jobs.iter().map(|job| job.finished_micros))),
-    ]
+    ])
 }
 
 fn queries(picture: &Picture) -> Columns {

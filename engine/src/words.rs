@@ -6,12 +6,16 @@
 //!
 //! A commit's payload is the version of the dataset that it covers; what came later is caught up by the next writer.
 
+mod folder;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use saequel_udfs::WordHit;
 use tantivy::collector::TopDocs;
 use tantivy::columnar::StrColumn;
+use tantivy::directory::MmapDirectory;
+use tantivy::directory::error::OpenReadError;
 use tantivy::query::{BooleanQuery, ConstScoreQuery, Occur, Query, TermQuery, TermSetQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, STRING, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{
@@ -20,6 +24,7 @@ use tantivy::tokenizer::{
 use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term};
 
 use crate::error::{Error, ErrorKind, Result, disk_full, io_error, is_full_disk};
+use folder::Folder;
 
 /// Name of the analyzer in the index's schema.
 const ANALYZER: &str = "saequel_words";
@@ -48,6 +53,11 @@ pub(crate) struct WordsWriter {
 fn failed(place: &str, error: TantivyError) -> Error {
     if is_full_disk(&error) {
         return disk_full(&format!("({place})"));
+    }
+    if let TantivyError::OpenReadError(OpenReadError::IoError { io_error, filepath }) = &error
+        && io_error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Error::new(ErrorKind::Denied, format!("{place}: {} may not be read", filepath.display()));
     }
     let kind = match error {
         TantivyError::DataCorruption(_) | TantivyError::OpenReadError(_) => ErrorKind::Corrupt,
@@ -84,7 +94,8 @@ impl Words {
         if !dir.join("meta.json").exists() {
             return Ok(None);
         }
-        let index = Index::open_in_dir(dir).map_err(|error| failed(&place, error))?;
+        let folder = MmapDirectory::open(dir).map_err(|error| failed(&place, error.into()))?;
+        let index = Index::open(Folder(folder)).map_err(|error| failed(&place, error))?;
         Self::new(index, place).map(Some)
     }
 

@@ -180,6 +180,8 @@ impl Failure {
             }
             ErrorKind::Internal => Some("this is a mistake in saequel; please report it with the statement"),
             ErrorKind::Resources => Some("raise --memory, or ask for less with WHERE or LIMIT"),
+            // A file that the message names need not be of a database.
+            ErrorKind::Corrupt if self.error.message().ends_with("put it there again") => None,
             ErrorKind::Corrupt => Some("`saequel doctor` looks at every part of a database and says what can be done"),
             _ => None,
         }

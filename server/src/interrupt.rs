@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use saequel_engine::ErrorKind;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::error::{EXIT_CANCELLED, Failure, Result};
@@ -23,16 +24,31 @@ impl Interrupt {
         let watched = interrupt.clone();
         tokio::spawn(async move {
             while tokio::signal::ctrl_c().await.is_ok() {
-                if watched.asked.swap(true, Ordering::SeqCst) {
-                    // The second one: nothing is lost that was committed.
-                    remark!("stopped");
-                    std::process::exit(i32::from(EXIT_CANCELLED));
-                }
-                remark!("stopping at the next safe point; Ctrl-C again ends at once");
-                watched.notify.notify_waiters();
+                watched.ask();
             }
         });
         interrupt
+    }
+
+    /// Takes SIGTERM for Ctrl-C from now on, for work that can go on where it stopped. Must be called within the runtime.
+    pub(crate) fn also_on_terminate(&self) {
+        let watched = self.clone();
+        tokio::spawn(async move {
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            while terminate.recv().await.is_some() {
+                watched.ask();
+            }
+        });
+    }
+
+    fn ask(&self) {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            // The second one: nothing is lost that was committed.
+            remark!("stopped");
+            std::process::exit(i32::from(EXIT_CANCELLED));
+        }
+        remark!("stopping at the next safe point; Ctrl-C again ends at once");
+        self.notify.notify_waiters();
     }
 
     /// Whether the user asked to stop.

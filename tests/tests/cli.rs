@@ -104,7 +104,8 @@ fn every_format_holds_the_same_rows() {
     for (format, separator) in [("csv", ','), ("tsv", '\t')] {
         let text = sql(query, &["--format", format]);
         let mut rows = text.lines();
-        assert_eq!(rows.next().expect("header").split(separator).next(), Some("doc_id"));
+        let first = rows.next().and_then(|header| header.split(separator).next()).expect("header");
+        assert_eq!(first.trim_matches('"'), "doc_id");
         let found: Vec<&str> = rows.map(|row| row.split(separator).next().expect("a field")).collect();
         assert_eq!(found, ids, "{format}");
     }
@@ -266,6 +267,25 @@ fn an_export_loses_nothing() {
     let whole = "SELECT doc_id, answer FROM answers ORDER BY doc_id";
     let text = succeed(saequel(shared()).args(["export", whole]));
     assert_eq!(text, sql(whole, &["--format", "csv"]));
+    // What was written as TSV is read as it was, by a query and by an import.
+    let scratch = Scratch::new();
+    let texts = "SELECT 'k' AS doc_id, 'a\\tb \"c\"' || chr(9) || chr(10) || '\\\\' AS text";
+    let file = scratch.path("t.tsv");
+    succeed(saequel(shared()).args(["sql", texts, "--output"]).arg(&file));
+    let back = sql(&format!("SELECT * FROM '{}'", file.display()), &["--format", "json"]);
+    assert_eq!(back, sql(texts, &["--format", "json"]));
+    let db = scratch.path("x.db");
+    succeed(saequel(&db).arg("import").arg(&file).args(["--corpus", "docs"]));
+    let stored = succeed(saequel(&db).args(["sql", "SELECT doc_id, text FROM docs", "--format", "json"]));
+    assert_eq!(stored, back);
+    // A whole corpus comes back, too.
+    let file = scratch.path("all.parquet");
+    succeed(saequel(shared()).args(["export", "SELECT * FROM answers", "--output"]).arg(&file));
+    let mut again = saequel(&db);
+    again.arg("import").arg(&file).args(["--corpus", "answers", "--text", "answer", "--limit", "3"]);
+    let output = again.output().expect("run saequel");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("left out") && said.contains("n_tokens"), "{said}");
     let found = succeed(saequel(shared()).args(["features", "search", "sorry", "--format", "csv"]));
     assert!(found.lines().count() > 21, "{found}");
 }
@@ -561,4 +581,89 @@ fn upkeep() {
     let output = saequel(&db).arg("doctor").output().expect("run saequel");
     let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.code() == Some(3) && told.starts_with("BAD  opening: "), "{told}{said}");
+}
+
+/// Runs the program as somebody who may read the database and not write it.
+#[cfg(unix)]
+#[test]
+fn a_database_of_somebody_else_is_read() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    let scratch = Scratch::new();
+    let root = scratch.path("");
+    let db = scratch.path("x.db");
+    import(&db, 3);
+    let allow = |mode: u32| {
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).expect("permissions");
+            let entries = std::fs::read_dir(&folder).expect("list").flatten().map(|entry| entry.path());
+            folders.extend(entries.filter(|entry| entry.is_dir()));
+        }
+    };
+    // Nothing is denied to root, and another may not get at the program where it was built.
+    let is_root = std::fs::metadata(&root).expect("metadata").uid() == 0;
+    let program = scratch.path("saequel");
+    if is_root && std::fs::hard_link(saequel_tests::program(), &program).is_err() {
+        std::fs::copy(saequel_tests::program(), &program).expect("copy the program");
+    }
+    allow(0o555);
+    let run = |arguments: &[&str]| {
+        let mut command = if is_root { std::process::Command::new(&program) } else { saequel(&db) };
+        if is_root {
+            command.env_remove("SAEQUEL_DB").arg("--db").arg(&db).uid(65534);
+        }
+        command.args(arguments).output().expect("run saequel")
+    };
+    let counted = run(&["sql", "SELECT count(*) AS n FROM answers", "--format", "csv"]);
+    let found = run(&["sql", "SELECT count(*) FROM retrieve('answers', 'sorry', signals => 'words')"]);
+    let checked = run(&["doctor"]);
+    std::fs::set_permissions(db.join("catalog"), std::fs::Permissions::from_mode(0o700)).expect("permissions");
+    let denied = run(&["sql", "SELECT 1"]);
+    allow(0o755);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(text(&counted.stdout), "n\n3\n", "{}", text(&counted.stderr));
+    assert!(found.status.success(), "{}", text(&found.stderr));
+    let said = text(&checked.stdout) + &text(&checked.stderr);
+    assert!(said.contains("nothing can be written here") && !said.contains("PermissionDenied"), "{said}");
+    if is_root {
+        let said = text(&denied.stderr);
+        assert!(denied.status.code() == Some(5) && said.contains("cannot be read"), "{said}");
+    }
+}
+
+#[test]
+fn names_that_are_not_there_are_told() {
+    let scratch = Scratch::new();
+    let labels = scratch.write("labels.jsonl", b"{\"feature_id\": 1, \"label\": \"x\"}\n");
+    let (code, said) = fail(saequel(shared()).args(["features", "import-labels", "--dictionary", "nope"]).arg(&labels));
+    assert!(code == 4 && said.contains("dictionary 'nope' not found"), "{code} {said}");
+    let nowhere = ["serve", "--listen", "127.0.0.1:0", "--no-postgres", "--allow-dir", "/nope"];
+    let (code, said) = fail(saequel(shared()).args(nowhere));
+    assert!(code == 4 && said.contains("'/nope'"), "{code} {said}");
+    let (code, said) = fail(saequel(shared()).args(["import", "csvs/*.csv", "--corpus", "docs"]));
+    assert!(code == 4 && said.contains("a folder, of which it reads every file"), "{code} {said}");
+    let mut token = saequel(shared());
+    token.args(["token", "create", "one", "--corpus", "nope", "--tokens"]).arg(scratch.path("tokens.json"));
+    let output = token.output().expect("run saequel");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("no corpus of this name is there yet: nope"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_import_that_is_told_to_end_says_so() {
+    let scratch = Scratch::new();
+    let file = scratch.write("docs.jsonl", "{\"text\": \"a text of some words\"}\n".repeat(20_000).as_bytes());
+    let db = scratch.path("x.db");
+    let mut command = saequel(&db);
+    command.arg("import").arg(&file).args(["--corpus", "docs"]).stderr(Stdio::piped());
+    let child = command.spawn().expect("start saequel");
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let told = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    assert!(told.expect("kill").success());
+    let output = child.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let state = succeed(saequel(&db).args(["sql", "SELECT state FROM saequel.jobs", "--format", "csv"]));
+    assert_eq!(state, "state\ninterrupted\n");
 }

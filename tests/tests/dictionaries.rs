@@ -123,6 +123,37 @@ fn a_dictionary_is_fitted_to_other_texts_and_keeps_its_names() {
     let same = labels(&scratch.path("tuned")).iter().zip(labels(&shipped)).filter(|(a, b)| **a == *b).count();
     assert!(same > 1900, "{same} names are the same");
 
+    let (_, error) = fail(&mut train(&["--from", SPAN]));
+    assert!(error.contains("holds a finished dictionary") && error.contains("--overwrite"), "{error}");
+
     let (_, error) = fail(&mut train(&["--from", SPAN, "--width", "64"]));
     assert!(error.contains("'--from <DICTIONARY>' cannot be used with '--width"), "{error}");
+}
+
+#[test]
+fn a_dictionary_that_its_reader_cannot_feed_is_refused() {
+    let scratch = Scratch::new();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/encoder/dictionaries").join(SPAN);
+    let folder = scratch.path("mine");
+    std::fs::create_dir(&folder).expect("make a folder");
+    for file in ["sae.safetensors", "features.jsonl"] {
+        std::fs::copy(shipped.join(file), folder.join(file)).expect("copy a file");
+    }
+    let spec = std::fs::read_to_string(shipped.join("sae.json")).expect("sae.json");
+    let spec: Value = serde_json::from_str(&spec).expect("JSON");
+    for (name, value, expected) in [
+        ("reader", Value::from("nope"), "reader 'nope' not found"),
+        ("hook", "residual.99".into(), "has residuals 0 to 6"),
+        (
+            "architecture",
+            serde_json::json!({"kind": "top_k", "k": 9999}),
+            "architecture TopK: a number is out of range",
+        ),
+    ] {
+        let mut wrong = spec.clone();
+        wrong[name] = value;
+        std::fs::write(folder.join("sae.json"), wrong.to_string()).expect("write sae.json");
+        let (_, said) = fail(saequel(scratch.path("x.db")).args(["sae", "import"]).arg(&folder));
+        assert!(said.contains(expected), "{said}");
+    }
 }

@@ -317,3 +317,35 @@ fn it_stops_in_good_order_and_listens_to_this_machine_only() {
     ]));
     assert!(code == 4 && said.contains("nowhere.db"), "{code} {said}");
 }
+
+#[test]
+fn a_reader_that_reads_no_further_keeps_no_query() {
+    let server = Server::start(&["--timeout", "2"]);
+    let plain = [("content-type", "text/plain")];
+    let endless = b"SELECT value FROM generate_series(1, 10000000000)";
+    let stalled = server.request("POST", "/v1/sql?format=csv&query_id=stalled", &plain, endless);
+    let began = Instant::now();
+    let state = loop {
+        let (_, _, body) = server.send("GET", "/v1/queries/stalled", &[], b"");
+        let query: Value = serde_json::from_slice(&body).expect("JSON");
+        if query["state"] == "cancelled" || began.elapsed() > Duration::from_secs(10) {
+            break query;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    drop(stalled);
+    assert_eq!(state["state"], "cancelled", "{state}");
+    assert!(state["error"].as_str().is_some_and(|error| error.contains("longer than 2 s")), "{state}");
+}
+
+#[test]
+fn values_are_taken_exactly_or_not_at_all() {
+    let server = Server::start(&["--write"]);
+    let body = br#"{"sql": "SELECT $1 AS n", "params": [100000000000000000000]}"#;
+    let (status, _, said) = server.send("POST", "/v1/sql", &[("content-type", "application/json")], body);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(status == 400 && said.contains("100000000000000000000 does not fit into 64 bits"), "{said}");
+    let (status, said) = server.ask(&json!({"sql": "DELETE FROM answers WHERE doc_id = $1", "params": ["none"]}));
+    assert_eq!(status, 400);
+    assert!(said.to_string().contains("DELETE: parameters are not supported here"), "{said}");
+}

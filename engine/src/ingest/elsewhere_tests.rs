@@ -174,6 +174,11 @@ async fn numbers_that_no_feature_can_have_are_refused() {
     let path = write(dir.path(), "b.jsonl", b"{\"id\":\"a\",\"ids\":[-1]}\n");
     let error = import_given(&store, features(&path, GivenFeatures::new("ids"))).await.unwrap_err();
     assert!(error.message().contains("names feature -1; expected numbers from 0"), "{error}");
+    for threshold in [f32::NAN, f32::INFINITY] {
+        let given = GivenFeatures { threshold, ..GivenFeatures::new("ids") };
+        let error = import_given(&store, features(&path, given)).await.unwrap_err();
+        assert!(error.message().contains("threshold: expected a number"), "{error}");
+    }
 }
 
 /// An array as NumPy writes it.

@@ -20,7 +20,7 @@ use super::read::{Opened, Part, Roles, first_columns, is_matrix, open, parts, ro
 use super::sync::WordsSync;
 use crate::catalog::{CorpusInfo, ReaderInfo};
 use crate::engine::{GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnConflict};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::progress::Progress;
 use crate::sae::Sae;
 use crate::schema;
@@ -73,11 +73,15 @@ pub(super) async fn import(
     if a_matrix && options.features.is_none() {
         options.features = Some(GivenFeatures::new(""));
     }
-    let options = with_matrix(options)?;
     let guard = store.write(&format!("import into '{}'", options.corpus)).await?;
     // What a first import that failed left has no say in the next one.
     let unfilled = store.is_unfilled(&options.corpus).await?;
     let existing = store.catalog().corpus(&options.corpus).filter(|_| !unfilled).cloned();
+    if let Some(corpus) = existing.as_deref() {
+        check_dictionaries(store, corpus, &options.dictionaries)?;
+        options.key = options.key.or_else(|| corpus.key.clone());
+    }
+    let options = with_matrix(options)?;
     // What the options and the first rows show to be wrong is said before anything is written or loaded.
     let (first, parts, roles) = {
         let (options, existing) = (options.clone(), existing.clone());
@@ -90,6 +94,9 @@ pub(super) async fn import(
         })
         .await?
     };
+    if !first.left_out.is_empty() {
+        progress.warn(&format!("left out, since saequel makes them itself: {}", first.left_out.join(", ")));
+    }
     if let Some(corpus) = existing.as_deref().filter(|_| options.features.is_none() && options.embedding.is_none()) {
         let schema = store.snapshot(&corpus.name, AsOf::Latest).await?.schema();
         if schema.field_with_name(schema::N_TOKENS).is_err() {
@@ -190,12 +197,34 @@ fn summary(report: &ImportReport) -> String {
     parts.join(", ")
 }
 
+/// Refuses dictionaries that an existing corpus does not have.
+fn check_dictionaries(store: &Store, corpus: &CorpusInfo, asked: &[String]) -> Result<()> {
+    let Some(name) = asked.iter().find(|name| !corpus.dictionaries.contains(name)) else { return Ok(()) };
+    let catalog = store.catalog();
+    let mut known = catalog.features.dictionaries().iter().map(|dictionary| dictionary.name.as_str());
+    if !known.clone().any(|other| other == name) {
+        let hint = did_you_mean(name, known.by_ref());
+        return Err(Error::new(ErrorKind::NotFound, format!("dictionary '{name}' not found{hint}")));
+    }
+    let has = corpus.dictionaries.join(", ");
+    let message = format!(
+        "corpus '{0}' has the dictionaries {has}, not '{name}': import without it, and add it to all documents with \
+         `saequel sae add {0} {name}` or ALTER CORPUS {0} ADD DICTIONARY '{name}'",
+        corpus.name
+    );
+    Err(Error::new(ErrorKind::Query, message))
+}
+
 /// The options with the columns that a matrix beside the source has.
 fn with_matrix(mut options: ImportOptions) -> Result<ImportOptions> {
     let taken = |option: &str| {
         let message = format!("a matrix has the {option} of all documents; leave the name of their column away");
         Err(Error::new(ErrorKind::Query, message))
     };
+    if let Some(given) = options.features.as_ref().filter(|given| !given.threshold.is_finite()) {
+        let message = format!("threshold: expected a number, got {}", given.threshold);
+        return Err(Error::new(ErrorKind::Query, message));
+    }
     match &options.matrix {
         Some(_) if matches!(&options.source, ImportSource::Path(path) if path.is_dir()) => {
             let message = "a matrix belongs to one file of documents, row by row, not to a folder";

@@ -3,9 +3,8 @@
 //! A column's type is the narrowest that fits all values of the rows looked at:
 //! whole number (`Int64`) < number (`Float64`) < text; date (`Date32`) < timestamp (microseconds, with or without UTC) <
 //! text; `true`/`false`; list of one of them; nested objects and mixed lists stay JSON text. Numbers with leading zeros
-//! (`007`) and whole numbers beyond 64 bits are text, so that no digit is lost; only whole numbers of JSON beyond
-//! `18446744073709551615` have become inexact before they come here, and must be written in quotes to be kept. An empty
-//! CSV field is null, except in columns that are read as text.
+//! (`007`) and whole numbers beyond 64 bits are text, so that no digit is lost. An empty CSV field is null, except in
+//! columns that are read as text.
 
 use std::sync::Arc;
 
@@ -267,8 +266,15 @@ fn to_int(cell: &Cell) -> Option<i64> {
 fn to_float(cell: &Cell) -> Option<f64> {
     match cell {
         Cell::Raw(text) => parse_int(text).map(|number| number as f64).or_else(|| parse_float(text)),
+        // A whole number that was kept as text; here all of the column are rounded.
+        Cell::Json(Value::String(text)) if is_long(text) => text.parse().ok(),
         Cell::Json(value) => value.as_f64(),
     }
+}
+
+fn is_long(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.len() >= 19 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn to_time(cell: &Cell) -> Option<chrono::DateTime<Utc>> {

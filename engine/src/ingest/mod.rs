@@ -42,7 +42,7 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::store::AsOf;
 use import::{Encoding, Encodings};
-pub(crate) use records::{delimiter, files_below};
+pub(crate) use records::{columns_of_digits, delimiter, files_below};
 pub(crate) use source::first_bytes;
 use sync::WordsSync;
 

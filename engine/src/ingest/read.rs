@@ -10,7 +10,7 @@ use super::given::check_columns;
 use super::matrix::{Matrix, MatrixRows};
 use super::records::{Csv, Json, Records, TextFiles, files_below};
 use super::source::{Format, Input, cannot_open};
-use super::typed::{Inferred, RowSource, Wanted};
+use super::typed::{Inferred, RowSource, Wanted, Without};
 use crate::catalog::CorpusInfo;
 use crate::engine::{GivenMatrix, ImportOptions, ImportSource};
 use crate::error::{Error, ErrorKind, Result, nearest};
@@ -48,7 +48,7 @@ pub(super) fn parts(options: &ImportOptions) -> Result<Vec<Part>> {
         }
         _ if asked.is_none() && formats.iter().all(Option::is_some) => {
             let message = format!(
-                "the folder {} has files of several formats; say which to read as (format), or import file by file",
+                "the folder {} has files of several formats; say which to read (--file-format), or import file by file",
                 path.display()
             );
             Err(Error::new(ErrorKind::Query, message))
@@ -66,6 +66,8 @@ pub(super) struct Opened {
     pub(super) rows: Box<dyn RowSource>,
     /// Rows of the part: exact or estimated; `None` if unknown.
     pub(super) total: Option<u64>,
+    /// Columns that saequel once added to what it wrote, and makes anew.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Whether a source is a matrix, by the format that was asked for, else by its name.
@@ -76,19 +78,38 @@ pub(super) fn is_matrix(path: &Path, format: Option<&str>) -> bool {
 
 /// Opens a part and looks at its first rows.
 pub(super) fn open(part: &Part, options: &ImportOptions) -> Result<Opened> {
-    let Some(beside) = &options.matrix else { return open_alone(part, options) };
+    let Some(beside) = &options.matrix else { return open_documents(part, options) };
     let (path, embeds) = match beside {
         GivenMatrix::Features(path) => (path, false),
         GivenMatrix::Embeddings(path) => (path, true),
     };
     let matrix = Matrix::open(path)?;
-    let documents = open_alone(part, options)?;
+    let documents = open_documents(part, options)?;
     let rows = MatrixRows::new(matrix, embeds, Some(documents.rows), &documents.name);
     let total = Some(rows.total());
     Ok(Opened { rows: Box::new(rows), total, ..documents })
 }
 
-/// Opens a part without what stands beside it.
+/// Opens a part without what stands beside it, and without what saequel once added to it.
+fn open_documents(part: &Part, options: &ImportOptions) -> Result<Opened> {
+    let mut opened = open_alone(part, options)?;
+    let named = |column: &String| {
+        let chat = options.chat.iter().flat_map(|chat| &chat.columns).any(|(_, other)| other == column);
+        chat || options.takes(column) || options.text_columns.contains(column) || options.key.as_ref() == Some(column)
+    };
+    let is_left_out = |(column, data_type): &(String, Option<DataType>)| match column.as_str() {
+        schema::DOC_ID => options.key.as_deref().is_some_and(|key| key != schema::DOC_ID),
+        _ => schema::is_exported(column, data_type.as_ref(), || opened.rows.first_value(column)),
+    };
+    let columns = opened.rows.columns().into_iter().filter(|column| !named(&column.0) && is_left_out(column));
+    opened.left_out = columns.map(|(name, _)| name).collect();
+    if !opened.left_out.is_empty() {
+        opened.rows = Box::new(Without { rows: opened.rows, left_out: opened.left_out.clone() });
+    }
+    Ok(opened)
+}
+
+/// Opens a part as it is.
 fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
     if let (Some(Format::Text), ImportSource::Path(path)) = (part.format, &part.source) {
         return open_texts(part, path.display().to_string(), options);
@@ -97,12 +118,13 @@ fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
     if let Some(shown) = &options.shown_as {
         input.name.clone_from(shown);
     }
-    let name = input.name.clone();
+    let (name, left_out) = (input.name.clone(), Vec::new());
     let format = match part.format {
         Some(format) => format,
         None => Format::by_content(input.first_bytes()?).ok_or_else(|| {
             let message = format!(
-                "{name}: cannot tell what format it has; name it (format): csv, tsv, json, jsonl, parquet, arrow or text"
+                "{name}: cannot tell what format it has; name it ({}): csv, tsv, json, jsonl, parquet, arrow or text",
+                if options.shown_as.is_some() { "format" } else { "--file-format" }
             );
             Error::new(ErrorKind::Query, message)
         })?,
@@ -121,7 +143,14 @@ fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
                 return Err(Error::new(ErrorKind::Query, message));
             };
             let rows = MatrixRows::new(Matrix::open(path)?, false, None, &name);
-            return Ok(Opened { name, hash, is_text: false, total: Some(rows.total()), rows: Box::new(rows) });
+            return Ok(Opened {
+                name,
+                hash,
+                is_text: false,
+                total: Some(rows.total()),
+                rows: Box::new(rows),
+                left_out,
+            });
         }
         Format::Parquet | Format::Arrow => {
             let rows = if format == Format::Parquet {
@@ -129,20 +158,20 @@ fn open_alone(part: &Part, options: &ImportOptions) -> Result<Opened> {
             } else {
                 Columnar::arrow(input, options)?
             };
-            return Ok(Opened { name, hash, is_text: false, total: rows.total, rows: Box::new(rows) });
+            return Ok(Opened { name, hash, is_text: false, total: rows.total, rows: Box::new(rows), left_out });
         }
     };
     let rows = Inferred::open(name.clone(), records, options.on_bad_row, options.rename.clone())?;
     let taken = taken.load(std::sync::atomic::Ordering::Relaxed);
     let total = rows.estimated_rows(taken, length);
-    Ok(Opened { name, hash, is_text: false, rows: Box::new(rows), total })
+    Ok(Opened { name, hash, is_text: false, rows: Box::new(rows), total, left_out })
 }
 
 fn open_texts(part: &Part, name: String, options: &ImportOptions) -> Result<Opened> {
     let records = Box::new(TextFiles::open(&part.source)?);
     let rows = Inferred::open(name.clone(), records, options.on_bad_row, options.rename.clone())?;
     let total = rows.estimated_rows(0, None);
-    Ok(Opened { name, hash: String::new(), is_text: true, rows: Box::new(rows), total })
+    Ok(Opened { name, hash: String::new(), is_text: true, rows: Box::new(rows), total, left_out: Vec::new() })
 }
 
 /// Text columns and key of a corpus.
@@ -186,9 +215,9 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
         ] {
             if !asked.is_empty() && asked != has {
                 let has = if has.is_empty() { "none".to_owned() } else { format!("'{has}'") };
+                let rename = if options.shown_as.is_some() { "" } else { "or use --rename, " };
                 let message = format!(
-                    "corpus '{}' has the {what} {has}, not '{asked}': leave that option away, or use --rename, or another \
-                     corpus",
+                    "corpus '{}' has the {what} {has}, not '{asked}': leave that option away, {rename}or take another corpus",
                     corpus.name
                 );
                 return Err(Error::new(ErrorKind::Query, message));
@@ -228,6 +257,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
         if !named(column) {
             let way_out = match corpus {
                 None => format!("name one of them ({option})"),
+                Some(_) if options.shown_as.is_some() => "the corpus needs it: give one of them that name".to_owned(),
                 Some(_) => format!("the corpus needs it: give one of them that name (--rename OLD={column})"),
             };
             let hint = hint(column, &columns);

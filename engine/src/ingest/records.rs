@@ -1,15 +1,16 @@
 //! Sources without types, record by record: CSV and TSV, JSON and JSON lines, plain-text files.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::infer::Cell;
-use super::source::{Input, cannot_read};
+use super::infer::{Cell, Kind};
+use super::source::{Format, Input, cannot_read};
 use crate::engine::ImportSource;
 use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::json::with_long_numbers_quoted;
 
 /// One record.
 #[derive(Debug)]
@@ -274,6 +275,30 @@ impl Records for Csv {
     }
 }
 
+/// Places of the columns of a CSV file that have numbers with leading zeros, or longer than 64 bits, in the first `rows`
+/// records; none where it cannot be read.
+pub(crate) fn columns_of_digits(path: &Path, rows: usize) -> BTreeSet<usize> {
+    let is_tsv = Format::by_name(path) == Some(Format::Tsv);
+    let opened = Input::open(&ImportSource::Path(path.to_owned())).and_then(|input| Csv::open(input, is_tsv));
+    let Ok(mut file) = opened else { return BTreeSet::new() };
+    let is_exact = |text: &str| {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        digits.starts_with(|c: char| c.is_ascii_digit())
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && Kind::of(&Cell::Raw(text.to_owned())) == Kind::Text
+    };
+    let mut found = BTreeSet::new();
+    for _ in 0..rows {
+        let Ok(Some(record)) = file.next() else { break };
+        for (at, cell) in record.cells.iter().enumerate() {
+            if matches!(cell, Some(Cell::Raw(text)) if is_exact(text)) {
+                found.insert(at);
+            }
+        }
+    }
+    found
+}
+
 /// Columns of objects, in the order of their first appearance.
 #[derive(Default)]
 struct Columns {
@@ -449,7 +474,7 @@ impl Records for Json {
         if let Err(error) = std::str::from_utf8(bytes) {
             return Err(not_utf8(&format!("{}, line {line}", self.name), bytes, error));
         }
-        match serde_json::from_slice::<Value>(bytes) {
+        match serde_json::from_slice::<Value>(&with_long_numbers_quoted(bytes)) {
             Ok(Value::Object(object)) => Ok(Some(Record { row: self.row, line, cells: self.columns.cells(object) })),
             Ok(other) => {
                 let kind = match other {

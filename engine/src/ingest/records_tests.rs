@@ -170,3 +170,73 @@ async fn a_file_of_bad_rows_is_told_of_in_portions() {
     assert_eq!((report.read, report.written, report.n_set_aside), (25_001, 1, 25_000));
     assert_eq!((report.set_aside.len(), warnings.0.load(Ordering::Relaxed)), (1000, 1000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_numbers_beyond_64_bits_keep_their_digits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let lines = b"{\"id\":100000000000000000000,\"text\":\"a\",\"n\":[1,100000000000000000001]}\n\
+                  {\"id\":100000000000000000001,\"text\":\"b\",\"n\":[]}\n";
+    let path = write(dir.path(), "a.jsonl", lines);
+    assert_eq!(run(&store, keyed(&path)).await.unwrap().written, 2);
+    assert_eq!(ids(&store).await, ["100000000000000000000", "100000000000000000001"]);
+    let lists = stored(&store, &["n"]).await;
+    let first = lists.column(0).as_list::<i32>().value(0);
+    assert_eq!(first.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["1", "100000000000000000001"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_saequel_added_is_left_out_when_a_corpus_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let line = r#"{"doc_id":"k","id":"k","text":"a","n_tokens":1,"n_spans":1,"fvu":0.5,"explained":null,"features":{"ids":[3],"activations":[1.5]}}"#;
+    let path = write(dir.path(), "a.jsonl", line.as_bytes());
+    assert_eq!(run(&store, keyed(&path)).await.unwrap().written, 1);
+    let csv = b"doc_id,id,text,n_tokens,fvu,features\nl,l,b,1,0.5,\"{\"\"ids\"\":[3],\"\"activations\"\":[1.5]}\"\n";
+    // The key of the corpus need not be said again.
+    assert_eq!(run(&store, from(&write(dir.path(), "a.csv", csv))).await.unwrap().written, 1);
+    assert_eq!(ids(&store).await, ["k", "l"]);
+    let corpus = store.catalog().corpus("c").cloned().unwrap();
+    let columns: Vec<&str> = corpus.columns.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(columns, ["id", "text"]);
+
+    // Without a key the exported one is taken.
+    let other = database(&dir.path().join("other")).await;
+    assert_eq!(run(&other, from(&path)).await.unwrap().written, 1);
+    assert_eq!(other.catalog().corpus("c").unwrap().key.as_deref(), Some("doc_id"));
+    // What others mean by such a name is theirs to rename.
+    let path = write(dir.path(), "b.csv", b"id,text,features\n1,a,wifi\n");
+    let error = run(&store, keyed(&path)).await.err().unwrap();
+    assert!(error.message().contains("a column cannot be called 'features'"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_that_a_corpus_does_not_have_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.csv", b"id,text\n1,a\n");
+    let with = |name: &str| ImportOptions { dictionaries: vec![name.to_owned()], ..keyed(&path) };
+    run(&store, with("lengths")).await.unwrap();
+    run(&store, with("lengths")).await.unwrap();
+    let error = run(&store, with("lenghts")).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.message().contains("did you mean 'lengths'?"), "{error}");
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &testing::dictionary("other", &["a"])).await.unwrap();
+    drop(guard);
+    let error = run(&store, with("other")).await.err().unwrap();
+    assert!(error.message().contains("has the dictionaries lengths, not 'other'"), "{error}");
+    assert!(error.message().contains("`saequel sae add c other`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corpus_is_not_called_what_sql_means_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    let path = write(dir.path(), "a.csv", b"id,text\n1,a\n");
+    for name in ["select", "values", "table", "unnest"] {
+        let error = run(&store, ImportOptions { corpus: name.to_owned(), ..keyed(&path) }).await.err().unwrap();
+        assert!(error.message().contains(&format!("for example 'my_{name}'")), "{error}");
+    }
+    assert!(run(&store, ImportOptions { corpus: "selected".to_owned(), ..keyed(&path) }).await.is_ok());
+}

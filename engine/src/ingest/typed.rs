@@ -70,6 +70,11 @@ pub(super) trait RowSource: Send {
     /// Rows read so far, those set aside included.
     fn read(&self) -> u64;
 
+    /// The first value of a column as text, of sources whose types are inferred.
+    fn first_value(&self, _column: &str) -> Option<String> {
+        None
+    }
+
     /// The largest item of a column of lists of whole numbers, if the source says so without being read.
     fn largest_item(&self, _column: &str) -> Option<i64> {
         None
@@ -329,6 +334,59 @@ impl RowSource for Inferred {
 
     fn read(&self) -> u64 {
         self.read - self.buffered.len() as u64
+    }
+
+    fn first_value(&self, column: &str) -> Option<String> {
+        let at = self.columns.iter().position(|(name, _)| name == column)?;
+        let mut cells = self.buffered.iter().filter_map(|record| record.cells.get(at)?.as_ref());
+        cells.find(|cell| Kind::of(cell) != Kind::Unknown).map(to_text)
+    }
+}
+
+/// A source without some of its columns.
+pub(super) struct Without {
+    pub(super) rows: Box<dyn RowSource>,
+    pub(super) left_out: Vec<String>,
+}
+
+impl Without {
+    fn keeps(&self, column: &str) -> bool {
+        !self.left_out.iter().any(|name| name == column)
+    }
+}
+
+impl RowSource for Without {
+    fn columns(&self) -> Vec<(String, Option<DataType>)> {
+        self.rows.columns().into_iter().filter(|(name, _)| self.keeps(name)).collect()
+    }
+
+    fn prepare(&mut self, wanted: Wanted) -> Result<()> {
+        self.rows.prepare(wanted)
+    }
+
+    fn next(&mut self) -> Result<Option<Rows>> {
+        let Some(mut rows) = self.rows.next()? else { return Ok(None) };
+        let fields = rows.batch.schema();
+        let kept: Vec<usize> = (0..fields.fields().len()).filter(|at| self.keeps(fields.field(*at).name())).collect();
+        let batch = rows.batch.project(&kept);
+        rows.batch = batch.map_err(|error| Error::new(ErrorKind::Internal, "reading rows").with_source(error))?;
+        Ok(Some(rows))
+    }
+
+    fn take_set_aside(&mut self) -> Vec<String> {
+        self.rows.take_set_aside()
+    }
+
+    fn read(&self) -> u64 {
+        self.rows.read()
+    }
+
+    fn first_value(&self, column: &str) -> Option<String> {
+        self.rows.first_value(column)
+    }
+
+    fn largest_item(&self, column: &str) -> Option<i64> {
+        self.rows.largest_item(column)
     }
 }
 

@@ -176,6 +176,15 @@ impl DocumentSet {
     }
 }
 
+/// Whether `name` can be written for a corpus as it stands, with and without a condition.
+pub(crate) fn is_set_name(name: &str) -> bool {
+    let means_corpus = |set: &str| {
+        let corpus = DocumentSet::parse(set).ok().and_then(|set| set.corpus());
+        corpus.is_some_and(|corpus| corpus.name == name && corpus.as_of == AsOf::Latest)
+    };
+    means_corpus(name) && means_corpus(&format!("{name} WHERE true"))
+}
+
 /// Name of the column that tells whether a document is in set number `set`.
 pub(crate) fn is_in(set: usize) -> String {
     format!("_in_set_{set}")

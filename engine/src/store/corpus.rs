@@ -107,6 +107,14 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::Query, message));
         }
+        if !crate::statements::set::is_set_name(&new.name) {
+            let message = format!(
+                "'{0}' cannot be the name of a corpus: SQL has a meaning of its own for that word; choose another, for \
+                 example 'my_{0}'",
+                new.name
+            );
+            return Err(Error::new(ErrorKind::Query, message));
+        }
         if self.catalog().corpus(&new.name).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("corpus '{}' exists already", new.name)));
         }

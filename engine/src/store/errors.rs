@@ -6,6 +6,10 @@ use crate::error::{Error, ErrorKind, disk_full, is_full_disk};
 const MISSING_FILE: &str = "a file of the version that this statement reads is gone: COMPACT removed it, or the \
                             folder is damaged; run it again, and if it comes again, `saequel doctor`";
 
+/// How Lance and what lies below it tell of a file that is cut off or holds something else, as if reading had failed.
+const DAMAGED: [&str; 5] =
+    ["file size is too small", "Invalid range", "agic number", "failed to decode Protobuf", "early eof"];
+
 /// Turns a Lance error into ours; `what` says what was being done to what, e.g. `writing corpus 'answers'`.
 pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
     if is_full_disk(error) {
@@ -19,6 +23,10 @@ pub(super) fn lance_error(what: &str, error: &lance::Error) -> Error {
     }
     let kind = match kind {
         ErrorKind::Internal | ErrorKind::Io if text.contains("Not found: ") => ErrorKind::Corrupt,
+        ErrorKind::Internal | ErrorKind::Io if DAMAGED.iter().any(|said| text.contains(said)) => {
+            let said = without_places(text.strip_prefix("LanceError(IO): ").unwrap_or(&text));
+            return Error::new(ErrorKind::Corrupt, format!("{what}: a file is damaged or cut off ({said})"));
+        }
         kind => kind,
     };
     Error::new(kind, format!("{what}: {}", without_places(&text)))

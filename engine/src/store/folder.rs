@@ -101,6 +101,14 @@ pub(super) async fn open(
     defaults: impl FnOnce() -> Result<Vec<Sae>>,
 ) -> Result<Picture> {
     if !tables.has("meta") {
+        // A folder that may not be looked into looks as if it were empty.
+        for folder in [dir.to_owned(), dir.join("catalog"), tables.path("meta").join("_versions")] {
+            if let Err(error) = fs::read_dir(&folder)
+                && error.kind() == std::io::ErrorKind::PermissionDenied
+            {
+                return Err(io_error("the database cannot be read", &folder, error));
+            }
+        }
         refuse_other_content(dir)?;
         if read_only {
             let message = format!(

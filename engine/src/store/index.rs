@@ -1,15 +1,16 @@
 //! Indexes of a corpus: `doc_id` (BTree) and, per dictionary, feature to documents (LabelList); and its postings.
 
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
+use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance::table::format::IndexMetadata;
 use lance_index::IndexType;
+use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::{BuiltinIndexType, ScalarIndexParams};
 
 use super::errors::lance_error;
 use super::{AsOf, Snapshot, Store, WriteGuard};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema;
 
 /// Index segments of a column from which they are merged into one.
@@ -109,6 +110,23 @@ fn covered(dataset: &Dataset, segments: &[IndexMetadata]) -> usize {
 }
 
 impl Snapshot {
+    /// Opens every index, as a query does.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] for the first that cannot be opened.
+    pub(crate) async fn open_indexes(&self) -> Result<()> {
+        for (column, kind) in wanted(&self.info.dictionaries) {
+            let what = format!("the {kind} index of column {column} of corpus '{}' cannot be opened", self.info.name);
+            let failed = |error: lance::Error| Error::new(ErrorKind::Corrupt, lance_error(&what, &error).message());
+            let segments = self.dataset.load_indices_by_name(&format!("{column}_idx")).await.map_err(failed)?;
+            for segment in segments {
+                let opened = self.dataset.open_scalar_index(&column, &segment.uuid, &NoOpMetricsCollector).await;
+                opened.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The indexes that there should be, and how much each covers.
     ///
     /// # Errors

@@ -248,7 +248,9 @@ impl Store {
     async fn publish(&self, picture: Arc<Picture>) {
         let mut corpora = Vec::with_capacity(picture.state.corpora.len());
         for row in &picture.state.corpora {
-            let columns = match self.latest(row).await {
+            let opened = self.latest(row).await;
+            let intact = opened.is_ok();
+            let columns = match opened {
                 Ok(dataset) => snapshot::user_columns(&dataset),
                 Err(error) => {
                     // The others stay usable; `doctor` and every use of this one say what is wrong.
@@ -262,6 +264,7 @@ impl Store {
                 key: row.key.clone(),
                 chat: row.chat.clone(),
                 columns,
+                intact,
                 dictionaries: row.dictionaries.clone(),
                 created_micros: row.created_micros,
             }));

@@ -95,6 +95,7 @@ impl Snapshot {
             text_columns: row.text_columns,
             key: row.key,
             chat: row.chat,
+            intact: true,
             dictionaries: row.dictionaries.into_iter().filter(has).collect(),
             created_micros: row.created_micros,
         };

@@ -367,6 +367,9 @@ pub(crate) struct TrainArgs {
     /// Folder of the finished dictionary
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
+    /// Replace the dictionary that OUTPUT holds already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
     /// Folder for hidden states (768 bytes a token) and checkpoints [default: OUTPUT.work]
     #[arg(long, value_name = "DIR")]
     pub(crate) work: Option<PathBuf>,

@@ -14,7 +14,12 @@ use crate::say::say;
 pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
     let from_stdin = args.source == Path::new("-");
     if !from_stdin && !args.source.exists() {
-        return Err(Failure::new(ErrorKind::NotFound, format!("file '{}' not found", args.source.display())));
+        let failure = Failure::new(ErrorKind::NotFound, format!("file '{}' not found", args.source.display()));
+        let pattern = args.source.to_string_lossy().contains(['*', '?']);
+        return Err(match pattern {
+            true => failure.hint("an import takes one file, or a folder, of which it reads every file"),
+            false => failure,
+        });
     }
     let a_matrix = is_matrix(&args.source);
     let given = args.features.is_some() || args.feature_matrix.is_some() || a_matrix;
@@ -27,6 +32,7 @@ pub(super) async fn import(args: ImportArgs, context: &Context) -> Result<()> {
         let message = "one matrix at a time can stand beside the documents: features or embeddings";
         return Err(Failure::new(ErrorKind::Query, message));
     }
+    context.interrupt.also_on_terminate();
     let engine = context.open_or_create(&context.db_dir()).await?;
     let resumable = args.key.is_some() || !from_stdin;
     let corpus = args.corpus.clone();

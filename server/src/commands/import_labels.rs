@@ -27,6 +27,9 @@ pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> 
         }
         None => {
             let engine = context.open().await?;
+            if let Some(name) = &args.dictionary {
+                place_of(&engine, name)?;
+            }
             let matched = Matched::of(files.labels, |label| in_database(label, &engine, args.dictionary.as_deref()))?;
             let n_changed = engine.import_labels(&matched.labels, &source).await?;
             (matched, n_changed)
@@ -115,18 +118,32 @@ fn in_database(label: &FileLabel, engine: &Engine, dictionary: Option<&str>) -> 
     };
     let dictionaries = features.dictionaries();
     let wanted = dictionary.or(label.dictionary.as_deref());
-    let names = || dictionaries.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = match (wanted, dictionaries) {
-        (Some(name), _) => dictionaries.iter().find(|known| known.name == name).ok_or_else(|| {
-            Failure::new(ErrorKind::NotFound, format!("dictionary '{name}' not found; there are {}", names()))
-        })?,
-        (None, [one]) => one,
+        (Some(name), _) => place_of(engine, name)?,
+        (None, [one]) => (one.first_id, one.width),
         (None, _) => {
-            let message = format!("the file has positions in a dictionary, but not in which; there are {}", names());
+            let names = dictionary_names(engine);
+            let message = format!("the file has positions in a dictionary, but not in which; there are {names}");
             return Err(Failure::usage(message).hint("say it with --dictionary NAME"));
         }
     };
-    Ok((latent < found.width).then(|| found.first_id + latent))
+    let (first_id, width) = found;
+    Ok((latent < width).then(|| first_id + latent))
+}
+
+/// First id and width of a dictionary.
+fn place_of(engine: &Engine, name: &str) -> Result<(u32, u32)> {
+    let catalog = engine.catalog();
+    let found = catalog.features.dictionaries().iter().find(|known| known.name == name);
+    found.map(|found| (found.first_id, found.width)).ok_or_else(|| {
+        let names = dictionary_names(engine);
+        Failure::new(ErrorKind::NotFound, format!("dictionary '{name}' not found; there are {names}"))
+    })
+}
+
+fn dictionary_names(engine: &Engine) -> String {
+    let catalog = engine.catalog();
+    catalog.features.dictionaries().iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn in_folder(label: &FileLabel, sae: &Sae, dir: &Path) -> Result<Option<u32>> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use saequel_engine::labels::{LabelOptions, label};
-use saequel_engine::sae::{ImportOptions, ImportReport, TrainOptions, TrainReport, import, train};
-use saequel_engine::{ErrorKind, Sae};
+use saequel_engine::sae::{ImportOptions, ImportReport, Level, TrainOptions, TrainReport, import, train};
+use saequel_engine::{ErrorKind, Reader, Sae};
 
 use crate::args::{LabelArgs, SaeCommand, SaeImportArgs, TrainArgs};
 use crate::context::Context;
@@ -59,8 +59,10 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
 
 async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()> {
     let ours = Path::new(&args.source);
-    let sae = if ours.join("sae.json").is_file() {
-        Sae::load(ours)?
+    let sae = if Sae::is_in(ours) {
+        let sae = Sae::load(ours)?;
+        check_reader(&sae, context).await?;
+        sae
     } else {
         let options = ImportOptions {
             source: args.source,
@@ -81,7 +83,7 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
         let (dir, name) = (output.display(), sae.name());
         return say!(
             "{name}: written to {dir}; `saequel sae label {dir} --input FILE` names its features from texts, `saequel \
-                     sae import {dir}` adds it to a database"
+             sae import {dir}` adds it to a database"
         );
     }
     let engine = context.open_or_create(&context.db_dir()).await?;
@@ -99,6 +101,29 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
         );
     }
     say!("{name}: features {first} to {last}; new corpora use it, or `--sae {name}`")
+}
+
+/// Refuses a dictionary whose reader cannot be or does not have what it reads, as far as that is known without fetching it.
+async fn check_reader(sae: &Sae, context: &Context) -> Result<()> {
+    // Embeddings may come from anywhere.
+    if sae.level() == Level::Document {
+        return Ok(());
+    }
+    let (name, reader, hook, width) = (sae.name().to_owned(), sae.reader().to_owned(), sae.hook(), sae.input_width());
+    let options = context.engine_options().reader();
+    let found = context.blocking(move |progress| {
+        if !Reader::is_at_hand(&reader, &options.cache_dir)? {
+            return Ok(None);
+        }
+        Reader::load(&reader, &options, progress)?.hook_width(hook).map(Some)
+    });
+    match found.await? {
+        Some(found) if found != width => Err(Failure::new(
+            ErrorKind::Data,
+            format!("{name}: reads {width} values at {hook}, where reader '{}' has {found}", sae.reader()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Says what was found.
@@ -182,6 +207,7 @@ fn train_options(args: TrainArgs, context: &Context) -> TrainOptions {
         PathBuf::from(name)
     });
     let mut options = TrainOptions::new(args.texts.input, work_dir, args.output);
+    options.overwrite = args.overwrite;
     options.text_column = args.texts.text;
     options.start = args.from;
     options.reader = args.reader;

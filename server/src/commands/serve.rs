@@ -1,13 +1,14 @@
 //! `saequel serve`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use saequel_engine::Engine;
+use saequel_engine::{Engine, ErrorKind};
 
 use crate::args::ServeArgs;
 use crate::config::Effective;
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::gate::Gate;
 use crate::listener::Server;
 use crate::logs;
@@ -31,7 +32,9 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let engine = Engine::open(&dir, config.engine_options()).await?;
+    let options = config.engine_options();
+    check_allowed(options.allowed_dirs.iter().flatten())?;
+    let engine = Engine::open(&dir, options).await?;
     let server = Server::bind(engine, config.serve_options()).await?;
     prepare_labels(server.gate().engine().clone());
     let (address, postgres) = (server.local_addr()?, server.postgres_addr()?);
@@ -42,6 +45,17 @@ pub(super) async fn serve(args: ServeArgs, context: &Context) -> Result<()> {
     signals.run(server).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Refuses folders that statements may read and that are not there: a wrong letter would show with the first query.
+pub(super) fn check_allowed<'a>(mut folders: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    match folders.find(|folder| !folder.is_dir()) {
+        None => Ok(()),
+        Some(missing) => {
+            let message = format!("allow_dir: expected a folder, and '{}' is none", missing.display());
+            Err(Failure::new(ErrorKind::NotFound, message).hint("make it first, or name another with --allow-dir"))
+        }
+    }
 }
 
 /// Reads the labels while nobody waits: the first search by meaning would take tens of seconds where it was never done.

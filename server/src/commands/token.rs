@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use chrono::{Duration, Utc};
-use saequel_engine::ErrorKind;
+use saequel_engine::{Engine, EngineOptions, ErrorKind};
 
 use crate::args::{TokenCommand, TokenCreateArgs};
 use crate::context::Context;
@@ -22,7 +22,12 @@ pub(super) async fn token(command: TokenCommand, context: &Context) -> Result<()
         })
     };
     match command {
-        TokenCommand::Create(args) => create(&path(args.tokens.clone())?, args),
+        TokenCommand::Create(args) => {
+            let named = args.corpus.clone();
+            create(&path(args.tokens.clone())?, args)?;
+            tell_of_unknown(&named, context).await;
+            Ok(())
+        }
         TokenCommand::List(args) => {
             let file = TokenFile::read(&path(args.tokens)?)?;
             context.answer_batch(batch(&file)?, &args.answer).await
@@ -39,6 +44,24 @@ pub(super) async fn token(command: TokenCommand, context: &Context) -> Result<()
             })?;
             say!("token '{}' revoked: a running server refuses it from now on", args.name)
         }
+    }
+}
+
+/// Says which corpora there are not: one may come later, or its name be mistyped.
+async fn tell_of_unknown(named: &[String], context: &Context) {
+    let engine = match named {
+        [] => return,
+        // The file of tokens may lie where no database is.
+        _ => match context.existing_db_dir() {
+            Ok(dir) => Engine::open(&dir, EngineOptions { read_only: true, ..context.engine_options() }).await,
+            Err(_) => return,
+        },
+    };
+    let Ok(engine) = engine else { return };
+    let catalog = engine.catalog();
+    let unknown: Vec<&str> = named.iter().map(String::as_str).filter(|name| catalog.corpus(name).is_none()).collect();
+    if !unknown.is_empty() {
+        remark!("note: no corpus of this name is there yet: {}", unknown.join(", "));
     }
 }
 

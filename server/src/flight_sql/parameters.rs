@@ -64,6 +64,10 @@ pub(super) fn one_batch(batches: &[RecordBatch]) -> Result<RecordBatch> {
 /// [`ErrorKind::Query`] if there are fewer or more than the statement has parameters, or names that it has not.
 pub(super) fn rows(parameters: &[Parameter], batch: &RecordBatch) -> Result<Vec<ParamValues>> {
     let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    if names.is_empty() && batch.num_columns() > 0 {
+        let message = "parameters: the statement has none, or is one in which they are not supported";
+        return Err(Failure::usage(message).hint("write the values into the statement"));
+    }
     if names.len() != batch.num_columns() {
         let message = format!(
             "the statement has {} parameters ({}), and {} values were given",

@@ -408,7 +408,7 @@ impl Gate {
                 return Err(failure);
             }
         };
-        let mut account = account;
+        let account = Arc::new(account);
         let query_id = account.entry.shown().query_id;
         let timeout = ask.timeout.map_or(inner.options.timeout, |wanted| wanted.min(inner.options.timeout));
         let max_rows = [ask.max_rows, inner.options.max_rows].into_iter().flatten().min();
@@ -423,17 +423,23 @@ impl Gate {
         inner.metrics.running.inc();
         let (sender, messages) = mpsc::channel(WAITING_BATCHES);
         let (engine, statement, parameters) = (inner.engine.clone(), ask.statement, ask.parameters);
-        let cancel = account.entry.cancel.clone();
-        let entry = Arc::clone(&account.entry);
+        let noted = Arc::clone(&account);
         let work = async move {
-            let _turn = turn; // held until the query has ended, whoever still reads
-            let last = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return, // the reader tells
-                () = tokio::time::sleep_until(deadline) => return,
-                ended = produce(&engine, &caller, &statement, parameters, max_rows, &entry, &sender) => ended,
+            let entry = &noted.entry;
+            let all = async {
+                let last = produce(&engine, &caller, &statement, parameters, max_rows, entry, &sender).await;
+                let _ = sender.send(last).await; // an error: the client has gone
+                drop(turn); // held until the query has ended, whoever still reads
+                sender.closed().await;
             };
-            let _ = sender.send(last).await; // an error: the client has gone
+            let why = tokio::select! {
+                biased;
+                () = entry.cancel.cancelled() => cancelled(),
+                () = tokio::time::sleep_until(deadline) => noted.gate.too_long(timeout),
+                () = all => return,
+            };
+            // The reader is told when it reads on, which it may never do.
+            noted.failed(&why);
         };
         // A panic is ours, and the client is told that something went wrong.
         let guarded = std::panic::AssertUnwindSafe(work).catch_unwind().map(|_| ());
@@ -743,12 +749,13 @@ struct Account {
 }
 
 impl Account {
-    fn failed(&mut self, failure: &Failure) {
+    fn failed(&self, failure: &Failure) {
         let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
         self.end(state, Some(failure));
     }
 
-    fn end(&mut self, state: State, failure: Option<&Failure>) {
+    /// Only the first call counts.
+    fn end(&self, state: State, failure: Option<&Failure>) {
         let was_running = self.entry.shown().state == State::Running;
         let Some(query) = self.entry.end(state, failure) else { return };
         let inner = &self.gate.0;
@@ -797,7 +804,7 @@ pub struct Answer {
     timeout: Duration,
     first: Option<Message>,
     ended: bool,
-    account: Account,
+    account: Arc<Account>,
 }
 
 impl fmt::Debug for Answer {
@@ -889,5 +896,6 @@ impl Stream for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.task.abort();
+        self.account.end(State::Cancelled, None);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arrow::datatypes::DataType;
 use axum::http::{HeaderMap, StatusCode, header};
 use datafusion::common::{ParamValues, ScalarValue};
+use saequel_engine::json::long_numbers;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -97,6 +98,7 @@ impl Given {
                 "max_rows" => given.max_rows.replace(number(&name, &value)?).is_some(),
                 "wait_end_of_query" => given.wait_end_of_query.replace(truth(&name, &value)?).is_some(),
                 "params" | "parameters" => {
+                    exact(&value)?;
                     let values = serde_json::from_str(&value)
                         .map_err(|error| bad(format!("params: expected a JSON array or object: {error}")))?;
                     !std::mem::replace(&mut given.params, values).is_null()
@@ -117,6 +119,18 @@ impl Given {
             }
         }
         Ok(given)
+    }
+}
+
+/// Refuses whole numbers that would be rounded.
+fn exact(json: &str) -> Result<(), Problem> {
+    let long = long_numbers(json.as_bytes()).into_iter().next().and_then(|number| json.get(number));
+    match long {
+        None => Ok(()),
+        Some(number) => Err(bad(format!(
+            "params: the whole number {number} does not fit into 64 bits and would be rounded; write it in quotes, as text, \
+             or as {number}.0"
+        ))),
     }
 }
 
@@ -144,7 +158,12 @@ fn of_body(headers: &HeaderMap, body: Vec<u8>) -> Result<Given, Problem> {
     let statement = |text: String| Given { sql: Some(text).filter(|text| !text.trim().is_empty()), ..Given::default() };
     Ok(match content_type.as_str() {
         "application/json" => {
-            let body: SqlBody = serde_json::from_str(&text)
+            exact(&text)?;
+            let object = text.trim_start().starts_with('{');
+            let body = Some(text).filter(|_| object).ok_or_else(|| {
+                bad("request: body is not the expected JSON: expected an object, {\"sql\": \"...\"}".to_owned())
+            })?;
+            let body: SqlBody = serde_json::from_str(&body)
                 .map_err(|error| bad(format!("request: body is not the expected JSON: {error}")))?;
             let SqlBody { sql, params, format, timeout, query_id, max_rows, wait_end_of_query, _db: _ } = body;
             let named = Vec::new();
@@ -393,6 +412,9 @@ mod tests {
         };
         assert!(said(None, &json, b"{").1.contains("not the expected JSON"));
         assert!(said(None, &json, br#"{"sql": "SELECT 1", "formt": "csv"}"#).1.contains("formt"));
+        assert!(said(None, &json, b"[]").1.contains("expected an object, {"));
+        let long = br#"{"sql": "SELECT $1", "params": [100000000000000000000]}"#;
+        assert!(said(None, &json, long).1.contains("number 100000000000000000000 does not fit into 64 bits"));
         assert!(said(None, &json, br#"{"sql": "SELECT 1", "timeout": -1}"#).1.contains("seconds above 0"));
         assert_eq!(said(None, &plain, b" -- nothing").0, 400);
         assert!(said(None, &plain, b"SELECT 1; SELECT 2").1.contains("got 2"));
@@ -408,6 +430,7 @@ mod tests {
             ("format=csv&format=tsv", "given twice"),
             ("q=SELECT+2", "one in the body"),
             ("params={", "expected a JSON array"),
+            ("params=[-9223372036854775809]", "would be rounded"),
             ("param_x=1&params=[1]", "names everywhere"),
         ] {
             let (status, message) = said(Some(url), &plain, b"SELECT 1");

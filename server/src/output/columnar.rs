@@ -4,14 +4,15 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use saequel_engine::ErrorKind;
 
 use super::ResultWriter;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, UNSUPPORTED};
 
 /// Rows of a Parquet row group: what is held in memory before it is written.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
@@ -37,8 +38,20 @@ impl Write for Pipe {
     }
 }
 
+fn has_interval(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Interval(_) => true,
+        DataType::Struct(fields) => fields.iter().any(|field| has_interval(field.data_type())),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_interval(item.data_type()),
+        _ => false,
+    }
+}
+
 fn not_started() -> Failure {
-    Failure::new(saequel_engine::ErrorKind::Internal, "result writer: rows before the start")
+    Failure::new(ErrorKind::Internal, "result writer: rows before the start")
 }
 
 /// The three writers differ in their library type alone.
@@ -93,6 +106,13 @@ columnar_writer!(
     ParquetWriter,
     ArrowWriter<Pipe>,
     |pipe, schema| {
+        if let Some(field) = schema.fields().iter().find(|field| has_interval(field.data_type())) {
+            let name = field.name();
+            let message = format!("column '{name}' has intervals, for which Parquet has no type that others read");
+            return Err(Failure::new(ErrorKind::Query, message)
+                .shown_as(UNSUPPORTED)
+                .hint(format!("cast it to text: {}::text", crate::sql_text::identifier(name))));
+        }
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
@@ -117,6 +137,17 @@ mod tests {
         let bytes = written(Format::Arrow, &[batch(), batch()]);
         let back: Vec<_> = StreamReader::try_new(Cursor::new(bytes), None).unwrap().map(Result::unwrap).collect();
         assert_eq!(back, [batch(), batch()]);
+    }
+
+    #[test]
+    fn parquet_names_the_column_that_it_cannot_hold() {
+        use arrow::datatypes::{DataType, Field, IntervalUnit, Schema};
+        let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+        let schema = Schema::new(vec![Field::new("Took", interval, true)]);
+        let mut writer = crate::output::writer(Format::Parquet, Default::default());
+        let failure = writer.start(&schema, &mut Vec::new()).unwrap_err();
+        assert_eq!(failure.wire().name, "unsupported");
+        assert!(failure.line().contains("column 'Took' has intervals"), "{failure}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! CSV (RFC 4180, lines end with a line feed) and TSV (the IANA text format with backslash escapes).
+//! CSV (RFC 4180, lines end with a line feed) and TSV (the same with tabs). The header of TSV is in quotes, which tells an
+//! import that quotes mean something in the file.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::buffer::NullBuffer;
@@ -10,7 +11,7 @@ use super::ResultWriter;
 use super::json;
 use crate::error::Result;
 
-/// Writes delimited lines with a header. Null is the empty field, the empty text is `""` in CSV.
+/// Writes delimited lines with a header. Null is the empty field, the empty text is `""`.
 pub(super) struct SeparatedWriter {
     tabs: bool,
 }
@@ -25,20 +26,9 @@ impl SeparatedWriter {
     }
 
     fn field(&self, text: &str, out: &mut Vec<u8>) {
-        if self.tabs {
-            for byte in text.bytes() {
-                match byte {
-                    b'\t' => out.extend_from_slice(b"\\t"),
-                    b'\n' => out.extend_from_slice(b"\\n"),
-                    b'\r' => out.extend_from_slice(b"\\r"),
-                    b'\\' => out.extend_from_slice(b"\\\\"),
-                    byte => out.push(byte),
-                }
-            }
-        } else if text.is_empty() || text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r')) {
-            out.push(b'"');
-            out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-            out.push(b'"');
+        let separator = self.separator();
+        if text.is_empty() || text.bytes().any(|byte| byte == separator || matches!(byte, b'"' | b'\n' | b'\r')) {
+            quoted(text, out);
         } else {
             out.extend_from_slice(text.as_bytes());
         }
@@ -47,6 +37,12 @@ impl SeparatedWriter {
     fn separator(&self) -> u8 {
         if self.tabs { b'\t' } else { b',' }
     }
+}
+
+fn quoted(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
+    out.push(b'"');
 }
 
 /// One column of a batch, ready to be written as text in full.
@@ -96,7 +92,10 @@ impl ResultWriter for SeparatedWriter {
             if position > 0 {
                 out.push(self.separator());
             }
-            self.field(field.name(), out);
+            match self.tabs {
+                true => quoted(field.name(), out),
+                false => self.field(field.name(), out),
+            }
         }
         out.push(b'\n');
         Ok(())
@@ -149,15 +148,18 @@ mod tests {
     }
 
     #[test]
-    fn tsv_keeps_one_row_a_line() {
+    fn tsv_is_csv_with_tabs_and_a_quoted_header() {
         let text = String::from_utf8(written(Format::Tsv, &[batch()])).unwrap();
-        assert_eq!(text, "n\ttext\tids\tp_value\n1\ta \"b\",\\n\\tc\\\\\t[1,2]\t0.000123456\n2\t\t\t\n");
+        let expected =
+            "\"n\"\t\"text\"\t\"ids\"\t\"p_value\"\n1\t\"a \"\"b\"\",\n\tc\\\"\t[1,2]\t0.000123456\n2\t\t\t\n";
+        assert_eq!(text, expected);
     }
 
     #[test]
     fn empty_text_differs_from_null_in_csv() {
         let column: ArrayRef = Arc::new(StringArray::from(vec![Some(""), None]));
         let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        assert_eq!(written(Format::Tsv, &[batch.clone()]), b"\"a\"\n\"\"\n\n");
         assert_eq!(written(Format::Csv, &[batch]), b"a\n\"\"\n\n");
     }
 

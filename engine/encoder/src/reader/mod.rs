@@ -393,6 +393,20 @@ impl Reader {
         Ok(fetch::check(fetch::source(name)?, cache_dir))
     }
 
+    /// Whether loading the reader `name` fetches nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] for what cannot be a reader's name.
+    pub fn is_at_hand(name: &str, cache_dir: &Path) -> Result<bool> {
+        match fetch::known(name) {
+            Some(source) => Ok(fetch::check(source, cache_dir).trouble().is_none()),
+            None if Path::new(name).exists() => Ok(true),
+            // A model of the hub, or a place on another machine.
+            None if name.contains('/') => Ok(false),
+            None => fetch::source(name).map(|_| false),
+        }
+    }
+
     /// Names of the readers that need no address.
     pub fn known() -> Vec<&'static str> {
         fetch::SOURCES.iter().map(|source| source.name).collect()

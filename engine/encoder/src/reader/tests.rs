@@ -32,6 +32,15 @@ fn unknown_readers_are_refused_with_what_there_is() {
 }
 
 #[test]
+fn what_is_at_hand_is_known_without_fetching() {
+    let dir = tempfile::tempdir().unwrap();
+    let at_hand = |name: &str| Reader::is_at_hand(name, dir.path());
+    assert!(!at_hand("all-MiniLM-L6-v2").unwrap() && !at_hand("owner/name").unwrap());
+    assert!(at_hand(&dir.path().to_string_lossy()).unwrap());
+    assert_eq!(at_hand("nope").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn an_incomplete_folder_is_refused_with_the_file_that_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let load = || Reader::load(&dir.path().to_string_lossy(), &ReaderOptions::default(), &Silent).err().unwrap();

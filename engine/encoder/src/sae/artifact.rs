@@ -178,7 +178,8 @@ impl Spec {
         let finite = |value: f32| value.is_finite();
         let numbers = match self.architecture {
             Architecture::BatchTopk { threshold, cap } => finite(threshold) && cap != Some(0),
-            Architecture::TopK { k } | Architecture::AbsTopK { k } | Architecture::Itda { k } => k > 0,
+            Architecture::TopK { k } | Architecture::AbsTopK { k } => (1..=self.width).contains(&k),
+            Architecture::Itda { k } => k > 0,
             Architecture::GroupMax { k } => k > 0 && self.width.is_multiple_of(k),
             Architecture::MatchingPursuit { max_iterations, residual_threshold, .. } => {
                 max_iterations > 0 && finite(residual_threshold)
@@ -202,9 +203,14 @@ impl Spec {
         if self.width == 0 || self.input_width == 0 || self.output_width() == 0 || self.width > u32::MAX as usize / 2 {
             Some("width is out of range".to_owned())
         } else if !numbers {
-            Some(format!("architecture: a number of {:?} is out of range for width {}", self.architecture, self.width))
+            Some(format!(
+                "architecture {}: a number is out of range for width {}; expected counts from 1 to the width, and thresholds \
+                 that are numbers",
+                self.architecture.name(),
+                self.width
+            ))
         } else if !normalized {
-            Some(format!("normalization: the factor of {:?} is out of range", self.normalization))
+            Some("normalization: the factor is out of range; expected a number above 0".to_owned())
         } else if !nested {
             Some(format!("prefixes {:?}: expected sizes that grow up to width {}", self.prefixes, self.width))
         } else if self.architecture.reads_sequences() && self.level != Level::Token {
@@ -258,6 +264,11 @@ impl Sae {
         }
     }
 
+    /// Whether a folder holds a finished dictionary.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(JSON).is_file()
+    }
+
     /// The hook point of the dictionary in a folder, without its weights.
     ///
     /// # Errors
@@ -299,7 +310,8 @@ impl Sae {
         let damaged =
             |file: &str, message: String| Error::new(ErrorKind::Corrupt, format!("{shown}/{file}: {message}"));
         let spec = Spec::read(json).map_err(|message| damaged(JSON, message))?;
-        let tensors = SafeTensors::deserialize(tensors).map_err(|error| damaged(TENSORS, error.to_string()))?;
+        let cut = |error| damaged(TENSORS, format!("{error}; the file is damaged or cut off: put it there again"));
+        let tensors = SafeTensors::deserialize(tensors).map_err(cut)?;
         let tensor = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
             let tensor = tensors.tensor(name).map_err(|error| damaged(TENSORS, format!("{name}: {error}")))?;
             if tensor.shape() != shape {

@@ -325,6 +325,7 @@ fn what_is_out_of_range_is_said() {
         assert!(spec(architecture, CENTRED).wrong().unwrap().contains(message));
     }
     assert!(spec(Architecture::Relu, InputNormalization::Scale { factor: 0.0 }).wrong().unwrap().contains("factor"));
+    assert!(spec(Architecture::TopK { k: WIDTH + 1 }, CENTRED).wrong().unwrap().contains("TopK"));
     let mut nested = spec(Architecture::Relu, CENTRED);
     nested.prefixes = vec![30, 20, WIDTH];
     assert!(nested.wrong().unwrap().contains("grow up to width 70"));

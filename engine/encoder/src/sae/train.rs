@@ -70,6 +70,8 @@ pub struct TrainOptions {
     pub work_dir: PathBuf,
     /// Folder of the finished dictionary.
     pub output: PathBuf,
+    /// Whether a dictionary that `output` holds already may be replaced; default false.
+    pub overwrite: bool,
     /// Whether to keep short pieces of the training texts in the dictionary as examples; default true.
     pub examples: bool,
     /// Threads and cache folder.
@@ -107,6 +109,7 @@ impl TrainOptions {
             seed: 1,
             work_dir: work_dir.into(),
             output: output.into(),
+            overwrite: false,
             examples: true,
             reader_options: ReaderOptions::default(),
         }
@@ -160,8 +163,8 @@ const MAX_PURSUIT_WIDTH: usize = 1 << 14;
 /// the same options stopped.
 ///
 /// # Errors
-/// As [`crate::Reader::load`]; [`crate::ErrorKind::Query`] for an option out of range, [`crate::ErrorKind::Data`] for an
-/// input without text, [`crate::ErrorKind::Cancelled`] after a checkpoint if `progress` says so.
+/// As [`crate::Reader::load`]; [`crate::ErrorKind::Query`] for an option out of range, [`crate::ErrorKind::Exists`] if
+/// `options.output` holds a dictionary that may not be replaced, [`crate::ErrorKind::Data`] for an input without text, [`crate::ErrorKind::Cancelled`] after a checkpoint if `progress` says so.
 pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainReport> {
     let started = Instant::now();
     let start = options.start.as_deref().map(Start::open).transpose()?;
@@ -201,6 +204,15 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
 
 fn check(options: &TrainOptions) -> Result<()> {
     let wrong = |what: String| Err(Error::new(ErrorKind::Query, what));
+    // It is written last: a training that was stopped has none.
+    if !options.overwrite && Sae::is_in(&options.output) {
+        let message = format!(
+            "{} holds a finished dictionary, names of its features included; name another --output, or replace it \
+             (--overwrite)",
+            options.output.display()
+        );
+        return Err(Error::new(ErrorKind::Exists, message));
+    }
     match options {
         TrainOptions { width, .. } if !(16..=1 << 20).contains(width) => {
             wrong(format!("width {width}: expected 16 to 1048576 latents"))
@@ -269,6 +281,14 @@ fn fit(
 ) -> Result<(Sae, u64)> {
     let inputs = reader.hook_width(hook.hook)?;
     let mut stream = SampleStream::open(harvest, hook, inputs, options.batch, options.seed)?;
+    if stream.n_samples() < options.width as u64 {
+        progress.warn(&format!(
+            "the texts give {} samples for {} features: most features will mean nothing; train on more text, or with a \
+             smaller --width",
+            stream.n_samples(),
+            options.width
+        ));
+    }
     let samples = if options.samples == 0 { 2 * stream.n_samples() } else { options.samples };
     let steps = samples.div_ceil(options.batch as u64).max(1);
     let name = options.name.clone().unwrap_or_else(|| default_name(options));
@@ -429,6 +449,19 @@ mod tests {
         let mut options = TrainOptions::new(Vec::new(), "work", "out");
         (options.method, options.width, options.k) = (method, 64, 4);
         options
+    }
+
+    #[test]
+    fn a_finished_dictionary_is_replaced_only_on_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = TrainOptions::new(Vec::new(), "work", dir.path());
+        assert!(check(&options).is_ok());
+        std::fs::write(dir.path().join("sae.json"), "{}").unwrap();
+        let error = check(&options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exists);
+        assert!(error.message().contains("--overwrite"), "{error}");
+        options.overwrite = true;
+        assert!(check(&options).is_ok());
     }
 
     #[test]
