@@ -315,7 +315,7 @@ async fn embeddings_tell_apart_along_the_axis_what_features_do_not() {
     let texts: Vec<String> =
         (0..60).map(|i| format!("mood {} {}", ["glad", "gloom"][i % 2], dishes[i / 2 % 3])).collect();
     let mut texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
-    texts.extend([Some("glad soup"), Some("soup")]);
+    texts.push(Some("glad soup"));
     source.put_texts("meals", &texts, vec![]).unwrap();
     let found = async |set: &str, view: &str| {
         let sql = format!("SELECT * FROM cluster('{set}', 'mood', named_argument('k', 2){view})");
@@ -325,7 +325,6 @@ async fn embeddings_tell_apart_along_the_axis_what_features_do_not() {
     let along = found("meals", "").await.unwrap();
     assert!(adjusted_rand_index(&along[..60], &moods) > 0.99, "{along:?}");
     assert_eq!(along[60], along[0], "no feature says that it is about a mood, its embedding does");
-    assert_eq!(along[61], None, "nothing says that it is");
     assert_eq!(found("meals", ", named_argument('view', 'both')").await.unwrap(), along);
     let plain = found("meals", ", named_argument('view', 'features')").await.unwrap();
     assert!(plain[..60].iter().all(|group| *group == Some(0)), "{plain:?}");

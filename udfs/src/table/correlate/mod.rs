@@ -44,8 +44,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "correlate(set [, option => value ...])",
     text: "Which features come together in documents more often than chance. One row per finding: `docs_both`, `npmi` \
            (normalised pointwise mutual information over all documents, -1 to 1), `p_a_given_b`, `p_b_given_a`, `p_value` \
-           (one-sided, by Fisher's exact test; see below with `control` or `min_lift`), \
-           log-likelihood ratio), `q_value` (Benjamini-Hochberg over all pairs of features with enough documents), `llr` \
+           (one-sided, by Fisher's exact test; see below with `control` or `min_lift`), `q_value` (Benjamini-Hochberg over all pairs of features with enough documents), `llr` \
            (log-likelihood ratio G²), `docs_a`, `docs_b`, `n`, `expected` (documents that would have both if the features \
            were independent), `label_similarity` (cosine of the two labels by the reader; null if one is hidden, or if the \
            reader is not there), `same_place` (share of up to three documents in which both fire most strongly on the same or \

@@ -32,7 +32,7 @@ const WORD_DOCUMENTS: (u64, u64) = (20_000, 2000);
 const WORD_GROUPS: usize = 20;
 
 /// Groups whose repetitions are found in one pass over the documents: about 1 MB each.
-const SAME_GROUPS: usize = 50;
+const SAME_GROUPS: usize = 100;
 
 /// What is said of a row beside its numbers. `None` where nothing was looked up.
 #[derive(Debug, Clone, Default)]
