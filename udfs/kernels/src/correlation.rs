@@ -10,7 +10,7 @@ use crate::background::Background;
 use crate::cancellation::Cancellation;
 use crate::cooccurrence::PairCounts;
 use crate::statistics::{
-    EXACT_BELOW, benjamini_hochberg, binomial_greater, binomial_less, chi_squared_1_p, fisher_greater, fisher_less,
+    EXACT_BELOW, benjamini_hochberg, binomial_greater, binomial_less, fisher_greater, fisher_less, fisher_of_mean,
     fisher_two_sided, log_likelihood_ratio, log_likelihood_ratio_of, npmi,
 };
 
@@ -64,7 +64,8 @@ pub struct PairRow {
     pub expected: f64,
     /// Log-likelihood ratio G² of what is and what is expected.
     pub llr: f64,
-    /// p of independence by Fisher's exact test; within strata, or of a lift, an upper bound of it or by G².
+    /// p by Fisher's exact test: of independence, or of what is expected within strata or by a lift; there a binomial bound where
+    /// few are expected.
     pub p_value: f64,
     /// Benjamini-Hochberg q over all pairs with enough documents.
     pub q_value: f64,
@@ -549,10 +550,9 @@ fn p_value(direction: Direction, both: u64, (docs_a, docs_b): (u64, u64), n: u64
     }
 }
 
-/// Smallest expected count with which p by G² is near enough. Where that cell holds fewer documents than expected, p by G²
-/// is too small by a factor that grows with how empty it is (10 where 6 are expected and none is there).
+/// Smallest expected count of a cell with which p is by Fisher's test. Where the cell holds fewer documents than expected, or
+/// far out in the tail, the binomial bound is kept to for longer.
 fn least_expected(llr: f64, is_low: bool) -> f64 {
-    // Far out in the tail the approximation needs more than Cochran's 5 documents.
     if is_low {
         EXACT_BELOW
     } else if llr > FAR_TAIL_LLR {
@@ -577,16 +577,17 @@ fn smallest(cells: [(u64, f64, u64, bool); 4]) -> (u64, f64, u64, bool) {
     cells.into_iter().min_by(|x, y| x.1.total_cmp(&y.1)).unwrap_or(cells[0])
 }
 
-/// p where `expected` documents have both at most (or at least): by G², or by the binomial tail of the smallest cell if
-/// so few are expected there. Where the expectation is known the tail is an upper bound and G² as a rule too large; one that
-/// was chosen among several groupings is too small, which works the other way. The count of a cell is a sum of hypergeometric ones, central or not,
-/// hence of independent yes-or-nos (Vatutin and Mikhailov 1982), whose tails a binomial of the same mean exceeds
-/// (Hoeffding 1956).
+/// p where `expected` documents have both at most (or at least): by Fisher's test of that expectation, or by the binomial
+/// tail of the smallest cell if so few are expected there. Where the expectation is known the latter is an upper bound, and the
+/// former as a rule too large; one that was chosen among several groupings is too small, which works the other way. The count
+/// of a cell is a sum of hypergeometric ones, central or not, hence of independent yes-or-nos (Vatutin and Mikhailov 1982),
+/// whose tails a binomial of the same mean exceeds (Hoeffding 1956). It varies no more than the count of one table of all
+/// strata does, because the variance, about `1 / sum(1 / cell)`, is concave in the cells.
 fn p_value_of(direction: Direction, llr: f64, both: u64, expected: f64, (docs_a, docs_b): (u64, u64), n: u64) -> f64 {
     let more = both as f64 > expected;
     let (count, mean, most, with) = smallest(cells(both, expected, (docs_a, docs_b), n));
     let one_sided = if mean >= least_expected(llr, (count as f64) < mean) {
-        chi_squared_1_p(llr) / 2.0
+        fisher_of_mean(both, expected, docs_a, docs_b, n, more)
     } else if more == with {
         binomial_greater(count, most, mean)
     } else {

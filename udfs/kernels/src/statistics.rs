@@ -163,10 +163,15 @@ impl Hypergeometric {
 
     /// `P(X >= x) / P(x)`.
     fn tail_up(self, x: u64) -> f64 {
+        self.tail_up_at(x, 1.0)
+    }
+
+    /// The same of the noncentral law with this odds ratio.
+    fn tail_up_at(self, x: u64, odds: f64) -> f64 {
         let (first, second, rest) = self.parts();
         let (mut at, high) = (x as f64, self.high() as f64);
         tail(|| {
-            let ratio = (first - at) * (second - at) / ((at + 1.0) * (rest + at));
+            let ratio = odds * (first - at) * (second - at) / ((at + 1.0) * (rest + at));
             at += 1.0;
             (at <= high).then_some(ratio)
         })
@@ -174,11 +179,16 @@ impl Hypergeometric {
 
     /// `P(X <= x) / P(x)`.
     fn tail_down(self, x: u64) -> f64 {
+        self.tail_down_at(x, 1.0)
+    }
+
+    /// The same of the noncentral law with this odds ratio.
+    fn tail_down_at(self, x: u64, odds: f64) -> f64 {
         let (first, second, rest) = self.parts();
         let (mut at, low) = (x as f64, self.low() as f64);
         tail(|| {
             at -= 1.0;
-            (at >= low).then(|| (at + 1.0) * (rest + at) / ((first - at) * (second - at)))
+            (at >= low).then(|| (at + 1.0) * (rest + at) / (odds * (first - at) * (second - at)))
         })
     }
 
@@ -205,6 +215,20 @@ fn tail(mut next_ratio: impl FnMut() -> Option<f64>) -> f64 {
 /// Probability that `both` of `n` documents have both properties, if they are independent.
 pub(crate) fn hypergeometric(both: u64, with_first: u64, with_second: u64, n: u64) -> f64 {
     Hypergeometric { with_first, with_second, n }.ln_probability(both).exp()
+}
+
+/// Probability of `both` or more (or fewer) documents with both properties if `mean` are expected: of Fisher's noncentral
+/// hypergeometric law with the odds ratio of the expected table (Cornfield 1956). All four cells are expected to hold some.
+pub(crate) fn fisher_of_mean(both: u64, mean: f64, with_first: u64, with_second: u64, n: u64, more: bool) -> f64 {
+    let law = Hypergeometric { with_first, with_second, n };
+    let (first, second) = (with_first as f64, with_second as f64);
+    let odds = mean * (n as f64 + mean - first - second) / ((first - mean) * (second - mean));
+    let middle = (mean.round() as u64).clamp(law.low(), law.high());
+    let all = law.tail_up_at(middle, odds) + law.tail_down_at(middle, odds) - 1.0;
+    let side = if more { law.tail_up_at(both, odds) } else { law.tail_down_at(both, odds) };
+    let farther = (both as f64 - middle as f64) * odds.ln();
+    let ln_ratio = law.ln_probability(both) - law.ln_probability(middle) + farther;
+    (ln_ratio.exp() * side / all).min(1.0)
 }
 
 /// Fisher's exact test of a 2x2 table, one-sided: probability of `both` or more documents with both properties, if
@@ -514,6 +538,22 @@ mod tests {
     fn close(name: &str, got: f64, expected: f64) {
         let error = (got - expected).abs() / expected.abs().max(1e-300);
         assert!(error < 1e-9 || (got - expected).abs() < 1e-15, "{name}: got {got}, expected {expected}");
+    }
+
+    #[test]
+    fn tails_of_an_expectation_are_exact() {
+        // Sums of Fisher's noncentral hypergeometric law with the odds ratio of the expected table, to 60 digits.
+        for (both, mean, docs, n, more, expected) in [
+            (60, 40.0, (150, 120), 600, true, 1.0281633506731954e-05),
+            (20, 40.0, (150, 120), 600, false, 3.360230300697928e-06),
+            (20, 40.0, (150, 120), 600, true, 0.9999989734315466),
+            (300, 180.5, (900, 700), 5000, true, 3.5564417762087885e-28),
+        ] {
+            let p = fisher_of_mean(both, mean, docs.0, docs.1, n, more);
+            assert!((p / expected - 1.0).abs() < 1e-8, "{both} {mean}: {p} {expected}");
+        }
+        let central = fisher_of_mean(75, 37.5, 150, 75, 300, true) / fisher_greater(75, 150, 75, 300);
+        assert!((central - 1.0).abs() < 1e-9, "{central}");
     }
 
     #[test]

@@ -493,3 +493,24 @@ pub(super) async fn place_all(
         central.into_iter().map(|top| top.into_sorted().into_iter().map(|ranked| ranked.item).collect()).collect();
     Ok(placed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_without_features_is_placed_if_its_embedding_says_as_much() {
+        // The second number of an embedding goes with the position by features, the first is the topic.
+        let embedding = |at: u64| vec![[0.9, -0.9][at as usize / 2 % 2], [0.4, -0.4][at as usize % 2]];
+        let embeddings: Vec<(u64, Vec<f32>)> = (0..40).map(|at| (at, embedding(at))).collect();
+        let positions = Rows { values: (0..40).map(|at| [1.0, -1.0][at % 2]).collect(), width: 1 };
+        let nothing = Axis::of_names(&[], 2, 1, &Cancellation::default());
+        let axes = Axes::fit(&nothing, &positions, &embeddings, &Cancellation::default()).unwrap();
+        let place = |position: f32, embedding: &[f32]| axes.join(vec![position], embedding);
+        assert!(place(0.0, &[0.9, 0.4])[1] > 0.9 && place(0.0, &[-0.9, -0.4])[1] < -0.9);
+        assert!(!says_something(&place(0.0, &[0.9, 0.05])), "hardly along the axis");
+        assert!(!says_something(&place(0.0, &[])), "no embedding");
+        assert!(place(1.0, &[]) == [1.0, 0.0] && place(1.0, &[0.9, 0.05])[0] > 0.7, "features place it");
+        assert!(Axes::fit(&nothing, &positions, &[(0, vec![]), (1, vec![])], &Cancellation::default()).is_none());
+    }
+}

@@ -54,7 +54,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            there are none; looked up for the first 200 rows in up to 20,000 documents; with `with` the first is of a document of `set`, the second of its partner). Ranked by `llr` unless `rank_by` says \
            otherwise. Pairs that the same token fires (half of the five \
            strongest tokens are shared), and pairs whose `same_place` is 0.5 or more, are left out. With `control` or \
-           `min_lift` p is by the log-likelihood ratio against what is expected within the strata, times the lift, or where few \
+           `min_lift` p is by Fisher's test of what is expected within the strata, times the lift, or where few \
            are expected by the binomial tail. It is an approximation, as a rule too large, because it takes the strata for \
            known and leaves out that counts vary less within them; `'topic'` takes one of the smaller of five expectations, \
            which makes it smaller again.",
