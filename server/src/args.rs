@@ -51,6 +51,7 @@ pub(crate) struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Folder of the database [default: ./saequel.db]
     #[arg(long, global = true, value_name = "DIR", env = "SAEQUEL_DB")]
@@ -475,6 +476,9 @@ pub(crate) struct CorrelateArgs {
     /// Pairs that come together more often than chance, less often, or both
     #[arg(long, value_parser = ["positive", "negative", "both"])]
     pub(crate) direction: Option<String>,
+    /// Which pairs come first: the surest (llr), or those bound most closely (npmi) [default: llr]
+    #[arg(long, value_parser = ["llr", "npmi"])]
+    pub(crate) rank_by: Option<String>,
     /// Only pairs whose labels are less alike than this (-1 to 1), and that topics do not explain: the unexpected ones
     #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub(crate) unexpected: Option<f64>,
@@ -542,17 +546,22 @@ pub(crate) struct RetrieveArgs {
     /// Set of documents
     pub(crate) set: String,
     /// The property, in words
-    pub(crate) query: String,
+    #[arg(required_unless_present_any = ["like", "features"])]
+    pub(crate) query: Option<String>,
     /// Documents to return
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) k: u64,
+    /// In place of QUERY, features to look for, by id, label or concept, with weights: "apology:1, 12:0.5"
+    #[arg(long, value_name = "FEATURE[:WEIGHT],...")]
+    #[arg(conflicts_with_all = ["query", "but_not", "like", "unlike", "signals", "weights", "n_labels", "expand"])]
+    pub(crate) features: Option<String>,
     /// Push documents down that have this property
     #[arg(long, value_name = "WORDS")]
     pub(crate) but_not: Option<String>,
-    /// doc_ids of hits that were right, separated by commas
+    /// doc_ids of documents that are right, separated by commas, beside QUERY or in place of it
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) like: Vec<String>,
-    /// doc_ids of hits that were wrong, separated by commas
+    /// doc_ids of documents that are wrong, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) unlike: Vec<String>,
     /// Signals to use, separated by commas: dense, labels, latents, words [default: dense,labels,words]
@@ -573,7 +582,7 @@ pub(crate) struct RetrieveArgs {
     #[arg(long)]
     pub(crate) explain: bool,
     /// In place of documents, the features that --like and --unlike teach; QUERY and its options have no part in that
-    #[arg(long, conflicts_with_all = ["explain", "but_not", "signals", "weights", "n_labels", "expand"])]
+    #[arg(long, conflicts_with_all = ["explain", "features", "but_not", "signals", "weights", "n_labels", "expand"])]
     pub(crate) learned: bool,
     #[command(flatten)]
     pub(crate) answer: Answer,

@@ -489,10 +489,14 @@ def measure_pairs(data, figures):
         rows = bench.sql(f"SELECT feature_id FROM diff({sides}, words => false{options}) WHERE q_value < 0.05")
         found = {row["feature_id"] for row in rows}
         words = set(data.terms[tested[of_words[how] < 0.05]].tolist())
-        for own_view, discoveries in ((view, found), (WORDS, words)):
-            hits = [name for name in names if discoveries & data.tracking[name][own_view]]
-            figures.add_share("3 points more", own_view, f"found {how}", len(hits), len(names), found=hits,
-                              discoveries=len(discoveries))
+        folded = bench.sql(f"SELECT feature_id, members FROM diff({sides}, words => false, fold => true{options}) "
+                           "WHERE q_value < 0.05")
+        whole = {feature for row in folded for feature in (row["feature_id"], *(row["members"] or ()))}
+        for own_view, title, features, rows in ((view, "found", found, len(found)), (WORDS, "found", words, len(words)),
+                                                (view, "folded, found", whole, len(folded))):
+            hits = [name for name in names if features & data.tracking[name][own_view]]
+            figures.add_share("3 points more", own_view, f"{title} {how}", len(hits), len(names), found=hits,
+                              discoveries=rows)
 
 
 def measure(bench, file, properties, sizes, resamples=1000, models=Models(), views=None):

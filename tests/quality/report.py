@@ -141,7 +141,11 @@ STYLE = "held-out frames"
 ANALYSES = [
     *of_planted(), *of_null(), *of_length(),
     Line("3 points more, paired: found", "planted", "3 points more", "found paired", 1, counts=True, because="planted"),
+    Line("the same, findings folded", "planted", "3 points more", "folded, found paired", 1, counts=True, in_controls={},
+         because="planted", told=False),
     Line("the same, not paired", "planted", "3 points more", "found unpaired", 0, False, counts=True, told=False),
+    Line("the same, not paired, findings folded", "planted", "3 points more", "folded, found unpaired", 0, False,
+         counts=True, in_controls={}, told=False),
     *(line for group in ("templated", "paraphrased") for line in (
         Line(f"pairs in 1 %, {group}: in the first 10", "rare pairs", f"1 %, {group}", "first 10", 0.9, counts=True,
              because="pairs"),

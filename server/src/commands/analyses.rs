@@ -78,6 +78,7 @@ fn correlate_call(args: &CorrelateArgs) -> Call {
         .named("min_docs", args.min_docs)
         .named("min_both", args.min_both)
         .named_text("direction", args.direction.as_deref())
+        .named_text("rank_by", args.rank_by.as_deref())
         .named("unexpected", args.unexpected)
         .named("control", one_or_list(&args.control))
         .named("min_lift", args.min_lift)
@@ -113,10 +114,14 @@ pub(super) async fn retrieve(args: RetrieveArgs, context: &Context) -> Result<()
 }
 
 fn retrieve_call(args: &RetrieveArgs) -> Call {
-    let call = Call::new("retrieve")
-        .text(&args.set)
-        .text(&args.query)
+    let call = Call::new("retrieve").text(&args.set);
+    let call = match &args.query {
+        Some(query) => call.text(query),
+        None => call,
+    };
+    let call = call
         .named("k", Some(args.k))
+        .named_text("features", args.features.as_deref())
         .named_text("but_not", args.but_not.as_deref())
         .named_text("signals", args.signals.as_deref())
         .named_text("weights", args.weights.as_deref())
@@ -211,6 +216,9 @@ mod tests {
             correlate_call(&args).statement(),
             "SELECT * FROM correlate('a', unexpected => 0.3, min_lift => 3, fold => false)"
         );
+        let cli = Cli::parse_from(["saequel", "correlate", "a", "--rank-by", "npmi"]);
+        let Command::Correlate(args) = cli.command else { panic!("correlate") };
+        assert_eq!(correlate_call(&args).statement(), "SELECT * FROM correlate('a', rank_by => 'npmi')");
         let cli = Cli::parse_from(["saequel", "correlate", "a", "--control", "topic", "--examples", "2"]);
         let Command::Correlate(args) = cli.command else { panic!("correlate") };
         assert_eq!(
@@ -232,6 +240,18 @@ mod tests {
             retrieve_call(&args).statement(),
             "SELECT * FROM retrieve('a', 'it''s', k => 5, but_not => 'x', like => '1,2')"
         );
+        let cli = Cli::parse_from(["saequel", "retrieve", "a", "--like", "1,2"]);
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!(retrieve_call(&args).statement(), "SELECT * FROM retrieve('a', k => 10, like => '1,2')");
+        let cli = Cli::parse_from(["saequel", "retrieve", "a", "--features", "12:0.5, apology"]);
+        let Command::Retrieve(args) = cli.command else { panic!("retrieve") };
+        assert_eq!(
+            retrieve_call(&args).statement(),
+            "SELECT * FROM retrieve('a', k => 10, features => '12:0.5, apology')"
+        );
+        for given in [&["a"][..], &["a", "--unlike", "1"], &["a", "b", "--features", "12"]] {
+            assert!(Cli::try_parse_from([&["saequel", "retrieve"][..], given].concat()).is_err(), "{given:?}");
+        }
         let cli = Cli::parse_from([
             "saequel",
             "retrieve",
