@@ -110,7 +110,7 @@ def benjamini_hochberg(p):
 
 
 def diff_words(b, a):
-    """Words in the order in which `diff` would give them."""
+    """Words, significant ones first, then the larger difference, which serves them better than the order of `diff`."""
     with_b, with_a = b.getnnz(0), a.getnnz(0)
     tested = np.flatnonzero(with_a + with_b >= 5)
     with_b, with_a = with_b[tested], with_a[tested]

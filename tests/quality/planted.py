@@ -17,8 +17,9 @@ another model of which every fifth has the property in sentences that were not u
 tracks the property where it was planted, which words can do that happen to be in the sentences. Halves are drawn anew
 for every seed; the documents with a property are the same.
 
-The same for words (presence of words and pairs of words, ranked in the same way, tracking in the same sense). Dense
-control: area under the curve (AUC) of the direction from the mean embedding of A to that of B, in the fresh split.
+The same for words (presence of words and pairs of words, significant ones first, then the larger difference, which
+serves words better than the order of `diff`; tracking in the same sense). Dense control: area under the curve (AUC) of
+the direction from the mean embedding of A to that of B, in the fresh split.
 
 Null: halves, groups, pairs and numbers drawn at random, without anything planted; how many of 100 have a row with
 q < .05. Length: short against long answers of one model (overlapping), answers cut in half against whole ones; how
@@ -27,7 +28,8 @@ model asked to be concise against the same asked to be verbose, which differ in 
 
 Pairs: answers before and after an edit that takes one sentence away at random from each; three templated properties
 are in 40 % of them before and after, and in three of a hundred more after. A feature that tracks the property should
-have q < .05 if the documents are paired, and not if they are not.
+have q < .05 if the documents are paired, and not if they are not; folded: it should be the feature of such a row, or
+among its members.
 
 Intervals are 95 %: Wilson's for shares (over properties, the mean of the seeds taken as one), else properties drawn
 anew. An option that the program does not have is noted as *not offered*.

@@ -521,10 +521,13 @@ pub fn correct<'a>(values: impl Iterator<Item = (f64, &'a mut f64)>) {
     }
 }
 
-/// Place of a row among others: significant ones first, then the larger effect, whatever its sign; ties by q, then by id.
-pub fn rank(q_value: f64, effect: f64, feature_id: FeatureId) -> impl Ord {
+/// Place of a row among others: significant ones first, then the effect that is the larger for certain, whatever its sign:
+/// the end of its confidence interval that is nearer 0. Where the interval holds 0 the smaller p comes first. The effect
+/// itself would put frequent features first, which differ most by chance, and p alone those that hardly differ.
+pub fn rank(q_value: f64, ci: (f64, f64), p_value: f64, feature_id: FeatureId) -> impl Ord {
+    let certain = ci.0.max(-ci.1).max(0.0) + 0.0; // never -0
     // The bits of numbers that are not negative have their order.
-    (q_value >= SIGNIFICANT_Q, Reverse(effect.abs().to_bits()), q_value.to_bits(), feature_id)
+    (q_value >= SIGNIFICANT_Q, Reverse(certain.to_bits()), p_value.to_bits(), feature_id)
 }
 
 #[cfg(test)]

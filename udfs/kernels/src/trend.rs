@@ -521,7 +521,7 @@ pub fn trends(counts: &TrendCounts, ranks: &Ranks, ids: &[FeatureId], min_docs: 
         });
     }
     correct(rows.iter_mut().map(|row| (row.p_value, &mut row.q_value)));
-    rows.sort_by_key(|row| rank(row.q_value, row.correlation, row.feature_id));
+    rows.sort_by_key(|row| rank(row.q_value, row.ci, row.p_value, row.feature_id));
     rows
 }
 

@@ -57,7 +57,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
            the same as this one). Two features say the same if they are in nearly the same documents (phi at least 0.8 within \
            the sides), or are alike (phi at least 0.3), differ in the same direction, and either the same word shows both or \
            the one above explains the other: where it is held constant less than a third of the other's difference is left, \
-           not significant. Looked up for the first 500 rows. Rows with q below 0.05 come first, then the larger difference. \
+           not significant. Looked up for the first 500 rows. Rows with q below 0.05 come first, then the \
+           difference that is the larger for certain (the end of its interval that is nearer 0); where the interval holds \
+           0, the smaller p. \
            Documents that are in both sets count on both sides, which hides differences; leave them out with WHERE.\n\n\
            With `paired_by`, p is McNemar's exact test of the pairs that differ. For presence that is the permutation test of \
            pairs: exchanging the sides of each pair at random gives the binomial distribution that it sums up.\n\n\

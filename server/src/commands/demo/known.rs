@@ -9,7 +9,7 @@ use saequel_engine::FeatureCatalog;
 
 use crate::error::{Failure, Result};
 
-/// Rows of `diff` that are looked through, largest difference first.
+/// Rows of `diff` that are looked through.
 pub(super) const ROWS: u64 = 100;
 
 /// A habit of one assistant.

@@ -128,8 +128,8 @@ pub(super) fn diff_tool() -> Tool {
          interval of the difference), `p_value`, `q_value` (p after correction for the number of features tested: below \
          0.05 the difference is significant; call nothing a finding above), `docs_a` of `n_a` and `docs_b` of `n_b` \
          documents, `also_in_words` (a plain word or phrase that shows the same), `members` (features folded into this row \
-         since they say the same), `examples_a`, `examples_b`. Rows with q below 0.05 come first, then larger differences, in \
-         BOTH directions: look at the sign. With `by` or `others` the column `group_a` says which group a row is about. With \
+         since they say the same), `examples_a`, `examples_b`. Rows with q below 0.05 come first, and of these the \
+         differences that are larger for certain, in BOTH directions: look at the sign. With `by` or `others` the column `group_a` says which group a row is about. With \
          `target` there are `correlation`, `mean_with` and `mean_without` instead of frequencies.\n\
          Then: describe_feature for what a label means exactly, `query` with has_feature(features, id) to count or read \
          documents.",
