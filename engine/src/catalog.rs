@@ -273,6 +273,14 @@ impl Engine {
             store.add_dictionary(&guard, &NewDictionary::of(sae)).await
         })
     }
+
+    /// Whether the weights of the database's dictionary are those of `sae`, whatever is said of its features.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Query`] if the dictionary has no weights, [`crate::ErrorKind::Corrupt`] if they are damaged.
+    pub fn has_weights(&self, dictionary: &str, sae: &crate::sae::Sae) -> Result<bool> {
+        Ok(self.load_sae(dictionary)?.fingerprint() == sae.fingerprint())
+    }
 }
 
 impl Engine {
@@ -330,16 +338,21 @@ impl Engine {
     }
 }
 
+/// What the source of labels from files begins with, unless it is given.
+pub const IMPORTED: &str = "imported:";
+
 /// Gives a feature a label; whether anything changed.
 fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
     let (feature, detail) = (&mut row.feature, &mut row.detail);
     let label = printable(&new.label);
     let description = new.description.as_deref().map_or(feature.description.as_str(), str::trim);
-    let same_name = feature.label == label && feature.label_source == source && feature.description == description;
+    // A file that only repeats a name is not where it is from.
+    let same_source = feature.label_source == source || source.starts_with(IMPORTED);
+    let same_name = feature.label == label && same_source && feature.description == description;
     let measured = (new.detection, new.evidence_version);
     let same_score = new.score.is_none() || new.score == feature.label_score;
-    if same_name && same_score && (measured == (None, None) || measured == (detail.detection, detail.evidence_version))
-    {
+    let same_evidence = new.evidence_version.is_none() || new.evidence_version == detail.evidence_version;
+    if same_name && same_score && (measured == (None, None) || new.detection == detail.detection && same_evidence) {
         return false;
     }
     if !same_name {

@@ -217,7 +217,7 @@ impl Engine {
     }
 
     /// Loads the folder's copy of a dictionary and checks it against the catalog's checksum.
-    fn load_sae(&self, dictionary: &str) -> Result<Sae> {
+    pub(crate) fn load_sae(&self, dictionary: &str) -> Result<Sae> {
         let store = &self.inner.store;
         let folder = store.sae_dir(dictionary);
         let Some(expected) = store.sae_sha256(dictionary) else {

@@ -23,6 +23,7 @@ mod label_embeddings;
 mod named_files;
 mod namespace;
 pub mod options;
+mod outside_unions;
 mod picture;
 mod query_error;
 mod query_log;
@@ -41,7 +42,7 @@ mod words;
 mod yielding_joins;
 
 pub use caller::{Caller, SessionExtension};
-pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
+pub use catalog::{Catalog, Check, CorpusInfo, IMPORTED, JobInfo, NewLabel, ReaderInfo};
 pub use engine::{Engine, GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
 pub use ingest::backfill::BackfillReport;

@@ -168,6 +168,7 @@ pub(crate) fn session(picture: &Arc<Picture>, viewer: Viewer) -> Result<SessionC
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_optimizer_rules(crate::outside_unions::rules())
         .with_physical_optimizer_rules(rules)
         .with_catalog_list(namespace::catalog_list(picture, viewer))
         .with_analyzer_rule(Arc::new(ActivationFilter::new(&source)))

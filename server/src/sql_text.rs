@@ -3,6 +3,13 @@
 //! Knows just enough of the lexical structure: `'text'`, `E'text with \\ escapes'`, `"identifier"`, `` `identifier` ``,
 //! `$tag$text$tag$`, `-- comment`, `/* nested comment */`. Everything else is the engine's to judge.
 
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::{
+    ALL_KEYWORDS, ALL_KEYWORDS_INDEX, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER, RESERVED_FOR_TABLE_ALIAS,
+};
+use datafusion::sql::sqlparser::parser::Parser;
+
 /// A text literal.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -12,7 +19,22 @@ pub fn literal(text: &str) -> String {
 pub fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if plain && stands_bare(name) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// Whether a word is taken for a name wherever a name may stand: `order`, `null` and `current_date` are not.
+fn stands_bare(word: &str) -> bool {
+    let upper = word.to_uppercase();
+    let reserved = [RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS, RESERVED_FOR_IDENTIFIER];
+    if ALL_KEYWORDS.binary_search(&upper.as_str()).is_ok_and(|at| {
+        let keyword = ALL_KEYWORDS_INDEX[at];
+        reserved.iter().any(|reserved| reserved.contains(&keyword))
+    }) {
+        return false;
+    }
+    let parser = Parser::new(&GenericDialect {}).try_with_sql(word);
+    let expression = parser.and_then(|mut parser| parser.parse_expr());
+    matches!(expression, Ok(Expr::Identifier(name)) if name.value == word)
 }
 
 /// What a stretch of a statement is.
@@ -222,6 +244,14 @@ mod tests {
         assert_eq!(identifier("answers_2"), "answers_2");
         assert_eq!(identifier("Model \"x\""), "\"Model \"\"x\"\"\"");
         assert_eq!(identifier("2nd"), "\"2nd\"");
+        for word in
+            ["group", "order", "end", "limit", "null", "true", "current_date", "case", "interval", "select", "from"]
+        {
+            assert_eq!(identifier(word), format!("\"{word}\""));
+        }
+        for word in ["text", "output", "model", "name", "value", "year"] {
+            assert_eq!(identifier(word), word);
+        }
     }
 
     #[test]

@@ -436,6 +436,13 @@ fn features_are_found_shown_and_named() {
         format!("SELECT label FROM saequel.features WHERE feature_id IN ({}, {}) ORDER BY feature_id", ids[0], ids[1]);
     let found = succeed(saequel(&db).args(["sql", &query, "--format", "csv"]));
     assert_eq!(found, "label\nmy own label\n\"other, label\"\n");
+    // What was exported changes nothing, and a name is still by whom it was.
+    let exported = scratch.write("exported.csv", labels.as_bytes());
+    let said = succeed(saequel(&db).args(["features", "import-labels"]).arg(&exported));
+    assert!(said.starts_with("0 of "), "{said}");
+    let query = format!("SELECT label_source FROM saequel.features WHERE feature_id = {}", ids[0]);
+    let found = succeed(saequel(&db).args(["sql", &query, "--format", "csv"]));
+    assert_eq!(found, "label_source\nuser\n");
 }
 
 /// Contexts of a feature that are for finding a label, or for testing one.

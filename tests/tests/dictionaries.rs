@@ -131,6 +131,56 @@ fn a_dictionary_is_fitted_to_other_texts_and_keeps_its_names() {
 }
 
 #[test]
+fn dictionaries_of_one_name_are_told_apart() {
+    let scratch = Scratch::new();
+    let db = scratch.path("x.db");
+    let lines = |what: &str| -> String {
+        (0..200).map(|i| format!("{{\"id\":{i},\"text\":\"{what} number {i}, and then some words.\"}}\n")).collect()
+    };
+    let texts = scratch.write("texts.jsonl", lines("The cat sat on mat").as_bytes());
+    let train = |output: &str, more: &[&str]| {
+        let mut command = saequel(&db);
+        command.args(["sae", "train", "--width", "32", "--k", "4", "--tokens", "1500", "--samples", "2048"]);
+        command.args(["--no-examples", "--also", "4:token", "--also", "4:span", "--also", "4:span"]);
+        command.arg("--input").arg(&texts).arg("--work").arg(scratch.path("work"));
+        command.arg("--output").arg(scratch.path(output)).args(more);
+        command
+    };
+    // Hook points that are named twice are read once; a name that no database takes is refused before anything is read.
+    succeed(&mut train("one", &["--seed", "1"]));
+    succeed(&mut train("two", &["--seed", "2", "--overwrite"]));
+    let (_, said) = fail(&mut train("three", &["--name", "../three"]));
+    assert!(said.contains("\"../three\": expected lower-case letters"), "{said}");
+
+    let import = |folder: &str, more: &[&str]| {
+        let mut command = saequel(&db);
+        command.args(["sae", "import"]).arg(scratch.path(folder)).args(more);
+        command
+    };
+    succeed(saequel(&db).args(["import", "--corpus", "c", "--key", "id", "--text", "text"]).arg(&texts));
+    succeed(&mut import("one", &[]));
+    let add = |what: &str| {
+        let mut command = saequel(&db);
+        command.args(["sae", "add", "c"]).arg(scratch.path(what));
+        command
+    };
+    succeed(&mut add("one"));
+    let (_, said) = fail(&mut add("two"));
+    assert!(said.contains("another of that name, with other weights") && said.contains("--name NAME"), "{said}");
+    let (_, said) = fail(&mut import("two", &["--name", "other", "--hook", "3"]));
+    assert!(said.contains("whose sae.json says what --hook would"), "{said}");
+    let said = succeed(&mut import("two", &["--name", "other"]));
+    assert!(said.starts_with("other: features "), "{said}");
+    let said = succeed(saequel(&db).args(["sae", "add", "c", "other"]));
+    assert!(said.contains("200 documents encoded with other"), "{said}");
+
+    // Hidden states are of the texts as they were.
+    std::fs::write(&texts, lines("Dividends fell in Zurich")).expect("write");
+    let (_, said) = fail(&mut train("four", &["--seed", "4"]));
+    assert!(said.contains("texts.jsonl as it was before it was changed") && said.contains("--work"), "{said}");
+}
+
+#[test]
 fn a_dictionary_that_its_reader_cannot_feed_is_refused() {
     let scratch = Scratch::new();
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/encoder/dictionaries").join(SPAN);

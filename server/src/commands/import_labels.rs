@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use saequel_engine::{Engine, ErrorKind, NewLabel, Sae};
+use saequel_engine::{Engine, ErrorKind, IMPORTED, NewLabel, Sae};
 
 use crate::args::ImportLabelsArgs;
 use crate::context::Context;
@@ -17,7 +17,7 @@ const NAMED: usize = 5;
 pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> Result<()> {
     let files = LabelFiles::read(&args.files, args.layer.as_deref())?;
     let formats: Vec<&str> = files.formats.iter().copied().collect();
-    let source = args.source.unwrap_or_else(|| format!("imported:{}", formats.join("+")));
+    let source = args.source.unwrap_or_else(|| format!("{IMPORTED}{}", formats.join("+")));
     let (matched, n_changed) = match &args.sae {
         Some(dir) => {
             let sae = Sae::load(dir)?;
@@ -164,6 +164,15 @@ fn put_in_folder(sae: Sae, dir: &Path, labels: &[NewLabel], source: &str) -> Res
     for new in labels {
         let latent = &mut latents[new.feature_id as usize];
         let before = latent.clone();
+        // A file that only repeats a name is not where it is from.
+        let is_told_again = source.starts_with(IMPORTED)
+            && new.label == latent.label
+            && new.description.as_ref().is_none_or(|description| *description == latent.description)
+            && new.score.is_none_or(|score| latent.label_score == Some(score))
+            && new.detection.is_none_or(|detection| latent.detection == Some(detection));
+        if is_told_again {
+            continue;
+        }
         latent.label.clone_from(&new.label);
         if let Some(description) = &new.description {
             latent.description.clone_from(description);

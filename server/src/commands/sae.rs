@@ -60,9 +60,24 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
 async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()> {
     let ours = Path::new(&args.source);
     let sae = if Sae::is_in(ours) {
+        let given = [
+            ("--reader", args.reader.is_some()),
+            ("--hook", args.hook.is_some()),
+            ("--level", args.level.is_some()),
+            ("--input-scale", args.input_scale.is_some()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+            return Err(Failure::usage(format!(
+                "{} is a dictionary of saequel's own, whose sae.json says what {option} would; leave it out",
+                ours.display()
+            )));
+        }
         let sae = Sae::load(ours)?;
         check_reader(&sae, context).await?;
-        sae
+        match args.name {
+            Some(name) => sae.with_name(name),
+            None => sae,
+        }
     } else {
         let options = ImportOptions {
             source: args.source,
@@ -161,9 +176,19 @@ async fn add(corpus: &str, dictionaries: &[String], context: &Context) -> Result
             continue;
         }
         let sae = Sae::load(folder)?;
-        // Added by an earlier run that was stopped: the name stands for it.
         if !known(sae.name()) {
             engine.add_dictionary(&sae).await?;
+        } else if !engine.has_weights(sae.name(), &sae)? {
+            // Of equal weights an earlier run that was stopped has added it: the name stands for it.
+            let message = format!(
+                "{} holds a dictionary '{1}', and the database has another of that name, with other weights",
+                folder.display(),
+                sae.name()
+            );
+            return Err(Failure::new(ErrorKind::Exists, message).hint(format!(
+                "give it another name: `saequel sae import {} --name NAME`, then `saequel sae add {corpus} NAME`",
+                folder.display()
+            )));
         }
         names.push(sae.name().to_owned());
     }

@@ -128,6 +128,7 @@ pub struct Answer {
     /// Id of the query.
     pub query_id: String,
     pub(super) schema: SchemaRef,
+    pub(super) max_rows: Option<u64>,
     pub(super) truncated: bool,
     pub(super) messages: mpsc::Receiver<Message>,
     pub(super) task: tokio::task::AbortHandle,
@@ -149,6 +150,16 @@ impl Answer {
     /// Columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// The rows that it may have at most, if there is a limit.
+    pub fn max_rows(&self) -> Option<u64> {
+        self.max_rows
+    }
+
+    /// Ends a query of which enough was read.
+    pub fn enough(self) {
+        self.account.end(State::Done, None);
     }
 
     /// Whether rows were left out because of a limit; known when the stream has ended.

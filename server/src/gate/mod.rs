@@ -445,6 +445,7 @@ impl Gate {
         let mut answer = Answer {
             query_id,
             schema: Arc::new(arrow::datatypes::Schema::empty()),
+            max_rows,
             truncated: false,
             messages,
             task: task.abort_handle(),

@@ -112,11 +112,16 @@ pub(super) async fn index(headers: HeaderMap) -> Response {
         ("/version", "what runs"),
     ];
     if accept::prefers_html(&headers) {
-        let item = |(path, what): &(&str, &str)| format!("<li><a href=\"{path}\">{path}</a> {what}</li>\n");
+        // The first takes a statement: the link brings one.
+        let item = |(path, what): &(&str, &str)| {
+            let query = if *path == "/v1/sql" { "?q=SHOW+CORPORA&amp;format=table" } else { "" };
+            format!("<li><a href=\"{path}{query}\">{path}</a> {what}</li>\n")
+        };
         let items: String = places.iter().map(item).collect();
         return Html(format!(
             "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>saequel</title>\n\
-             <h1>saequel {}</h1>\n<ul>\n{items}</ul>\n</html>\n",
+             <meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\">\n\
+             <style>body {{ font: 1rem/1.6 system-ui, sans-serif; margin: 2rem }}</style>\n<h1>saequel {}</h1>\n<ul>\n{items}</ul>\n</html>\n",
             env!("CARGO_PKG_VERSION")
         ))
         .into_response();

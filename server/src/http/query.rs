@@ -23,6 +23,8 @@ use crate::output::{About, Format, ResultWriter, table::Layout, writer};
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// Whether rows were left out because of a limit: a header where it is known in time, else a trailer.
 const TRUNCATED: HeaderName = HeaderName::from_static("x-truncated");
+/// The limit in force: a client that reads no trailers knows that a result with as many rows may have had more.
+const MAX_ROWS: HeaderName = HeaderName::from_static("x-max-rows");
 
 /// A piece of a result. All but the last one before the end have at least [`CHUNK_BYTES`].
 pub(super) enum Chunk {
@@ -55,17 +57,30 @@ pub(super) async fn answer(gate: &Gate, visitor: &Visitor, request: SqlRequest) 
     let (ask, query_id, wishes) = ask(request)?;
     let made = async {
         let answer = gate.run(visitor, ask).await?;
+        let max_rows = answer.max_rows();
         if wishes.wait_end_of_query {
-            return Ok(Spooled::take(answer).await?.chunks(wishes.format));
+            let spooled = Spooled::take(answer).await?;
+            return Ok((spooled.chunks(wishes.format), Some(spooled.truncated), max_rows));
         }
-        Ok(chunks(Written::start(answer, wishes.format)?))
+        Ok((chunks(Written::start(answer, wishes.format)?), None, max_rows))
     };
-    let chunks = made.await.map_err(|failure: Failure| Problem::from(failure).of_query(Some(&query_id)))?;
-    respond(chunks, wishes.format, &query_id).await
+    let (chunks, truncated, max_rows) =
+        made.await.map_err(|failure: Failure| Problem::from(failure).of_query(Some(&query_id)))?;
+    let mut response = respond(chunks, truncated, wishes.format, &query_id).await?;
+    if let Some(max_rows) = max_rows {
+        response.headers_mut().insert(MAX_ROWS, max_rows.into());
+    }
+    Ok(response)
 }
 
-/// Sends a result; what goes wrong before the first bytes is an error with its status.
-pub(super) async fn respond(mut chunks: Chunks, format: Format, query_id: &str) -> Result<Response, Problem> {
+/// Sends a result; what goes wrong before the first bytes is an error with its status. `truncated` is known of a result that
+/// is there already.
+pub(super) async fn respond(
+    mut chunks: Chunks,
+    truncated: Option<bool>,
+    format: Format,
+    query_id: &str,
+) -> Result<Response, Problem> {
     let problem = |failure: Failure| Problem::from(failure).of_query(Some(query_id));
     let mut first = Bytes::new();
     let mut end = None;
@@ -95,7 +110,10 @@ pub(super) async fn respond(mut chunks: Chunks, format: Format, query_id: &str) 
             let first = stream::once(async move { Ok(Frame::data(first)) });
             let rest = frames(chunks, format, query_id.to_owned());
             let mut response = Body::new(StreamBody::new(first.chain(rest))).into_response();
-            response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-truncated"));
+            match truncated {
+                Some(truncated) => response.headers_mut().insert(TRUNCATED, truth(truncated)),
+                None => response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-truncated")),
+            };
             response
         }
     };

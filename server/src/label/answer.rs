@@ -33,7 +33,7 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
         Some(Value::String(text)) => Ok(text.trim()),
         _ => Err(format!("\"{name}\" is not a text")),
     };
-    let label = field("label")?.trim_matches(['"', '“', '”', '`']).trim_end_matches('.').trim();
+    let label = bare(field("label")?.trim_end_matches('.').trim_end()).trim_end_matches('.').trim();
     let n_words = label.split_whitespace().count();
     if n_words == 0 {
         return Err("the label is empty".to_owned());
@@ -54,6 +54,17 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
         return Err("the description has more than one sentence".to_owned());
     }
     Ok(Label { label: label.to_owned(), description: description.to_owned() })
+}
+
+/// Without quotation marks that enclose all of it; `"sorry" and "pardon"` keeps its own.
+fn bare(label: &str) -> &str {
+    for (open, close) in [('"', '"'), ('“', '”'), ('`', '`')] {
+        let inner = label.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+        if let Some(inner) = inner.filter(|inner| !inner.contains([open, close])) {
+            return inner.trim();
+        }
+    }
+    label
 }
 
 /// Reads `{"numbers": [1, 4]}`, or a bare list, of numbers from 1 to `n`.
@@ -143,6 +154,10 @@ mod tests {
             GOOD.replace("says sorry", " \\\"says sorry.\\\" "),
         ] {
             assert_eq!(label(&text), Ok(expected.clone()), "{text}");
+        }
+        for name in ["\\\"sorry\\\" and \\\"pardon\\\"", "name 1 \\\"q\\\""] {
+            let found = label(&GOOD.replace("says sorry", name)).unwrap().label;
+            assert_eq!(found, name.replace('\\', ""));
         }
     }
 

@@ -145,7 +145,7 @@ fn folder(source: &Source, cache: &Path) -> PathBuf {
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn sha256_of(path: &Path) -> std::io::Result<String> {
+pub(crate) fn sha256_of(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 18]);
     loop {

@@ -35,7 +35,7 @@ use weights::Weights;
 
 pub use chat::{ChatColumns, ChatTemplate, JOINED_BY, Message};
 pub use fetch::Cached;
-pub(crate) use fetch::{Remote, hub_address};
+pub(crate) use fetch::{Remote, hub_address, sha256_of};
 pub use hook::{Hook, Site};
 pub(crate) use run::{BatchStates, PieceStates, Wanted, WindowStates, parallel};
 pub(crate) use text::TokenizedText;

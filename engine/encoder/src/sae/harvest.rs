@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::texts::TextSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText, Wanted};
+use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText, Wanted, sha256_of};
 
 /// Documents in a unit: about 64,000 tokens of ordinary text, 50 MB a hook point.
 pub(crate) const DOCS_PER_UNIT: usize = 512;
@@ -51,6 +51,50 @@ struct Recipe {
     hooks: Vec<Tap>,
     input: Vec<PathBuf>,
     text_column: String,
+    /// SHA-256 of each file; harvests of old lack them.
+    #[serde(default)]
+    sha256: Vec<String>,
+    /// As [`HarvestOptions::token_states`].
+    #[serde(default)]
+    token_states: u64,
+}
+
+impl Recipe {
+    /// What this harvest has that `wanted` cannot use, in words; the first thing only.
+    fn differs_from(&self, wanted: &Self) -> Option<String> {
+        let listed =
+            |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let taps = |hooks: &[Tap]| hooks.iter().map(|hook| hook.tensor()).collect::<Vec<_>>().join(", ");
+        if self.reader != wanted.reader {
+            return Some(format!("of reader {}, not {}", self.reader, wanted.reader));
+        }
+        if self.input != wanted.input {
+            return Some(format!("of the texts of {}, not {}", listed(&self.input), listed(&wanted.input)));
+        }
+        if self.text_column != wanted.text_column {
+            return Some(format!("of the texts of column '{}', not '{}'", self.text_column, wanted.text_column));
+        }
+        let changed = self.sha256.iter().zip(&wanted.sha256).position(|(then, now)| then != now);
+        if let Some(at) = changed {
+            return Some(format!("of {} as it was before it was changed", self.input[at].display()));
+        }
+        if let Some(missing) = wanted.hooks.iter().find(|hook| !self.hooks.contains(hook)) {
+            return Some(format!("at {}, not at {}", taps(&self.hooks), missing.tensor()));
+        }
+        let fewer = self.token_states > 0 && (wanted.token_states == 0 || wanted.token_states > self.token_states);
+        fewer.then(|| format!("of tokens of the first {} only (--token-states)", self.token_states))
+    }
+}
+
+/// Without those that come a second time.
+fn distinct(hooks: &[Tap]) -> Vec<Tap> {
+    let mut kept: Vec<Tap> = Vec::with_capacity(hooks.len());
+    for hook in hooks {
+        if !kept.contains(hook) {
+            kept.push(*hook);
+        }
+    }
+    kept
 }
 
 /// What to harvest.
@@ -95,50 +139,51 @@ pub(crate) fn harvest(
         Error::new(ErrorKind::Io, format!("cannot {what} {}", path.display())).with_source(error)
     };
     fs::create_dir_all(dir).map_err(|error| io("make folder", dir, error))?;
+    // Files that cannot be read, or lack the column, are told before anything is written.
+    let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
+    let sums = options.input.iter().map(|path| sha256_of(path).map_err(|error| io("read", path, error)));
     let recipe = Recipe {
         reader: reader.name().to_owned(),
-        hooks: options.hooks.to_vec(),
+        hooks: distinct(options.hooks),
         input: options.input.to_vec(),
         text_column: options.text_column.to_owned(),
+        sha256: sums.collect::<Result<_>>()?,
+        token_states: options.token_states,
     };
     let recipe_path = dir.join("harvest.json");
-    let mut hooks = options.hooks.to_vec();
+    let mut hooks = recipe.hooks.clone();
     match fs::read(&recipe_path) {
         Ok(bytes) => {
             let found: Recipe = serde_json::from_slice(&bytes).map_err(|error| {
                 Error::new(ErrorKind::Corrupt, format!("cannot read {}", recipe_path.display())).with_source(error)
             })?;
-            let covered = recipe.hooks.iter().all(|hook| found.hooks.contains(hook));
-            if !covered
-                || (&found.reader, &found.input, &found.text_column)
-                    != (&recipe.reader, &recipe.input, &recipe.text_column)
-            {
-                let message = format!(
-                    "{} holds hidden states of other texts or hook points ({:?}); remove it or take another folder",
-                    dir.display(),
-                    found.hooks.iter().map(|hook| hook.tensor()).collect::<Vec<_>>()
-                );
-                return Err(Error::new(ErrorKind::Query, message));
+            let is_begun = unit_path(dir, 0).exists();
+            match found.differs_from(&recipe).filter(|_| is_begun) {
+                Some(what) => {
+                    let message = format!(
+                        "{} holds hidden states {what}; remove it or take another folder (--work)",
+                        dir.display()
+                    );
+                    return Err(Error::new(ErrorKind::Query, message));
+                }
+                // Units to come get all hook points that the others have.
+                None if is_begun => hooks = distinct(&found.hooks),
+                None => write_recipe(&recipe_path, &recipe)?,
             }
-            // Units to come get all hook points that the others have.
-            hooks = found.hooks;
         }
-        Err(_) => {
-            let json = serde_json::to_vec_pretty(&recipe)
-                .map_err(|error| Error::new(ErrorKind::Internal, "cannot write recipe").with_source(error))?;
-            super::artifact::write_file(&recipe_path, &json)?;
-        }
+        Err(_) => write_recipe(&recipe_path, &recipe)?,
     }
-    let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
     let mut points: Vec<Hook> = hooks.iter().map(|tap| tap.hook).collect();
     points.sort_unstable();
     points.dedup();
     let total = (options.tokens > 0).then_some(options.tokens);
     progress.stage("reading training texts", total, "tokens");
     let mut harvest = Harvest { units: Vec::new(), n_tokens: 0 };
+    let mut n_documents = 0;
     while options.tokens == 0 || harvest.n_tokens < options.tokens {
         let Some(texts) = source.next_turn()? else { break };
-        let path = dir.join(format!("unit-{:05}.safetensors", harvest.units.len()));
+        n_documents += texts.len();
+        let path = unit_path(dir, harvest.units.len());
         if path.exists() {
             harvest.n_tokens += Unit::open(&path)?.n_tokens() as u64;
         } else {
@@ -154,11 +199,21 @@ pub(crate) fn harvest(
         harvest.units.push(path);
         progress.update(harvest.n_tokens, "");
     }
-    progress.finish(&format!("{} tokens of {} documents", harvest.n_tokens, harvest.units.len() * DOCS_PER_UNIT));
+    progress.finish(&format!("{} tokens of {n_documents} documents", harvest.n_tokens));
     if harvest.n_tokens == 0 {
         return Err(Error::new(ErrorKind::Data, "the input holds no text"));
     }
     Ok(harvest)
+}
+
+fn unit_path(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("unit-{number:05}.safetensors"))
+}
+
+fn write_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
+    let json = serde_json::to_vec_pretty(recipe)
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot write recipe").with_source(error))?;
+    super::artifact::write_file(path, &json)
 }
 
 impl Harvest {
@@ -188,7 +243,7 @@ impl Harvest {
         }
         let mut harvest = Self { units: Vec::new(), n_tokens: 0 };
         while tokens == 0 || harvest.n_tokens < tokens {
-            let path = dir.join(format!("unit-{:05}.safetensors", harvest.units.len()));
+            let path = unit_path(dir, harvest.units.len());
             if !path.exists() {
                 break;
             }

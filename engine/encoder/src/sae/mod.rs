@@ -238,6 +238,13 @@ impl Sae {
         &self.latents
     }
 
+    /// The same dictionary under another name.
+    #[must_use]
+    pub fn with_name(mut self, name: String) -> Self {
+        self.spec.name = name;
+        self
+    }
+
     /// The same weights with other descriptions, one a latent and in order.
     ///
     /// # Errors

@@ -20,7 +20,13 @@ pub(super) struct Start {
     method: TrainMethod,
 }
 
-/// What tells one dictionary's weights from another's.
+impl Sae {
+    /// What tells the weights from those of other dictionaries.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.weights)
+    }
+}
+
 fn fingerprint(weights: &Weights) -> String {
     let mut hash = Sha256::new();
     for values in [&weights.encoder, &weights.encoder_bias, &weights.decoder, &weights.mean, &weights.deviation] {

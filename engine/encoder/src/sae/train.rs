@@ -213,6 +213,13 @@ fn check(options: &TrainOptions) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Exists, message));
     }
+    if options.output.is_file() {
+        let message = format!("{} is a file; --output names a folder", options.output.display());
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    if let Some(name) = &options.name {
+        check_name(name)?;
+    }
     match options {
         TrainOptions { width, .. } if !(16..=1 << 20).contains(width) => {
             wrong(format!("width {width}: expected 16 to 1048576 latents"))
@@ -256,9 +263,15 @@ fn check(options: &TrainOptions) -> Result<()> {
 }
 
 fn default_name(options: &TrainOptions) -> String {
-    // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
-    let last = std::path::Path::new(&options.reader).file_stem().and_then(|name| name.to_str());
-    let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { last.unwrap_or("reader") };
+    // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own, as far as names allow.
+    let last = std::path::Path::new(&options.reader).file_name().and_then(|name| name.to_str()).unwrap_or("reader");
+    let reader = match options.reader.as_str() {
+        crate::reader::DEFAULT_READER => "minilm".to_owned(),
+        _ => last.strip_suffix(".gguf").unwrap_or(last).to_lowercase(),
+    };
+    let reader = reader.replace(|c: char| !is_allowed(c), "-");
+    let reader = if reader.starts_with(|c: char| c.is_ascii_lowercase()) { reader } else { format!("reader-{reader}") };
+    let reader = &reader[..reader.len().min(80)];
     let point = match options.hook_point() {
         hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
         hook => hook.to_string(),
@@ -267,7 +280,27 @@ fn default_name(options: &TrainOptions) -> String {
         TrainMethod::BatchTopK => String::new(),
         method => format!("-{method}"),
     };
-    format!("{}-{point}-{}-{}{method}", reader.to_lowercase(), options.level.as_str(), options.width)
+    let point = point.replace(|c: char| !is_allowed(c), "-");
+    format!("{reader}-{point}-{}-{}{method}", options.level.as_str(), options.width)
+}
+
+/// Whether a name of a dictionary may hold the letter: it becomes a folder's and a part of column names.
+fn is_allowed(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_-".contains(letter)
+}
+
+/// Refuses what a database would refuse when the dictionary is added to it.
+fn check_name(name: &str) -> Result<()> {
+    let fits = name.chars().all(is_allowed) && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 120;
+    if fits {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(130).collect();
+    let message = format!(
+        "name {shown:?}: expected lower-case letters, digits, _ and -, beginning with a letter, at most 120 characters; \
+         for example 'reviews-l4-token'"
+    );
+    Err(Error::new(ErrorKind::Query, message))
 }
 
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
@@ -535,6 +568,9 @@ mod tests {
         refused(&|o| (o.method, o.tolerance) = (TrainMethod::Itda, Some(1.0)), "from 0 to below 1");
         refused(&|o| (o.method, o.width) = (TrainMethod::MatchingPursuit, 32768), "16384 latents at most");
         refused(&|o| o.k = 33, "expected 1 to 32 for 64 latents");
+        for name in ["", ".", "../x", "a/b", "Ünï \"q\"", "a\nb", "7b", &"x".repeat(121)] {
+            refused(&|o| o.name = Some(name.to_owned()), "expected lower-case letters, digits, _ and -");
+        }
         refused(&|o| o.level = Level::Document, "tokens or spans");
     }
 
@@ -542,5 +578,13 @@ mod tests {
     fn names_say_what_is_not_the_default() {
         assert_eq!(default_name(&options(TrainMethod::BatchTopK)), "minilm-l4-token-64");
         assert_eq!(default_name(&options(TrainMethod::Itda)), "minilm-l4-token-64-itda");
+        let of_reader =
+            |reader: &str| default_name(&TrainOptions { reader: reader.into(), ..options(TrainMethod::BatchTopK) });
+        assert_eq!(of_reader("models/Qwen2.5-0.5B"), "qwen2-5-0-5b-l4-token-64");
+        assert_eq!(of_reader("models/Llama 3.gguf"), "llama-3-l4-token-64");
+        assert_eq!(of_reader("7b"), "reader-7b-l4-token-64");
+        for reader in ["models/Qwen2.5-0.5B", "Übersetzer", "7b", &"x".repeat(300)] {
+            assert!(check_name(&of_reader(reader)).is_ok(), "{}", of_reader(reader));
+        }
     }
 }

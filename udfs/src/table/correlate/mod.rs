@@ -68,7 +68,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
         (
             "unexpected",
             "keep pairs whose labels are less alike than this (cosine by the reader, -1 to 1), and that topics do not \
-                        explain: `control` is then `'topic'` (not with `with`) and `min_lift` 2 unless they are given; default: all pairs",
+                        explain: `control` is then `'topic'` (of sets with embeddings, that is with the column `_embedding`; not with `with`) \
+                        and `min_lift` 2 unless they are given; default: all pairs",
         ),
         (
             "control",
@@ -294,6 +295,12 @@ impl fmt::Display for CorrelateCall {
             Some(Control::Columns(columns)) => write!(f, ", control => ['{}']", columns.join("', '"))?,
             Some(Control::Topic) => f.write_str(", control => 'topic'")?,
             Some(Control::None) | None => {}
+        }
+        if let Some(least_alike) = self.unexpected {
+            write!(f, ", unexpected => {least_alike}")?;
+        }
+        if self.min_lift() != 1.0 {
+            write!(f, ", min_lift => {}", self.min_lift())?;
         }
         f.write_str(")")
     }
