@@ -69,8 +69,8 @@ async fn plan(engine: &Engine, sql: &str) -> String {
 async fn branches_of_a_union_keep_their_columns() {
     let (_folder, engine) = engine().await;
     // Each branch takes a column that the other does not; a function of features above both.
-    let sql = "SELECT kind, count(*), sum(CASE WHEN has_feature(features, 2) THEN 1 ELSE 0 END) FROM (SELECT model AS kind, \
-               features FROM answers UNION ALL SELECT doc_id, features FROM answers) GROUP BY kind ORDER BY kind";
+    let sql = "SELECT model, count(*), sum(has_feature(features, 2)::int) FROM (SELECT model, features FROM answers UNION \
+               ALL SELECT doc_id, features FROM answers) GROUP BY model ORDER BY model";
     assert_eq!(rows(&engine, sql).await, "a,1,1|b,1,0|c,1,1|d,1,0|x,2,2|y,2,0");
     let sql = "SELECT count(*) FROM (SELECT features FROM answers WHERE false UNION ALL SELECT features FROM answers) WHERE \
                has_feature(features, 2)";
