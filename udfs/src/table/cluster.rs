@@ -19,7 +19,7 @@
 //! `cluster` gives one row a document, in the order of the set, `cluster_summary` one a group, largest first; both do
 //! the same computation, so that equal arguments (and data) give equal groups. A document that has no selected feature, or
 //! none that others share (the projection keeps less than a twentieth of it), and whose embedding does not lie as far along
-//! the axis as 99 in 100 of the others, or that lies between two groups (membership below 0.05), is in group -1,
+//! the axis as nine in ten of the others, or that lies between two groups (membership below 0.05), is in group -1,
 //! `unclear`. Number of groups (if `k` is not given), stability and membership are defined in
 //! `kernels::clustering`; `k` may come out smaller where there are fewer different documents. Options: `k`,
 //! `seed` (default 0), `method => 'auto' | 'jaccard-spectral' | 'kmeans'`,
@@ -108,7 +108,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
            features differ. For plain topics embeddings are better: `view => 'dense'`, which needs documents with an \
            embedding. `membership` is 1 at the centre of the group and 0 halfway to the next. A \
            document without a selected feature, or with hardly any that others share, is in group -1, `unclear`, unless its \
-           embedding lies as far along the former axis as 99 in 100 of the others; so is one with a membership below 0.05. \
+           embedding lies as far along the former axis as nine in ten of the others; so is one with a membership below 0.05. \
            Groups are numbered by size and named by the features that set them apart. Equal arguments give equal groups.",
     arguments: &[
         ("set", "corpus, corpus with a filter, or query"),

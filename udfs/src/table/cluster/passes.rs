@@ -107,7 +107,7 @@ impl Axes {
         let mut lengths: Vec<f32> =
             placed.map(|row| length(&axes.seen.project(&axes.centred(documents.row(row))))).collect();
         lengths.sort_unstable_by(f32::total_cmp);
-        axes.least = lengths.get(lengths.len() / 100).copied().filter(|least| *least > 0.0).unwrap_or(f32::INFINITY);
+        axes.least = lengths.get(lengths.len() / 10).copied().filter(|least| *least > 0.0).unwrap_or(f32::INFINITY);
         Some(axes)
     }
 
@@ -117,7 +117,7 @@ impl Axes {
 
     /// The position of a document by its features, joined with its place along each axis, all of length 1 (the latter zeros
     /// where there is no embedding), brought to length 1. A document that no feature places has a place if it lies as far
-    /// along the axis towards features as 99 in 100 of those that features place.
+    /// along the axis towards features as nine in ten of those that features place.
     fn join(&self, mut position: Vec<f32>, embedding: &[f32]) -> Vec<f32> {
         let centred = self.centred(embedding);
         let along = if embedding.is_empty() { vec![0.0; self.seen.len()] } else { self.seen.project(&centred) };
