@@ -21,7 +21,8 @@ pub(super) struct Start {
 }
 
 impl Sae {
-    /// What tells the weights from those of other dictionaries.
+    /// What tells the weights from those of other dictionaries: 16 hexadecimal digits of the SHA-256 of encoder, its bias,
+    /// decoder, mean and deviation, as little-endian `f32`. Thresholds have no part in it.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.weights)
     }
