@@ -38,8 +38,8 @@ pub struct TrainOptions {
     pub level: Level,
     /// Further hook points to harvest in the same pass, so that other dictionaries can be trained from `work_dir`.
     pub also_harvest: Vec<(Hook, Level)>,
-    /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`, or that of `start`
-    /// with `-tuned`.
+    /// Name of the dictionary, lower-case letters, digits, `-` and `_`, not that of one that is built in; default
+    /// `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-1024`, or that of `start` with `-tuned`.
     pub name: Option<String>,
     /// What is trained; default BatchTopK.
     pub method: TrainMethod,
@@ -175,7 +175,11 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     reader.hook_width(options.hook_point())?;
     let hook = Tap::new(options.hook_point(), options.level);
     let mut hooks = vec![hook];
-    hooks.extend(options.also_harvest.iter().map(|&(hook, level)| Tap::new(hook, level)));
+    for tap in options.also_harvest.iter().map(|&(hook, level)| Tap::new(hook, level)) {
+        if !hooks.contains(&tap) {
+            hooks.push(tap);
+        }
+    }
     let harvest_options = HarvestOptions {
         input: &options.input,
         text_column: &options.text_column,
@@ -212,6 +216,12 @@ fn check(options: &TrainOptions) -> Result<()> {
             options.output.display()
         );
         return Err(Error::new(ErrorKind::Exists, message));
+    }
+    if options.output.exists() && !options.output.is_dir() {
+        return wrong(format!("{} is no folder; name another --output", options.output.display()));
+    }
+    if let Some(name) = &options.name {
+        super::name::check_new(name)?;
     }
     match options {
         TrainOptions { width, .. } if !(16..=1 << 20).contains(width) => {
@@ -257,7 +267,8 @@ fn check(options: &TrainOptions) -> Result<()> {
 
 fn default_name(options: &TrainOptions) -> String {
     // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
-    let last = std::path::Path::new(&options.reader).file_stem().and_then(|name| name.to_str());
+    let last = std::path::Path::new(&options.reader).file_name().and_then(|name| name.to_str());
+    let last = last.map(|name| name.strip_suffix(".gguf").unwrap_or(name));
     let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { last.unwrap_or("reader") };
     let point = match options.hook_point() {
         hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
@@ -267,7 +278,7 @@ fn default_name(options: &TrainOptions) -> String {
         TrainMethod::BatchTopK => String::new(),
         method => format!("-{method}"),
     };
-    format!("{}-{point}-{}-{}{method}", reader.to_lowercase(), options.level.as_str(), options.width)
+    super::name::nearest(&format!("{reader}-{point}-{}-{}{method}", options.level.as_str(), options.width))
 }
 
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
@@ -327,6 +338,10 @@ fn fit(
         "learning_rate": options.learning_rate, "seed": options.seed, "width": options.width, "k": options.k,
         "hook": hook,
     });
+    // Of texts that an earlier program read nothing is known.
+    if !harvest.texts.is_empty() {
+        recipe["texts"] = serde_json::json!(harvest.texts);
+    }
     if standardised {
         recipe["standardised"] = true.into();
     }
@@ -382,7 +397,10 @@ fn fit(
     if trainer.is_finished() {
         trainer.checkpoint(&checkpoint, &recipe)?;
     }
-    progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
+    progress.finish(&match fvu.is_nan() {
+        true => format!("all {} steps were done before", trainer.step),
+        false => format!("FVU {fvu:.3}, L0 {l0:.1}"),
+    });
     let n_samples = trainer.step * options.batch as u64;
     let mut training = serde_json::json!({
         "method": options.method.name(), "tokens": harvest.n_tokens, "samples": n_samples,
@@ -536,11 +554,21 @@ mod tests {
         refused(&|o| (o.method, o.width) = (TrainMethod::MatchingPursuit, 32768), "16384 latents at most");
         refused(&|o| o.k = 33, "expected 1 to 32 for 64 latents");
         refused(&|o| o.level = Level::Document, "tokens or spans");
+        refused(&|o| o.name = Some("../x".to_owned()), "cannot be the name of a dictionary");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        refused(&|o| o.output = file.path().to_owned(), "is no folder; name another --output");
     }
 
     #[test]
     fn names_say_what_is_not_the_default() {
         assert_eq!(default_name(&options(TrainMethod::BatchTopK)), "minilm-l4-token-64");
         assert_eq!(default_name(&options(TrainMethod::Itda)), "minilm-l4-token-64-itda");
+        // What is made can be imported: a name without a dot, and none that every database has.
+        let mut others = options(TrainMethod::BatchTopK);
+        others.reader = "/models/Qwen2.5-0.5B".to_owned();
+        assert_eq!(default_name(&others), "qwen2-5-0-5b-l4-token-64");
+        let mut large = options(TrainMethod::BatchTopK);
+        large.width = 4096;
+        assert_eq!(default_name(&large), "minilm-l4-token-4096-own");
     }
 }
