@@ -33,7 +33,7 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
         Some(Value::String(text)) => Ok(text.trim()),
         _ => Err(format!("\"{name}\" is not a text")),
     };
-    let label = field("label")?.trim_matches(['"', '“', '”', '`']).trim_end_matches('.').trim();
+    let label = unquoted(field("label")?);
     let n_words = label.split_whitespace().count();
     if n_words == 0 {
         return Err("the label is empty".to_owned());
@@ -54,6 +54,21 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
         return Err("the description has more than one sentence".to_owned());
     }
     Ok(Label { label: label.to_owned(), description: description.to_owned() })
+}
+
+/// Without a full stop, and without the quotation marks around all of it. Those around a part of it belong to it.
+fn unquoted(label: &str) -> &str {
+    let label = label.trim().trim_end_matches('.').trim();
+    for marks in [['"', '"'], ['“', '”'], ['`', '`']] {
+        let enclosed = label.strip_prefix(marks[0]).and_then(|rest| rest.strip_suffix(marks[1]));
+        match (label.matches(marks).count(), enclosed) {
+            (2, Some(inner)) => return unquoted(inner),
+            // One that was never closed.
+            (1, _) if label.starts_with(marks) || label.ends_with(marks) => return unquoted(label.trim_matches(marks)),
+            _ => {}
+        }
+    }
+    label
 }
 
 /// Reads `{"numbers": [1, 4]}`, or a bare list, of numbers from 1 to `n`.
@@ -143,6 +158,21 @@ mod tests {
             GOOD.replace("says sorry", " \\\"says sorry.\\\" "),
         ] {
             assert_eq!(label(&text), Ok(expected.clone()), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_marks_around_the_whole_name_are_taken_off() {
+        for (given, expected) in [
+            ("\"sorry\" and \"pardon\"", "\"sorry\" and \"pardon\""),
+            ("“sorry” and “pardon”.", "“sorry” and “pardon”"),
+            ("`if` and `else`", "`if` and `else`"),
+            ("the word \"sorry\"", "the word \"sorry\""),
+            ("\"sorry\".", "sorry"),
+            ("“`sorry`”", "sorry"),
+            ("\"sorry", "sorry"),
+        ] {
+            assert_eq!(unquoted(given), expected, "{given}");
         }
     }
 

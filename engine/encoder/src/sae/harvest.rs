@@ -64,9 +64,8 @@ struct Recipe {
 impl Recipe {
     /// What is not as it was, in words; `None` if the states of this are those of `wanted`.
     fn differs(&self, wanted: &Self) -> Option<String> {
-        let list = |paths: &[PathBuf]| {
-            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         let missing = wanted.hooks.iter().find(|hook| !self.hooks.contains(hook));
         if self.reader != wanted.reader {
             Some(format!("of the reader '{}', not of '{}'", self.reader, wanted.reader))
@@ -267,9 +266,9 @@ fn recipe_in(dir: &Path) -> Result<Option<Recipe>> {
         );
         Error::new(ErrorKind::Query, message).with_source(error)
     })?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, format!("cannot read {}", path.display())).with_source(error)
-    })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("cannot read {}", path.display())).with_source(error))
 }
 
 /// Refuses states of something else.
@@ -541,6 +540,9 @@ mod tests {
     struct Heard(Mutex<String>);
 
     impl Progress for Heard {
+        fn stage(&self, _name: &str, _total: Option<u64>, _unit: &str) {}
+        fn update(&self, _done: u64, _detail: &str) {}
+        fn warn(&self, _message: &str) {}
         fn finish(&self, summary: &str) {
             summary.clone_into(&mut self.0.lock().unwrap());
         }

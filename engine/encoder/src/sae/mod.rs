@@ -108,8 +108,7 @@ impl Sae {
     pub fn is_same_as(&self, other: &Self) -> bool {
         let (a, b) = (&self.spec, &other.spec);
         a.reader == b.reader
-            && (a.hook, a.level, a.architecture, a.normalization)
-                == (b.hook, b.level, b.architecture, b.normalization)
+            && (a.hook, a.level, a.architecture, a.normalization) == (b.hook, b.level, b.architecture, b.normalization)
             && self.weights == other.weights
     }
 

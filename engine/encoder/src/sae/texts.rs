@@ -116,8 +116,8 @@ fn is_json_lines(path: &Path) -> bool {
 
 /// Files that hold no text as they are, though some could be read as one.
 const NO_TEXT: &[&str] = &[
-    "csv", "tsv", "psv", "arrow", "feather", "avro", "orc", "xls", "xlsx", "sqlite", "db", "gz", "bz2", "xz", "zst", "lz4",
-    "zip", "7z", "tar", "tgz", "pdf", "docx",
+    "csv", "tsv", "psv", "arrow", "feather", "avro", "orc", "xls", "xlsx", "sqlite", "db", "gz", "bz2", "xz", "zst",
+    "lz4", "zip", "7z", "tar", "tgz", "pdf", "docx",
 ];
 
 /// Refuses a file whose name says that it is neither rows that are read here nor a plain text.
@@ -154,8 +154,9 @@ fn open(path: &Path, columns: &[&str]) -> Result<Rows> {
     } else if is_json_lines(path) {
         Ok(json_lines(file, shown, columns))
     } else {
-        let text = std::io::read_to_string(file)
-            .map_err(|error| Error::new(ErrorKind::Data, format!("cannot read {shown} as a plain text")).with_source(error))?;
+        let text = std::io::read_to_string(file).map_err(|error| {
+            Error::new(ErrorKind::Data, format!("cannot read {shown} as a plain text")).with_source(error)
+        })?;
         Ok(Box::new(std::iter::once(Ok(vec![Some(text)]))))
     }
 }
