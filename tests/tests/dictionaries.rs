@@ -102,13 +102,13 @@ fn names_that_others_made_find_their_features() {
         let file = scratch.path(name);
         succeed(saequel(&db).args(["features", "export-labels", "--output"]).arg(&file));
         let told = succeed(saequel(&db).args(["features", "import-labels"]).arg(&file));
-        assert!(told.starts_with("0 of 6144 labels changed"), "{told}");
+        assert!(told.starts_with("0 of ") && told.contains(" labels changed"), "{told}");
     }
     // Elsewhere the name that a person gave is still one.
     let elsewhere = scratch.path("elsewhere.db");
     succeed(saequel(&elsewhere).args(["sql", "SELECT 1"]));
     let told = succeed(saequel(&elsewhere).args(["features", "import-labels"]).arg(scratch.path("labels.csv")));
-    assert!(told.starts_with("3 of 6144 labels changed"), "{told}");
+    assert!(told.starts_with("3 of ") && told.contains(" labels changed"), "{told}");
     let query = "SELECT label_source FROM saequel.features WHERE feature_id = 3";
     assert_eq!(succeed(saequel(&elsewhere).args(["sql", query, "--format", "csv"])).lines().nth(1), Some("user"));
 

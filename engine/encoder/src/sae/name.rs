@@ -23,8 +23,9 @@ pub fn check_name(what: &str, name: &str, longest: usize, also: Option<char>) ->
     proposal.truncate(longest);
     let marks = also.map_or_else(|| "_".to_owned(), |also| format!("_ and {also}"));
     let message = format!(
-        "{name:?} cannot be the name of a {what}: use lower-case letters, digits, {marks}, beginning with a letter, at \
-         most {longest} characters; for example '{proposal}'"
+        "'{}' cannot be the name of a {what}: use lower-case letters, digits, {marks}, beginning with a letter, at \
+         most {longest} characters; for example '{proposal}'",
+        name.escape_debug()
     );
     Err(Error::new(ErrorKind::Query, message))
 }
