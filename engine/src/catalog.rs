@@ -114,6 +114,8 @@ pub struct NewLabel {
     pub score: Option<f32>,
     /// Version of the contexts that it rests on, if any.
     pub evidence_version: Option<u32>,
+    /// Where it comes from; default: what is said of all.
+    pub source: Option<String>,
 }
 
 impl NewLabel {
@@ -162,13 +164,27 @@ pub struct Check {
     pub detail: String,
 }
 
+/// Characters of a label that a user gives, at most.
+const LABEL_CHARS: usize = 200;
+
 impl Engine {
     /// Gives a feature another label (kept with source `user`).
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`].
+    /// [`crate::ErrorKind::NotFound`]; [`crate::ErrorKind::Query`] for a label of several lines or more than 200
+    /// characters.
     pub fn rename_feature<'a>(&'a self, id: u32, label: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.import_labels(&[NewLabel::new(id, label)], "user").await.map(drop) })
+        Box::pin(async move {
+            let n_chars = label.chars().count();
+            let wrong = if label.trim().chars().any(char::is_control) {
+                "is not on one line".to_owned()
+            } else if n_chars > LABEL_CHARS {
+                format!("has {n_chars} characters, expected {LABEL_CHARS} at most")
+            } else {
+                return self.import_labels(&[NewLabel::new(id, label)], "user").await.map(drop);
+            };
+            Err(Error::new(ErrorKind::Query, format!("the label of feature {id} {wrong}")))
+        })
     }
 
     /// Takes labels for many features at once; returns how many changed.
@@ -211,7 +227,8 @@ impl Engine {
     /// Makes or replaces a concept.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] for a feature that does not exist.
+    /// [`crate::ErrorKind::NotFound`] for a feature that does not exist; [`crate::ErrorKind::Query`] for a name that is a
+    /// number or, of a new concept, a feature's label.
     pub fn put_concept<'a>(&'a self, name: &'a str, members: &'a [(u32, f32)]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let store = &self.inner.store;
@@ -227,6 +244,7 @@ impl Engine {
                 return Err(Error::new(ErrorKind::Query, message));
             }
             let guard = store.write("changing a concept").await?;
+            check_is_no_label(&store.catalog(), name)?;
             require_features(&store.catalog(), members.iter().map(|(id, _)| *id))?;
             let concept = Concept { name: name.to_owned(), members: members.to_vec() };
             store
@@ -272,14 +290,6 @@ impl Engine {
             let guard = store.write("adding a dictionary").await?;
             store.add_dictionary(&guard, &NewDictionary::of(sae)).await
         })
-    }
-
-    /// Whether the weights of the database's dictionary are those of `sae`, whatever is said of its features.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Query`] if the dictionary has no weights, [`crate::ErrorKind::Corrupt`] if they are damaged.
-    pub fn has_weights(&self, dictionary: &str, sae: &crate::sae::Sae) -> Result<bool> {
-        Ok(self.load_sae(dictionary)?.fingerprint() == sae.fingerprint())
     }
 }
 
@@ -338,17 +348,13 @@ impl Engine {
     }
 }
 
-/// What the source of labels from files begins with, unless it is given.
-pub const IMPORTED: &str = "imported:";
-
 /// Gives a feature a label; whether anything changed.
 fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
     let (feature, detail) = (&mut row.feature, &mut row.detail);
     let label = printable(&new.label);
     let description = new.description.as_deref().map_or(feature.description.as_str(), str::trim);
-    // A file that only repeats a name is not where it is from.
-    let same_source = feature.label_source == source || source.starts_with(IMPORTED);
-    let same_name = feature.label == label && same_source && feature.description == description;
+    let source = new.source.as_deref().unwrap_or(source);
+    let same_name = feature.label == label && feature.label_source == source && feature.description == description;
     let measured = (new.detection, new.evidence_version);
     let same_score = new.score.is_none() || new.score == feature.label_score;
     let same_evidence = new.evidence_version.is_none() || new.evidence_version == detail.evidence_version;
@@ -367,6 +373,24 @@ fn take_label(row: &mut FeatureRow, new: &NewLabel, source: &str) -> bool {
         (detail.detection, detail.evidence_version) = measured;
     }
     true
+}
+
+/// Refuses the label of a feature as the name of a new concept: queries that mean the feature would get the concept.
+fn check_is_no_label(catalog: &Catalog, name: &str) -> Result<()> {
+    let (features, lower) = (&catalog.features, name.to_lowercase());
+    let is_known = features.concepts().iter().any(|concept| concept.name == name);
+    match features.features().iter().find(|feature| feature.label.to_lowercase() == lower) {
+        Some(feature) if !is_known => {
+            let message = format!(
+                "'{name}' cannot be the name of a concept: it is the label of feature {0}, which queries would no longer \
+                 find by it; give the concept another name, or the feature another label (ALTER FEATURE {0} RENAME TO \
+                 '...')",
+                feature.id
+            );
+            Err(Error::new(ErrorKind::Query, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn require_features(catalog: &Catalog, ids: impl Iterator<Item = FeatureId>) -> Result<()> {

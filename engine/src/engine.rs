@@ -202,6 +202,23 @@ impl Engine {
         self.sae_of(&mut loaded, name)
     }
 
+    /// Whether the database has this dictionary under its name; `false` also if none has the name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Exists`] if another one has it, with other weights or none.
+    pub fn has_dictionary(&self, sae: &Sae) -> Result<bool> {
+        let name = sae.name();
+        if !self.catalog().features.dictionaries().iter().any(|dictionary| dictionary.name == name) {
+            return Ok(false);
+        }
+        let has_weights = self.inner.store.sae_sha256(name).is_some();
+        if has_weights && self.sae(name)?.is_same_as(sae) {
+            return Ok(true);
+        }
+        let with = if has_weights { "with other weights" } else { "without weights" };
+        Err(Error::new(ErrorKind::Exists, format!("dictionary '{name}' exists already, {with}")))
+    }
+
     /// Lets go of a dictionary that was removed.
     pub(crate) fn forget_sae(&self, name: &str) {
         self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).saes.remove(name);
@@ -217,7 +234,7 @@ impl Engine {
     }
 
     /// Loads the folder's copy of a dictionary and checks it against the catalog's checksum.
-    pub(crate) fn load_sae(&self, dictionary: &str) -> Result<Sae> {
+    fn load_sae(&self, dictionary: &str) -> Result<Sae> {
         let store = &self.inner.store;
         let folder = store.sae_dir(dictionary);
         let Some(expected) = store.sae_sha256(dictionary) else {

@@ -42,7 +42,7 @@ mod words;
 mod yielding_joins;
 
 pub use caller::{Caller, SessionExtension};
-pub use catalog::{Catalog, Check, CorpusInfo, IMPORTED, JobInfo, NewLabel, ReaderInfo};
+pub use catalog::{Catalog, Check, CorpusInfo, JobInfo, NewLabel, ReaderInfo};
 pub use engine::{Engine, GivenFeatures, GivenMatrix, ImportOptions, ImportReport, ImportSource, OnBadRow, OnConflict};
 pub use error::{Error, ErrorKind, Result};
 pub use ingest::backfill::BackfillReport;

@@ -349,6 +349,9 @@ async fn features_are_named_and_combined() {
         "polite,0,apology,1.0|polite,5,source code,-1.0"
     );
     assert_eq!(failure(&engine, "CREATE CONCEPT polite AS (1)").await.kind(), ErrorKind::Exists);
+    let error = failure(&engine, "CREATE CONCEPT \"Source Code\" AS (0)").await;
+    assert_eq!(error.kind(), ErrorKind::Query);
+    assert!(error.message().contains("it is the label of feature "), "{error}");
     rows(&engine, "CREATE OR REPLACE CONCEPT polite AS ('apology')").await;
     assert_eq!(rows(&engine, "SELECT members[2]['feature_id'] FROM saequel.concepts").await, "4");
     assert_eq!(failure(&engine, "ALTER FEATURE apology RENAME TO 'x'").await.kind(), ErrorKind::Query);

@@ -96,6 +96,22 @@ fn names_that_others_made_find_their_features() {
         found.lines().skip(1).collect::<Vec<_>>(),
         ["fruit names,imported:neuronpedia", "past tense,imported:neuronpedia"]
     );
+    // What was exported changes nothing, in whatever format.
+    succeed(saequel(&db).args(["features", "rename", "3", "my own name"]));
+    for name in ["labels.csv", "labels.jsonl", "labels.parquet"] {
+        let file = scratch.path(name);
+        succeed(saequel(&db).args(["features", "export-labels", "--output"]).arg(&file));
+        let told = succeed(saequel(&db).args(["features", "import-labels"]).arg(&file));
+        assert!(told.starts_with("0 of ") && told.contains(" labels changed"), "{told}");
+    }
+    // Elsewhere the name that a person gave is still one.
+    let elsewhere = scratch.path("elsewhere.db");
+    succeed(saequel(&elsewhere).args(["sql", "SELECT 1"]));
+    let told = succeed(saequel(&elsewhere).args(["features", "import-labels"]).arg(scratch.path("labels.csv")));
+    assert!(told.starts_with("3 of ") && told.contains(" labels changed"), "{told}");
+    let query = "SELECT label_source FROM saequel.features WHERE feature_id = 3";
+    assert_eq!(succeed(saequel(&elsewhere).args(["sql", query, "--format", "csv"])).lines().nth(1), Some("user"));
+
     let map = scratch.write("map.json", b"{\"100000\": \"beyond all\"}");
     let (_, said) = fail(saequel(&db).args(["features", "import-labels", "--dictionary", SPAN]).arg(&map));
     assert!(said.contains("none of the labels can be used") && said.contains("sae list"), "{said}");
@@ -130,6 +146,60 @@ fn a_dictionary_is_fitted_to_other_texts_and_keeps_its_names() {
     assert!(error.contains("'--from <DICTIONARY>' cannot be used with '--width"), "{error}");
 }
 
+/// A copy of a dictionary that is built in, called `mine`, in the folder `name`.
+fn copy_of(shipped: &str, scratch: &Scratch, name: &str) -> PathBuf {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/encoder/dictionaries").join(shipped);
+    let folder = scratch.path(name);
+    std::fs::create_dir(&folder).expect("make a folder");
+    for file in ["sae.safetensors", "features.jsonl"] {
+        std::fs::copy(shipped.join(file), folder.join(file)).expect("copy a file");
+    }
+    let spec = std::fs::read_to_string(shipped.join("sae.json")).expect("sae.json");
+    let mut spec: Value = serde_json::from_str(&spec).expect("JSON");
+    spec["name"] = "mine".into();
+    std::fs::write(folder.join("sae.json"), spec.to_string()).expect("write sae.json");
+    folder
+}
+
+#[test]
+fn another_dictionary_of_the_same_name_is_not_taken_for_it() {
+    let scratch = Scratch::new();
+    let db = scratch.path("names.db");
+    let mut import = saequel(&db);
+    import.arg("import").arg(answers()).args(["--corpus", "answers", "--text", "answer", "--limit", "3"]);
+    succeed(import.args(["--sae", TOKEN]));
+    let (first, second) = (copy_of(SPAN, &scratch, "first"), copy_of(SPAN, &scratch, "second"));
+    let weights = second.join("sae.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("weights");
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).expect("write weights");
+    let add = |folder: &Path| {
+        let mut command = saequel(&db);
+        command.args(["sae", "add", "answers"]).arg(folder);
+        command
+    };
+    // Twice in one command, and again: the name stands for it.
+    let told = succeed(add(&first).arg(&first));
+    assert!(told.contains("3 documents encoded with mine ("), "{told}");
+    succeed(&mut add(&first));
+    let (_, said) = fail(&mut add(&second));
+    assert!(said.contains("dictionary 'mine' exists already, with other weights") && said.contains("--name"), "{said}");
+
+    let with = |arguments: &[&str]| {
+        let mut command = saequel(&db);
+        command.args(["sae", "import"]).arg(&second).args(arguments);
+        command
+    };
+    let (code, said) = fail(&mut with(&["--reader", "gpt2", "--level", "token"]));
+    assert!(code == 2 && said.contains("leave --reader and --level out"), "{said}");
+    let (code, said) = fail(&mut with(&["--name", "no.t"]));
+    assert!(code == 2 && said.contains("cannot be the name of a dictionary"), "{said}");
+    assert!(succeed(&mut with(&["--name", "other"])).starts_with("other: features "));
+    let told = succeed(saequel(&db).args(["sae", "add", "answers", "other"]));
+    assert!(told.contains("encoded with other ("), "{told}");
+}
+
 #[test]
 fn dictionaries_of_one_name_are_told_apart() {
     let scratch = Scratch::new();
@@ -150,7 +220,7 @@ fn dictionaries_of_one_name_are_told_apart() {
     succeed(&mut train("one", &["--seed", "1"]));
     succeed(&mut train("two", &["--seed", "2", "--overwrite"]));
     let (_, said) = fail(&mut train("three", &["--name", "../three"]));
-    assert!(said.contains("\"../three\": expected lower-case letters"), "{said}");
+    assert!(said.contains("'../three' cannot be the name of a dictionary: use lower-case letters"), "{said}");
 
     let import = |folder: &str, more: &[&str]| {
         let mut command = saequel(&db);
@@ -166,9 +236,9 @@ fn dictionaries_of_one_name_are_told_apart() {
     };
     succeed(&mut add("one"));
     let (_, said) = fail(&mut add("two"));
-    assert!(said.contains("another of that name, with other weights") && said.contains("--name NAME"), "{said}");
+    assert!(said.contains("exists already, with other weights") && said.contains("--name NAME"), "{said}");
     let (_, said) = fail(&mut import("two", &["--name", "other", "--hook", "3"]));
-    assert!(said.contains("whose sae.json says what --hook would"), "{said}");
+    assert!(said.contains("leave --hook out"), "{said}");
     let said = succeed(&mut import("two", &["--name", "other"]));
     assert!(said.starts_with("other: features "), "{said}");
     let said = succeed(saequel(&db).args(["sae", "add", "c", "other"]));
@@ -177,7 +247,10 @@ fn dictionaries_of_one_name_are_told_apart() {
     // Hidden states are of the texts as they were.
     std::fs::write(&texts, lines("Dividends fell in Zurich")).expect("write");
     let (_, said) = fail(&mut train("four", &["--seed", "4"]));
-    assert!(said.contains("texts.jsonl as it was before it was changed") && said.contains("--work"), "{said}");
+    assert!(
+        said.contains("texts.jsonl has changed since its hidden states were written") && said.contains("--work"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -256,7 +256,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) word: &'a str,
     /// Share of the strong activations that are on it.
     pub(crate) share: f64,
-    /// Strong activations on it.
+    /// Its occurrences with a strong activation.
     pub(crate) n: u32,
 }
 
@@ -336,7 +336,7 @@ impl<'a> Namer<'a> {
             strong += f64::from(candidate.n);
             seen += self.survey.word_count(candidate.word) as f64;
         }
-        let precision = (strong / f64::max(seen, 1.0)).min(1.0);
+        let precision = strong / f64::max(seen, 1.0);
         let coverage = coverage.min(1.0);
         let score = Some((2.0 * precision * coverage / (precision + coverage).max(1e-9)) as f32);
         let lexical = chosen.iter().any(|candidate| is_word(candidate.word));

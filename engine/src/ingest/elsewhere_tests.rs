@@ -338,6 +338,49 @@ async fn a_dictionary_that_comes_later_fills_every_document_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn versions_answer_with_the_dictionaries_that_they_were_read_with() {
+    use crate::store::testing;
+    let dir = tempfile::tempdir().unwrap();
+    let store = database(dir.path()).await;
+    run(&store, keyed(&write(dir.path(), "a.csv", b"id,text\n1,a long text\n"))).await.unwrap();
+    let names = vec!["later".to_owned()];
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &testing::dictionary("later", &["a"; 8])).await.unwrap();
+    let backfill = Backfill {
+        store: &store,
+        guard: &guard,
+        corpus: "c",
+        dictionaries: &names,
+        work: Work::Texts { encoder: Arc::new(WordLengths::default()), width: testing::WIDTH, chat: None },
+        progress: Arc::new(Silent),
+    };
+    backfill.run().await.unwrap();
+    drop(guard);
+    let version = store.snapshot("c", AsOf::Latest).await.unwrap().version();
+    let engine = testing::engine(store.clone());
+    engine.drop_from_corpus("c", &["lengths".to_owned()]).await.unwrap();
+    assert_eq!(store.snapshot("c", AsOf::Latest).await.unwrap().info.dictionaries, ["later"]);
+    // The first dictionary, whose `fvu` has no suffix, is the first one still.
+    let old = store.snapshot("c", AsOf::Version(version)).await.unwrap();
+    assert_eq!(old.info.dictionaries, ["lengths", "later"]);
+
+    engine.drop_dictionary("lengths").await.unwrap();
+    let refused = async || {
+        let error = store.snapshot("c", AsOf::Version(version)).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        let said = format!("version {version} of corpus 'c' was read with dictionary 'lengths', which was removed");
+        assert!(error.message().contains(&said), "{error}");
+    };
+    refused().await;
+    // Another one of that name has other features.
+    let guard = store.write("test").await.unwrap();
+    store.add_dictionary(&guard, &testing::dictionary("lengths", &["a"; 8])).await.unwrap();
+    drop(guard);
+    refused().await;
+    assert_eq!(store.snapshot("c", AsOf::Latest).await.unwrap().info.dictionaries, ["later"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_the_cache_goes_with_its_corpus() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;

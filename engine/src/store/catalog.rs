@@ -13,7 +13,7 @@ use super::state::{FeatureRow, JOBS_KEPT, SaeRow, State};
 use super::{Store, WriteGuard, folder, now_micros};
 use crate::catalog::{FeatureDetail, JobInfo, ReaderInfo};
 use crate::error::{Error, ErrorKind, Result, io_error};
-use crate::sae::{LatentInfo, Sae};
+use crate::sae::{LatentInfo, Sae, check_dictionary_name};
 
 /// A dictionary that is to be added.
 pub(crate) struct NewDictionary<'a> {
@@ -55,7 +55,7 @@ impl<'a> NewDictionary<'a> {
 
 /// Copies the artifact into the folder and notes the dictionary and its features in `state`; returns its first id.
 pub(super) fn add_dictionary(dir: &Path, state: &mut State, new: &NewDictionary<'_>) -> Result<u32> {
-    check_name("dictionary", &new.name, 120, Some('-'))?;
+    check_dictionary_name(&new.name)?;
     // SQL shows `a-b` and `a_b` under the same column name.
     let shown = |name: &str| name.replace('-', "_");
     if let Some(other) = state.saes.iter().find(|sae| shown(&sae.dictionary.name) == shown(&new.name)) {
@@ -164,26 +164,6 @@ pub(crate) fn folder_sha256(folder: &Path) -> Result<String> {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Checks a name that becomes a file name and a part of column names: lower-case letters, digits, `_` and `also`,
-/// beginning with a letter.
-pub(crate) fn check_name(what: &str, name: &str, longest: usize, also: Option<char>) -> Result<()> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || also == Some(c);
-    if name.chars().all(allowed) && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= longest {
-        return Ok(());
-    }
-    let mut proposal: String = name.to_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }).collect();
-    if !proposal.starts_with(|c: char| c.is_ascii_lowercase()) {
-        proposal.insert_str(0, "c_");
-    }
-    proposal.truncate(longest);
-    let marks = also.map_or_else(|| "_".to_owned(), |also| format!("_ and {also}"));
-    let message = format!(
-        "'{name}' cannot be the name of a {what}: use lower-case letters, digits, {marks}, beginning with a letter, at \
-         most {longest} characters; for example '{proposal}'"
-    );
-    Err(Error::new(ErrorKind::Query, message))
 }
 
 impl Store {

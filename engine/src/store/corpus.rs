@@ -19,7 +19,6 @@ use lance_file::version::LanceFileVersion;
 
 #[cfg(test)]
 use super::AsOf;
-use super::catalog::check_name;
 use super::errors::lance_error;
 use super::state::CorpusRow;
 use super::table::uri;
@@ -27,6 +26,7 @@ use super::{Snapshot, Store, WriteGuard, now_micros};
 use crate::error::{Error, ErrorKind, Result, did_you_mean, io_error};
 use crate::namespace::ACTIVATIONS_SUFFIX;
 use crate::reader::ChatColumns;
+use crate::sae::check_name;
 use crate::schema;
 
 /// Rows of a fragment after compaction: large enough for fast scans, small enough for encoding again by fragment.

@@ -185,7 +185,8 @@ impl Store {
         self.refresh().await?;
         let row = self.corpus_row(corpus)?;
         let dataset = self.latest(&row).await?;
-        Snapshot::open(row, dataset, as_of, &self.inner.columns).await
+        let picture = self.picture();
+        Snapshot::open(row, dataset, as_of, &picture.state.saes, &self.inner.columns).await
     }
 
     fn corpus_row(&self, corpus: &str) -> Result<CorpusRow> {

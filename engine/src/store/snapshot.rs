@@ -22,7 +22,7 @@ use super::column_cache::ColumnCache;
 use super::corpus::{BATCH_BYTES, BATCH_ROWS, IO_BUFFER_BYTES, batch_rows, version_infos};
 use super::errors::lance_error;
 use super::scan::{FragmentScanExec, RowFilter, ScanOf};
-use super::state::CorpusRow;
+use super::state::{CorpusRow, SaeRow};
 use crate::catalog::CorpusInfo;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::schema;
@@ -62,7 +62,14 @@ pub(super) fn user_columns(dataset: &Dataset) -> SchemaRef {
 }
 
 impl Snapshot {
-    pub(super) async fn open(row: CorpusRow, latest: Dataset, as_of: AsOf, cache: &Arc<ColumnCache>) -> Result<Self> {
+    /// `saes` are the dictionaries that the database has today.
+    pub(super) async fn open(
+        mut row: CorpusRow,
+        latest: Dataset,
+        as_of: AsOf,
+        saes: &[SaeRow],
+        cache: &Arc<ColumnCache>,
+    ) -> Result<Self> {
         let number = match as_of {
             AsOf::Latest => None,
             AsOf::Version(number) => Some(number),
@@ -74,7 +81,10 @@ impl Snapshot {
         };
         let dataset = match number {
             Some(number) if number != latest.version_id() => match latest.checkout_version(number).await {
-                Ok(dataset) => dataset,
+                Ok(dataset) => {
+                    row.dictionaries = read_with(&row, &dataset, &latest, saes)?;
+                    dataset
+                }
                 Err(_) => {
                     let versions = version_infos(&latest, &row.name).await?;
                     return Err(no_version(&row.name, &format!("version {number}"), &versions));
@@ -284,6 +294,38 @@ impl Snapshot {
     pub(super) fn failed(&self, what: &str, error: lance::Error) -> Error {
         lance_error(&format!("{what} corpus '{}'", self.info.name), &error)
     }
+}
+
+/// The dictionaries that an older version was read with, in the order in which the corpus had got them, so that a version
+/// answers as it did before one of them was taken away.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if the database has one of them no more: its features have no names, and their numbers may be
+/// those of others by now.
+fn read_with(row: &CorpusRow, old: &Dataset, latest: &Dataset, saes: &[SaeRow]) -> Result<Vec<String>> {
+    let ids = schema::ids_column("");
+    let stored = Schema::from(old.schema());
+    let written = old.version().timestamp.timestamp_micros();
+    let mut names = Vec::new();
+    for name in stored.fields().iter().filter_map(|field| field.name().strip_prefix(&ids)) {
+        let is_listed = row.dictionaries.iter().any(|listed| listed == name);
+        // A column that the corpus still has without a dictionary of it: adding it was stopped.
+        if !is_listed && latest.schema().field(&schema::ids_column(name)).is_some() {
+            continue;
+        }
+        // One of the same name that came later is another.
+        if !saes.iter().any(|sae| sae.dictionary.name == name && sae.added_micros <= written) {
+            let message = format!(
+                "version {} of corpus '{}' was read with dictionary '{name}', which was removed from the database since; \
+                 take a later version, which does not have it",
+                old.version_id(),
+                row.name
+            );
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
 }
 
 /// Whether a plan of Lance's asks an index which rows there are.

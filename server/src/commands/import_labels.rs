@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use saequel_engine::{Engine, ErrorKind, IMPORTED, NewLabel, Sae};
+use saequel_engine::labels::printable;
+use saequel_engine::sae::LatentInfo;
+use saequel_engine::{Catalog, Engine, ErrorKind, NewLabel, Sae};
 
 use crate::args::ImportLabelsArgs;
 use crate::context::Context;
@@ -17,12 +19,13 @@ const NAMED: usize = 5;
 pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> Result<()> {
     let files = LabelFiles::read(&args.files, args.layer.as_deref())?;
     let formats: Vec<&str> = files.formats.iter().copied().collect();
-    let source = args.source.unwrap_or_else(|| format!("{IMPORTED}{}", formats.join("+")));
+    let usual = format!("imported:{}", formats.join("+"));
+    let source = args.source.as_deref();
     let (matched, n_changed) = match &args.sae {
         Some(dir) => {
             let sae = Sae::load(dir)?;
             let matched = Matched::of(files.labels, |label| in_folder(label, &sae, dir))?;
-            let n_changed = put_in_folder(sae, dir, &matched.labels, &source)?;
+            let n_changed = put_in_folder(sae, dir, &matched.labels, source, &usual)?;
             (matched, n_changed)
         }
         None => {
@@ -31,7 +34,16 @@ pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> 
                 place_of(&engine, name)?;
             }
             let matched = Matched::of(files.labels, |label| in_database(label, &engine, args.dictionary.as_deref()))?;
-            let n_changed = engine.import_labels(&matched.labels, &source).await?;
+            let changed: Vec<NewLabel> = {
+                let catalog = engine.catalog();
+                let known = |new: &NewLabel| Known::in_database(&catalog, new.feature_id);
+                let labels = matched.labels.iter();
+                labels.filter_map(|new| changed(new, &known(new)?, source)).collect()
+            };
+            let n_changed = match changed.is_empty() {
+                true => 0,
+                false => engine.import_labels(&changed, source.unwrap_or(&usual)).await?,
+            };
             (matched, n_changed)
         }
     };
@@ -74,10 +86,10 @@ impl Matched {
             } else if labels.contains_key(&feature_id) {
                 matched.duplicate.push(row.id);
             } else {
-                let FileLabel { label, description, detection, score, .. } = row;
+                let FileLabel { label, description, detection, score, source, evidence_version, .. } = row;
                 let score = score.filter(|score| (0.0..=1.0).contains(score));
-                labels
-                    .insert(feature_id, NewLabel { description, detection, score, ..NewLabel::new(feature_id, label) });
+                let new = NewLabel::new(feature_id, label);
+                labels.insert(feature_id, NewLabel { description, detection, score, evidence_version, source, ..new });
             }
         }
         matched.labels = labels.into_values().collect();
@@ -157,31 +169,87 @@ fn in_folder(label: &FileLabel, sae: &Sae, dir: &Path) -> Result<Option<u32>> {
     }
 }
 
+/// What is known of a feature before.
+struct Known<'a> {
+    label: &'a str,
+    description: &'a str,
+    source: &'a str,
+    score: Option<f32>,
+    detection: Option<f32>,
+}
+
+impl<'a> Known<'a> {
+    fn in_database(catalog: &'a Catalog, id: u32) -> Option<Self> {
+        let feature = catalog.features.feature(id)?;
+        Some(Self {
+            label: &feature.label,
+            description: &feature.description,
+            source: &feature.label_source,
+            score: feature.label_score,
+            detection: catalog.feature_detail(id)?.detection,
+        })
+    }
+
+    fn of(latent: &'a LatentInfo) -> Self {
+        Self {
+            label: &latent.label,
+            description: &latent.description,
+            source: &latent.label_source,
+            score: latent.label_score,
+            detection: latent.detection,
+        }
+    }
+}
+
+/// A label with its source, that of the command (`source`) or of its row; `None` if it says nothing new.
+fn changed(new: &NewLabel, known: &Known<'_>, source: Option<&str>) -> Option<NewLabel> {
+    let same_text = new.label == printable(known.label)
+        && new.description.as_deref().is_none_or(|description| description == printable(known.description));
+    let same_measures = new.score.is_none_or(|score| known.score == Some(score))
+        && new.detection.is_none_or(|detection| known.detection == Some(detection));
+    if same_text && same_measures && source.is_none_or(|source| source == known.source) {
+        return None;
+    }
+    let own = new.source.as_deref();
+    // A name that was edited in an exported file comes from there, and what was measured was the name of before.
+    let has_measures = known.score.is_some() || known.detection.is_some();
+    let is_exported = own == Some(known.source)
+        && (matches!(known.source, "words" | "none")
+            || has_measures && (new.score, new.detection) == (known.score, known.detection));
+    if !same_text && is_exported {
+        let own = own.filter(|own| *own == "user");
+        let source = source.or(own).map(str::to_owned);
+        return Some(NewLabel { source, score: None, detection: None, evidence_version: None, ..new.clone() });
+    }
+    let own = own.or(same_text.then_some(known.source));
+    Some(NewLabel { source: source.or(own).map(str::to_owned), ..new.clone() })
+}
+
 /// Returns how many changed.
-fn put_in_folder(sae: Sae, dir: &Path, labels: &[NewLabel], source: &str) -> Result<u64> {
+fn put_in_folder(sae: Sae, dir: &Path, labels: &[NewLabel], source: Option<&str>, usual: &str) -> Result<u64> {
     let mut latents = sae.latents().to_vec();
     let mut n_changed = 0;
     for new in labels {
         let latent = &mut latents[new.feature_id as usize];
-        let before = latent.clone();
-        // A file that only repeats a name is not where it is from.
-        let is_told_again = source.starts_with(IMPORTED)
-            && new.label == latent.label
-            && new.description.as_ref().is_none_or(|description| *description == latent.description)
-            && new.score.is_none_or(|score| latent.label_score == Some(score))
-            && new.detection.is_none_or(|detection| latent.detection == Some(detection));
-        if is_told_again {
-            continue;
+        let Some(new) = changed(new, &Known::of(latent), source) else { continue };
+        let before = (latent.label.clone(), latent.description.clone());
+        latent.label = new.label;
+        if let Some(description) = new.description {
+            latent.description = description;
         }
-        latent.label.clone_from(&new.label);
-        if let Some(description) = &new.description {
-            latent.description.clone_from(description);
+        if before != (latent.label.clone(), latent.description.clone()) {
+            (latent.label_score, latent.detection, latent.evidence_version) = (None, None, None);
         }
-        source.clone_into(&mut latent.label_source);
-        (latent.label_score, latent.detection, latent.evidence_version) = (new.score, new.detection, None);
-        n_changed += u64::from(*latent != before);
+        latent.label_source = new.source.unwrap_or_else(|| usual.to_owned());
+        latent.label_score = new.score.or(latent.label_score);
+        if new.detection.is_some() || new.evidence_version.is_some() {
+            (latent.detection, latent.evidence_version) = (new.detection, new.evidence_version);
+        }
+        n_changed += 1;
     }
-    sae.with_latents(latents)?.save(dir)?;
+    if n_changed > 0 {
+        sae.with_latents(latents)?.save(dir)?;
+    }
     Ok(n_changed)
 }
 
@@ -197,7 +265,48 @@ mod tests {
             description: None,
             detection: None,
             score: Some(3.0),
+            source: None,
+            evidence_version: None,
         }
+    }
+
+    #[test]
+    fn only_what_is_new_changes_and_keeps_where_it_comes_from() {
+        let known = |source: &'static str| Known {
+            label: "a",
+            description: "Says a.",
+            source,
+            score: Some(0.5),
+            detection: Some(0.75),
+        };
+        let row = |label: &str, source: &str| NewLabel {
+            description: Some("Says a.".to_owned()),
+            score: Some(0.5),
+            detection: Some(0.75),
+            source: Some(source.to_owned()),
+            ..NewLabel::new(0, label)
+        };
+        let source = |new: &NewLabel, of: &'static str, given: Option<&str>| {
+            changed(new, &known(of), given).map(|new| new.source.unwrap_or_else(|| "usual".to_owned()))
+        };
+        // As exported, and what another database calls it.
+        assert_eq!(source(&row("a", "words"), "words", None), None);
+        assert_eq!(source(&row("a", "user"), "read", None), None);
+        assert_eq!(source(&NewLabel::new(0, "a"), "read", None), None);
+        // Names that a person gave elsewhere stay such; an edited name of words is none any more.
+        assert_eq!(source(&row("b", "user"), "words", None).as_deref(), Some("user"));
+        assert_eq!(source(&row("b", "words"), "words", None).as_deref(), Some("usual"));
+        assert_eq!(source(&row("b", "llm:m"), "llm:m", None).as_deref(), Some("usual"));
+        assert_eq!(changed(&row("b", "llm:m"), &known("llm:m"), None).map(|new| new.detection), Some(None));
+        let again = NewLabel { detection: Some(0.9), ..row("b", "llm:m") };
+        assert_eq!(source(&again, "llm:m", None).as_deref(), Some("llm:m"));
+        assert_eq!(source(&row("b", "user"), "user", None).as_deref(), Some("user"));
+        // A new measure of the same name.
+        let measured = NewLabel { detection: Some(0.9), ..NewLabel::new(0, "a") };
+        assert_eq!(source(&measured, "read", None).as_deref(), Some("read"));
+        // What the command says goes first.
+        assert_eq!(source(&row("a", "words"), "words", Some("llm:x")).as_deref(), Some("llm:x"));
+        assert_eq!(source(&row("b", "user"), "words", Some("llm:x")).as_deref(), Some("llm:x"));
     }
 
     #[test]

@@ -60,22 +60,11 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
 async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()> {
     let ours = Path::new(&args.source);
     let sae = if Sae::is_in(ours) {
-        let given = [
-            ("--reader", args.reader.is_some()),
-            ("--hook", args.hook.is_some()),
-            ("--level", args.level.is_some()),
-            ("--input-scale", args.input_scale.is_some()),
-        ];
-        if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
-            return Err(Failure::usage(format!(
-                "{} is a dictionary of saequel's own, whose sae.json says what {option} would; leave it out",
-                ours.display()
-            )));
-        }
-        let sae = Sae::load(ours)?;
+        own_folder(&args)?;
+        let sae = Sae::load(ours).map_err(damaged)?;
         check_reader(&sae, context).await?;
-        match args.name {
-            Some(name) => sae.with_name(name),
+        match &args.name {
+            Some(name) => sae.with_name(name)?,
             None => sae,
         }
     } else {
@@ -89,7 +78,8 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
             same_model: args.same_model,
             reader_options: context.engine_options().reader(),
         };
-        let (sae, report) = context.blocking(move |progress| import(&options, progress)).await?;
+        let done = context.blocking(move |progress| import(&options, progress)).await;
+        let (sae, report) = done.map_err(damaged)?;
         imported(&report)?;
         sae
     };
@@ -116,6 +106,38 @@ async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()>
         );
     }
     say!("{name}: features {first} to {last}; new corpora use it, or `--sae {name}`")
+}
+
+/// Refuses what the folder of a dictionary of this program says itself.
+fn own_folder(args: &SaeImportArgs) -> Result<()> {
+    let given = [
+        ("--reader", args.reader.is_some()),
+        ("--hook", args.hook.is_some()),
+        ("--level", args.level.is_some()),
+        ("--input-scale", args.input_scale.is_some()),
+        ("--same-model", args.same_model),
+    ];
+    let named: Vec<&str> = given.into_iter().filter_map(|(option, is_given)| is_given.then_some(option)).collect();
+    if named.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is a dictionary of this program, whose sae.json says itself where and what it reads; leave {} out",
+        args.source,
+        named.join(" and ")
+    );
+    Err(Failure::usage(message))
+}
+
+/// Says of damaged files what can be done: they are of no database.
+fn damaged(failure: impl Into<Failure>) -> Failure {
+    let failure = failure.into();
+    match failure.kind() {
+        ErrorKind::Corrupt => {
+            failure.hint("get that file again from where it came: it is damaged, cut off, or of another kind")
+        }
+        _ => failure,
+    }
 }
 
 /// Refuses a dictionary whose reader cannot be or does not have what it reads, as far as that is known without fetching it.
@@ -171,26 +193,26 @@ async fn add(corpus: &str, dictionaries: &[String], context: &Context) -> Result
     for dictionary in dictionaries {
         let folder = Path::new(dictionary);
         let known = |name: &str| engine.catalog().features.dictionaries().iter().any(|known| known.name == name);
-        if known(dictionary) || !folder.is_dir() {
-            names.push(dictionary.clone());
-            continue;
+        let name = if known(dictionary) || !folder.is_dir() {
+            dictionary.clone()
+        } else {
+            let sae = Sae::load(folder).map_err(damaged)?;
+            // Added by an earlier run that was stopped: the name stands for it.
+            let is_there = engine.has_dictionary(&sae).map_err(|error| match error.kind() {
+                ErrorKind::Exists => Failure::from(error).hint(format!(
+                    "give this one another name first: `saequel sae import {dictionary} --name NAME`, then `saequel sae add \
+                     {corpus} NAME`"
+                )),
+                _ => error.into(),
+            })?;
+            if !is_there {
+                engine.add_dictionary(&sae).await?;
+            }
+            sae.name().to_owned()
+        };
+        if !names.contains(&name) {
+            names.push(name);
         }
-        let sae = Sae::load(folder)?;
-        if !known(sae.name()) {
-            engine.add_dictionary(&sae).await?;
-        } else if !engine.has_weights(sae.name(), &sae)? {
-            // Of equal weights an earlier run that was stopped has added it: the name stands for it.
-            let message = format!(
-                "{} holds a dictionary '{1}', and the database has another of that name, with other weights",
-                folder.display(),
-                sae.name()
-            );
-            return Err(Failure::new(ErrorKind::Exists, message).hint(format!(
-                "give it another name: `saequel sae import {} --name NAME`, then `saequel sae add {corpus} NAME`",
-                folder.display()
-            )));
-        }
-        names.push(sae.name().to_owned());
     }
     let report =
         engine.add_to_corpus(corpus, &names, context.progress()).await.map_err(|error| match error.kind() {

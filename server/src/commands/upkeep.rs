@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use saequel_engine::{Check, ErrorKind};
+use saequel_engine::{Check, ErrorKind, Reader};
 
 use super::model;
 use crate::args::{Answer, CompactArgs, DoctorArgs};
@@ -62,7 +62,19 @@ async fn examine(context: &Context) -> Vec<Check> {
     for name in readers {
         let (ok, detail) = match model::check(name, context).await {
             Err(failure) if failure.kind() == ErrorKind::NotFound => {
-                (true, "not known to this program; texts cannot be read with it".to_owned())
+                match Reader::is_at_hand(name, &context.engine_options().cache_dir) {
+                    Ok(true) => {
+                        (true, "a folder or file of this machine; its content is checked when it is read".to_owned())
+                    }
+                    Ok(false) => (
+                        true,
+                        format!(
+                            "a model of the hub, without checksums to compare with; it is fetched when it is first needed, or by \
+                             `saequel model fetch {name}`"
+                        ),
+                    ),
+                    Err(_) => (true, "not known to this program; texts cannot be read with it".to_owned()),
+                }
             }
             Err(failure) => (false, failure.line()),
             Ok(cached) => match cached.trouble() {

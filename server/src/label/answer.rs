@@ -33,7 +33,7 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
         Some(Value::String(text)) => Ok(text.trim()),
         _ => Err(format!("\"{name}\" is not a text")),
     };
-    let label = bare(field("label")?.trim_end_matches('.').trim_end()).trim_end_matches('.').trim();
+    let label = unquoted(field("label")?);
     let n_words = label.split_whitespace().count();
     if n_words == 0 {
         return Err("the label is empty".to_owned());
@@ -56,12 +56,16 @@ pub(crate) fn label(text: &str) -> Result<Label, String> {
     Ok(Label { label: label.to_owned(), description: description.to_owned() })
 }
 
-/// Without quotation marks that enclose all of it; `"sorry" and "pardon"` keeps its own.
-fn bare(label: &str) -> &str {
-    for (open, close) in [('"', '"'), ('“', '”'), ('`', '`')] {
-        let inner = label.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-        if let Some(inner) = inner.filter(|inner| !inner.contains([open, close])) {
-            return inner.trim();
+/// Without a full stop, and without the quotation marks around all of it. Those around a part of it belong to it.
+fn unquoted(label: &str) -> &str {
+    let label = label.trim().trim_end_matches('.').trim();
+    for marks in [['"', '"'], ['“', '”'], ['`', '`']] {
+        let enclosed = label.strip_prefix(marks[0]).and_then(|rest| rest.strip_suffix(marks[1]));
+        match (label.matches(marks).count(), enclosed) {
+            (2, Some(inner)) => return unquoted(inner),
+            // One that was never closed.
+            (1, _) if label.starts_with(marks) || label.ends_with(marks) => return unquoted(label.trim_matches(marks)),
+            _ => {}
         }
     }
     label
@@ -158,6 +162,21 @@ mod tests {
         for name in ["\\\"sorry\\\" and \\\"pardon\\\"", "name 1 \\\"q\\\""] {
             let found = label(&GOOD.replace("says sorry", name)).unwrap().label;
             assert_eq!(found, name.replace('\\', ""));
+        }
+    }
+
+    #[test]
+    fn only_marks_around_the_whole_name_are_taken_off() {
+        for (given, expected) in [
+            ("\"sorry\" and \"pardon\"", "\"sorry\" and \"pardon\""),
+            ("“sorry” and “pardon”.", "“sorry” and “pardon”"),
+            ("`if` and `else`", "`if` and `else`"),
+            ("the word \"sorry\"", "the word \"sorry\""),
+            ("\"sorry\".", "sorry"),
+            ("“`sorry`”", "sorry"),
+            ("\"sorry", "sorry"),
+        ] {
+            assert_eq!(unquoted(given), expected, "{given}");
         }
     }
 

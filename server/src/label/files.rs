@@ -1,16 +1,20 @@
-//! Files of labels that others made: Neuronpedia's exports, Goodfire's label files, and rows of CSV, TSV, JSON or JSON
-//! Lines; also gzipped.
+//! Files of labels that others made: Neuronpedia's exports, Goodfire's label files, and rows of CSV, TSV, JSON, JSON Lines
+//! (also gzipped) or Parquet.
 //!
 //! | layout | what |
 //! |---|---|
 //! | `neuronpedia` | explanations, one a line (`explanations/batch-*.jsonl.gz` of its data sets) or as an array: `modelId`, `layer`, `index`, `description`; features as its API gives them: `index`, `explanations` |
 //! | `goodfire` | `index_in_sae` and `label`, one a row or under `features`; a file with "goodfire" in its path that maps positions to labels |
-//! | `csv`, `tsv`, `json`, `jsonl` | rows with a position (`latent`, `index`, `feature_index`, ...) or an id of the database (`feature_id`), `label` and, if there are any, `description`, `detection`, `score`; in JSON also a map from positions to labels, or a list of them |
+//! | `csv`, `tsv`, `json`, `jsonl`, `parquet` | rows with a position (`latent`, `index`, `feature_index`, ...) or an id of the database (`feature_id`), `label` and, if there are any, `description`, `detection`, `score`; in JSON also a map from positions to labels, or a list of them |
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use arrow::array::{Array, AsArray, RecordBatchReader};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use saequel_engine::ErrorKind;
 use saequel_engine::labels::printable;
 use serde::Deserialize;
@@ -39,6 +43,9 @@ pub(crate) struct FileLabel {
     pub(crate) description: Option<String>,
     pub(crate) detection: Option<f32>,
     pub(crate) score: Option<f32>,
+    /// Where the label comes from, if the row says it and this program writes such.
+    pub(crate) source: Option<String>,
+    pub(crate) evidence_version: Option<u32>,
 }
 
 /// The labels of some files.
@@ -76,6 +83,8 @@ struct Row {
     detection: Value,
     score: Value,
     label_score: Value,
+    label_source: Value,
+    evidence_version: Value,
     #[serde(rename = "modelId")]
     model_id: Value,
     layer: Value,
@@ -112,6 +121,10 @@ impl LabelFiles {
     fn read_file(&mut self, path: &Path, layer: Option<&str>) -> Result<()> {
         let shown = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| io_failure(&shown, &error))?;
+        if bytes.starts_with(b"PAR1") {
+            let file = File { shown, name: inner_name(path), is_goodfire: names_goodfire(path) };
+            return self.read_parquet(&file, bytes, layer);
+        }
         let mut text = Vec::new();
         let plain: &[u8] = if bytes.starts_with(&[0x1f, 0x8b]) {
             flate2::read::MultiGzDecoder::new(bytes.as_slice())
@@ -195,13 +208,7 @@ impl LabelFiles {
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
         let header = reader.headers().map_err(|error| file.at_line(1, "", &error))?.clone();
         let names: Vec<String> = header.iter().map(|name| name.trim().to_lowercase()).collect();
-        let probe: Row = row_of(names.iter().map(|name| (name.as_str(), "0")));
-        if !probe.has_id() || probe.label_and_description().0.is_none() {
-            let there: Vec<&str> = header.iter().collect();
-            let wrong =
-                format!("expected columns {ID_COLUMNS}, and label or description; there are {}", there.join(", "));
-            return Err(file.at_line(1, &wrong, &""));
-        }
+        check_columns(file, &names)?;
         for record in reader.records() {
             let record = record.map_err(|error| {
                 let line = error.position().map_or(0, csv::Position::line);
@@ -210,6 +217,32 @@ impl LabelFiles {
             let line = record.position().map_or(0, csv::Position::line);
             let row = row_of(names.iter().map(String::as_str).zip(&record));
             self.take(file, row, layer, format, &|| format!("line {line}"))?;
+        }
+        Ok(())
+    }
+
+    /// Parquet; columns of lists and the like are passed over.
+    fn read_parquet(&mut self, file: &File, bytes: Vec<u8>, layer: Option<&str>) -> Result<()> {
+        let damaged = |error: &dyn std::fmt::Display| file.wrong(&format!("damaged Parquet: {error}"));
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes));
+        let reader = builder.and_then(|builder| builder.build()).map_err(|error| damaged(&error))?;
+        let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().to_lowercase()).collect();
+        check_columns(file, &names)?;
+        let mut number = 0;
+        for batch in reader {
+            let batch = batch.map_err(|error| damaged(&error))?;
+            let mut columns = Vec::with_capacity(names.len());
+            for (name, column) in
+                names.iter().zip(batch.columns()).filter(|(_, column)| !column.data_type().is_nested())
+            {
+                columns.push((name.as_str(), cast(column, &DataType::Utf8).map_err(|error| damaged(&error))?));
+            }
+            for i in 0..batch.num_rows() {
+                number += 1;
+                let cells = columns.iter().filter(|(_, column)| column.is_valid(i));
+                let row = row_of(cells.map(|(name, column)| (*name, column.as_string::<i32>().value(i))));
+                self.take(file, row, layer, "parquet", &|| format!("row {number}"))?;
+            }
         }
         Ok(())
     }
@@ -264,6 +297,16 @@ impl LabelFiles {
     }
 }
 
+/// Refuses a table without ids or labels.
+fn check_columns(file: &File, names: &[String]) -> Result<()> {
+    let probe: Row = row_of(names.iter().map(|name| (name.as_str(), "0")));
+    if probe.has_id() && probe.label_and_description().0.is_some() {
+        return Ok(());
+    }
+    let wrong = format!("expected columns {ID_COLUMNS}, and label or description; there are {}", names.join(", "));
+    Err(file.at_line(1, &wrong, &""))
+}
+
 /// Refuses a quote that is open at the end of the text. The csv library reads it as if it were closed there; of a line
 /// behind the text it makes a record, unless the open quote takes that line in.
 fn check_quotes(file: &File, text: &str, delimiter: u8) -> Result<()> {
@@ -315,6 +358,8 @@ impl File {
         Ok(FileLabel {
             dictionary: text(&row.dictionary),
             description,
+            source: text(&row.label_source).filter(|source| is_source(source)),
+            evidence_version: self::number(&row.evidence_version).map(|version| version as u32),
             detection: number(&row.detection, "detection")?,
             // Measures of others come on any scale; only what can be a share is taken.
             score: match &row.label_score {
@@ -326,10 +371,26 @@ impl File {
     }
 }
 
+/// Whether this program writes a source like that.
+fn is_source(source: &str) -> bool {
+    matches!(source, "user" | "words" | "read" | "none")
+        || source.starts_with("llm:")
+        || source.starts_with("imported:")
+}
+
 impl FileLabel {
     fn new(id: Id, label: &str) -> Self {
         let label = printable(label);
-        Self { id, dictionary: None, label, description: None, detection: None, score: None }
+        Self {
+            id,
+            dictionary: None,
+            label,
+            description: None,
+            detection: None,
+            score: None,
+            source: None,
+            evidence_version: None,
+        }
     }
 }
 
@@ -430,13 +491,14 @@ fn files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut own = Vec::new();
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let file = entry.map_err(failed)?.path();
-            let formats = [Format::Csv, Format::Tsv, Format::Json, Format::Jsonl];
+            let formats = [Format::Csv, Format::Tsv, Format::Json, Format::Jsonl, Format::Parquet];
             if file.is_file() && Format::of_path(&inner_name(&file)).is_some_and(|format| formats.contains(&format)) {
                 own.push(file);
             }
         }
         if own.is_empty() {
-            let message = format!("{} holds no file of labels (csv, tsv, json, jsonl, also .gz)", path.display());
+            let message =
+                format!("{} holds no file of labels (csv, tsv, json, jsonl, also .gz; parquet)", path.display());
             return Err(Failure::new(ErrorKind::Data, message));
         }
         // `batch-2` before `batch-10`.
@@ -498,6 +560,38 @@ mod tests {
 
     fn latent(latent: u32, label: &str) -> (Id, String) {
         (Id::Latent(latent), label.to_owned())
+    }
+
+    #[test]
+    fn parquet_is_read_as_it_was_exported() {
+        use arrow::array::{ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, UInt32Array};
+        let words = ListArray::from_iter_primitive::<arrow::datatypes::UInt32Type, _, _>([Some(vec![Some(1)]), None]);
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("feature_id", std::sync::Arc::new(UInt32Array::from(vec![7, 8])) as ArrayRef, false),
+            ("label", std::sync::Arc::new(StringArray::from(vec!["a", "b"])), false),
+            ("label_source", std::sync::Arc::new(StringArray::from(vec!["user", "of my own"])), false),
+            ("label_score", std::sync::Arc::new(Float32Array::from(vec![Some(0.77), None])), true),
+            ("evidence_version", std::sync::Arc::new(UInt32Array::from(vec![Some(1), None])), true),
+            ("top_words", std::sync::Arc::new(words), true),
+        ])
+        .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        for place in [&path, &folder.path().to_owned()] {
+            let files = LabelFiles::read(std::slice::from_ref(place), None).unwrap();
+            let [first, second] = &files.labels[..] else { panic!("{files:?}") };
+            assert_eq!((first.id, first.label.as_str(), first.score), (Id::Feature(7), "a", Some(0.77)));
+            assert_eq!((first.source.as_deref(), first.evidence_version), (Some("user"), Some(1)));
+            assert_eq!((second.id, &second.source, second.score), (Id::Feature(8), &None, None));
+            assert!(files.formats.contains("parquet"));
+        }
+        std::fs::write(&path, b"PAR1 and no more").unwrap();
+        let failure = LabelFiles::read(&[path], None).unwrap_err();
+        assert!(failure.wire().exit == 3 && failure.line().contains("a.parquet, damaged Parquet"), "{failure}");
     }
 
     #[test]

@@ -205,7 +205,7 @@ pub enum Precision {
 
 /// The weights of a dictionary: what a training or an import hands over. A vector that the architecture does not need is
 /// empty.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Weights {
     /// Row-major `[latents, input width]`; empty if the decoder is the encoder.
     pub(crate) encoder: Vec<f32>,
@@ -234,7 +234,7 @@ pub(crate) struct Weights {
 
 /// The attention of a temporal dictionary, the layers of each matrix one below the other. The biases of keys are left out:
 /// they add the same to all that a query is compared with, which changes no share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct AttentionWeights {
     /// Row-major `[layers * keys, latents]`, and `[layers * keys]`.
     pub(crate) query: Vec<f32>,

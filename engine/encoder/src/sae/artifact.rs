@@ -45,6 +45,11 @@ const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096", "minilm-l4-span-204
 /// The dictionary that commands take if none is named.
 pub const DEFAULT: &str = SHIPPED[0].0;
 
+/// Whether a dictionary of this name is built in.
+pub(super) fn is_shipped(name: &str) -> bool {
+    SHIPPED.iter().any(|(shipped, ..)| *shipped == name)
+}
+
 /// What `sae.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -295,6 +300,15 @@ impl Sae {
                 Error::new(kind, format!("cannot read dictionary file {}", path.display())).with_source(error)
             })
         };
+        if !dir.exists() {
+            let names: Vec<&str> = SHIPPED.iter().map(|(name, ..)| *name).collect();
+            let message = format!(
+                "dictionary '{}' not found: there is no such folder, and built in are {}",
+                dir.display(),
+                names.join(" and ")
+            );
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         if dir.is_dir() && !dir.join(JSON).exists() {
             let dir = dir.display();
             let message = format!(

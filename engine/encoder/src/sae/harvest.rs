@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::level::Level;
 use half::f16;
@@ -22,6 +23,9 @@ use crate::reader::{BatchStates, Hook, Reader, Site, Token, TokenizedText, Wante
 
 /// Documents in a unit: about 64,000 tokens of ordinary text, 50 MB a hook point.
 pub(crate) const DOCS_PER_UNIT: usize = 512;
+
+/// The file that says what the units were made from.
+const RECIPE: &str = "harvest.json";
 
 /// Where hidden states are taken, and over what they are averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,50 +55,59 @@ struct Recipe {
     hooks: Vec<Tap>,
     input: Vec<PathBuf>,
     text_column: String,
-    /// SHA-256 of each file; harvests of old lack them.
+    /// What the files held, in the order of `input`; empty if an earlier program wrote this.
     #[serde(default)]
-    sha256: Vec<String>,
-    /// As [`HarvestOptions::token_states`].
-    #[serde(default)]
-    token_states: u64,
+    files: Vec<InputFile>,
 }
 
 impl Recipe {
-    /// What this harvest has that `wanted` cannot use, in words; the first thing only.
-    fn differs_from(&self, wanted: &Self) -> Option<String> {
-        let listed =
+    /// What is not as it was, in words; `None` if the states of this are those of `wanted`.
+    fn differs(&self, wanted: &Self) -> Option<String> {
+        let list =
             |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let taps = |hooks: &[Tap]| hooks.iter().map(|hook| hook.tensor()).collect::<Vec<_>>().join(", ");
+        let missing = wanted.hooks.iter().find(|hook| !self.hooks.contains(hook));
         if self.reader != wanted.reader {
-            return Some(format!("of reader {}, not {}", self.reader, wanted.reader));
+            Some(format!("of the reader '{}', not of '{}'", self.reader, wanted.reader))
+        } else if self.input != wanted.input {
+            Some(format!("of the files {}, not of {}", list(&self.input), list(&wanted.input)))
+        } else if self.text_column != wanted.text_column {
+            Some(format!("of the column '{}', not of '{}'", self.text_column, wanted.text_column))
+        } else {
+            missing.map(|hook| {
+                let there: Vec<String> = self.hooks.iter().map(|hook| hook.tensor()).collect();
+                format!("of the hook points {}, not of {}", there.join(", "), hook.tensor())
+            })
         }
-        if self.input != wanted.input {
-            return Some(format!("of the texts of {}, not {}", listed(&self.input), listed(&wanted.input)));
-        }
-        if self.text_column != wanted.text_column {
-            return Some(format!("of the texts of column '{}', not '{}'", self.text_column, wanted.text_column));
-        }
-        let changed = self.sha256.iter().zip(&wanted.sha256).position(|(then, now)| then != now);
-        if let Some(at) = changed {
-            return Some(format!("of {} as it was before it was changed", self.input[at].display()));
-        }
-        if let Some(missing) = wanted.hooks.iter().find(|hook| !self.hooks.contains(hook)) {
-            return Some(format!("at {}, not at {}", taps(&self.hooks), missing.tensor()));
-        }
-        let fewer = self.token_states > 0 && (wanted.token_states == 0 || wanted.token_states > self.token_states);
-        fewer.then(|| format!("of tokens of the first {} only (--token-states)", self.token_states))
     }
 }
 
-/// Without those that come a second time.
-fn distinct(hooks: &[Tap]) -> Vec<Tap> {
-    let mut kept: Vec<Tap> = Vec::with_capacity(hooks.len());
-    for hook in hooks {
-        if !kept.contains(hook) {
-            kept.push(*hook);
+/// What a file of texts held when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct InputFile {
+    bytes: u64,
+    /// When it was last written, microseconds since 1970 UTC; `None` if the file system does not say.
+    modified_micros: Option<u64>,
+    /// Of its content, hexadecimal.
+    sha256: String,
+}
+
+impl InputFile {
+    /// Looks at a file and reads it, unless it is of the size and the time of `known`.
+    fn of(path: &Path, known: Option<&Self>) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error)
+        };
+        let metadata = fs::metadata(path).map_err(failed)?;
+        let since_1970 = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let modified_micros = since_1970.map(|since| since.as_micros() as u64);
+        let bytes = metadata.len();
+        let is_known = |known: &&Self| known.bytes == bytes && known.modified_micros == modified_micros;
+        if let Some(known) = known.filter(is_known).filter(|_| modified_micros.is_some()) {
+            return Ok(known.clone());
         }
+        let sha256 = sha256_of(path).map_err(failed)?;
+        Ok(Self { bytes, modified_micros, sha256 })
     }
-    kept
 }
 
 /// What to harvest.
@@ -110,10 +123,12 @@ pub(crate) struct HarvestOptions<'a> {
 }
 
 /// A finished harvest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Harvest {
     pub(crate) units: Vec<PathBuf>,
     pub(crate) n_tokens: u64,
+    /// SHA-256 of each file of texts, hexadecimal; empty if an earlier program read them.
+    pub(crate) texts: Vec<String>,
 }
 
 /// One unit on disk, its header read.
@@ -127,8 +142,8 @@ pub(crate) struct Unit {
 /// Reads the texts and writes their hidden states to `dir`, or goes on where an earlier run stopped.
 ///
 /// # Errors
-/// [`ErrorKind::Query`] if `dir` holds the harvest of something else, [`ErrorKind::Data`] without a text,
-/// [`ErrorKind::Io`], [`ErrorKind::Cancelled`].
+/// [`ErrorKind::Query`] if `dir` holds the harvest of something else, of files that have changed since, or of too few
+/// states; [`ErrorKind::Data`] without a text, [`ErrorKind::Io`], [`ErrorKind::Cancelled`].
 pub(crate) fn harvest(
     reader: &Reader,
     dir: &Path,
@@ -139,81 +154,129 @@ pub(crate) fn harvest(
         Error::new(ErrorKind::Io, format!("cannot {what} {}", path.display())).with_source(error)
     };
     fs::create_dir_all(dir).map_err(|error| io("make folder", dir, error))?;
-    // Files that cannot be read, or lack the column, are told before anything is written.
+    // Before anything is written: a column that is not there leaves no trace.
     let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
-    let sums = options.input.iter().map(|path| sha256_of(path).map_err(|error| io("read", path, error)));
-    let recipe = Recipe {
+    let mut recipe = Recipe {
         reader: reader.name().to_owned(),
         hooks: distinct(options.hooks),
         input: options.input.to_vec(),
         text_column: options.text_column.to_owned(),
-        sha256: sums.collect::<Result<_>>()?,
-        token_states: options.token_states,
+        files: Vec::new(),
     };
-    let recipe_path = dir.join("harvest.json");
-    let mut hooks = recipe.hooks.clone();
-    match fs::read(&recipe_path) {
-        Ok(bytes) => {
-            let found: Recipe = serde_json::from_slice(&bytes).map_err(|error| {
-                Error::new(ErrorKind::Corrupt, format!("cannot read {}", recipe_path.display())).with_source(error)
-            })?;
-            let is_begun = unit_path(dir, 0).exists();
-            match found.differs_from(&recipe).filter(|_| is_begun) {
-                Some(what) => {
-                    let message = format!(
-                        "{} holds hidden states {what}; remove it or take another folder (--work)",
-                        dir.display()
-                    );
-                    return Err(Error::new(ErrorKind::Query, message));
-                }
-                // Units to come get all hook points that the others have.
-                None if is_begun => hooks = distinct(&found.hooks),
-                None => write_recipe(&recipe_path, &recipe)?,
-            }
-        }
-        Err(_) => write_recipe(&recipe_path, &recipe)?,
+    let found = recipe_in(dir)?;
+    let known = found.as_ref().filter(|found| found.input == recipe.input).map_or(&[][..], |found| &found.files);
+    for (i, path) in options.input.iter().enumerate() {
+        recipe.files.push(InputFile::of(path, known.get(i))?);
     }
+    if let Some(found) = &found {
+        check_found(dir, found, &recipe)?;
+        if found.files.is_empty() {
+            let dir = dir.display();
+            progress.warn(&format!("whether the texts have changed since {dir} was begun is not known"));
+        }
+    }
+    // Units to come get all hook points that the others have.
+    let hooks = found.as_ref().map_or_else(|| recipe.hooks.clone(), |found| distinct(&found.hooks));
+    let files = found.as_ref().map_or(&recipe.files, |found| &found.files);
+    let texts = files.iter().map(|file| file.sha256.clone()).collect();
     let mut points: Vec<Hook> = hooks.iter().map(|tap| tap.hook).collect();
     points.sort_unstable();
     points.dedup();
     let total = (options.tokens > 0).then_some(options.tokens);
     progress.stage("reading training texts", total, "tokens");
-    let mut harvest = Harvest { units: Vec::new(), n_tokens: 0 };
-    let mut n_documents = 0;
+    let mut harvest = Harvest { texts, ..Harvest::default() };
+    let mut n_docs = 0;
     while options.tokens == 0 || harvest.n_tokens < options.tokens {
         let Some(texts) = source.next_turn()? else { break };
-        n_documents += texts.len();
+        n_docs += texts.len();
         let path = unit_path(dir, harvest.units.len());
+        let enough = options.token_states > 0 && harvest.n_tokens >= options.token_states;
         if path.exists() {
-            harvest.n_tokens += Unit::open(&path)?.n_tokens() as u64;
+            let unit = Unit::open(&path)?;
+            let lacks = |hook: &Tap| hook.level == Level::Token && unit.n_samples(*hook) == 0;
+            if !enough && unit.n_tokens() > 0 && recipe.hooks.iter().any(lacks) {
+                let message = format!(
+                    "{} holds token states of the first {1} tokens only, because fewer were asked for then; remove it or take \
+                     another folder, or use those (--token-states {1})",
+                    dir.display(),
+                    harvest.n_tokens
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            harvest.n_tokens += unit.n_tokens() as u64;
         } else {
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
             }
-            let enough = options.token_states > 0 && harvest.n_tokens >= options.token_states;
             let kept: Vec<Tap> = hooks.iter().copied().filter(|hook| !enough || hook.level != Level::Token).collect();
             let (bytes, n_tokens) = read_unit(reader, &texts, &kept, &points)?;
+            if harvest.units.is_empty() && found.is_none() {
+                let json = serde_json::to_vec_pretty(&recipe)
+                    .map_err(|error| Error::new(ErrorKind::Internal, "cannot write recipe").with_source(error))?;
+                super::artifact::write_file(&dir.join(RECIPE), &json)?;
+            }
             super::artifact::write_file(&path, &bytes)?;
             harvest.n_tokens += n_tokens;
         }
         harvest.units.push(path);
         progress.update(harvest.n_tokens, "");
     }
-    progress.finish(&format!("{} tokens of {n_documents} documents", harvest.n_tokens));
+    progress.finish(&format!("{} tokens of {} documents", harvest.n_tokens, n_docs));
     if harvest.n_tokens == 0 {
         return Err(Error::new(ErrorKind::Data, "the input holds no text"));
     }
     Ok(harvest)
 }
 
-fn unit_path(dir: &Path, number: usize) -> PathBuf {
-    dir.join(format!("unit-{number:05}.safetensors"))
+/// `hooks`, each once.
+fn distinct(hooks: &[Tap]) -> Vec<Tap> {
+    let mut seen = Vec::with_capacity(hooks.len());
+    for hook in hooks {
+        if !seen.contains(hook) {
+            seen.push(*hook);
+        }
+    }
+    seen
 }
 
-fn write_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
-    let json = serde_json::to_vec_pretty(recipe)
-        .map_err(|error| Error::new(ErrorKind::Internal, "cannot write recipe").with_source(error))?;
-    super::artifact::write_file(path, &json)
+fn unit_path(dir: &Path, unit: usize) -> PathBuf {
+    dir.join(format!("unit-{unit:05}.safetensors"))
+}
+
+/// What the units of a folder were made from; `None` if there is none yet.
+fn recipe_in(dir: &Path) -> Result<Option<Recipe>> {
+    if !unit_path(dir, 0).exists() {
+        return Ok(None);
+    }
+    let path = dir.join(RECIPE);
+    let bytes = fs::read(&path).map_err(|error| {
+        let message = format!(
+            "{} holds hidden states, but {RECIPE} does not say of what; remove it or take another folder",
+            dir.display()
+        );
+        Error::new(ErrorKind::Query, message).with_source(error)
+    })?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("cannot read {}", path.display())).with_source(error))
+}
+
+/// Refuses states of something else.
+fn check_found(dir: &Path, found: &Recipe, wanted: &Recipe) -> Result<()> {
+    let dir = dir.display();
+    if let Some(differs) = found.differs(wanted) {
+        let message = format!("{dir} holds hidden states {differs}; remove it or take another folder (--work)");
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    let changed = |(found, wanted): (&InputFile, &InputFile)| found.sha256 != wanted.sha256;
+    if let Some(at) = found.files.iter().zip(&wanted.files).position(changed) {
+        let message = format!(
+            "{} has changed since its hidden states were written to {dir}; remove that folder or take another one (--work)",
+            wanted.input[at].display()
+        );
+        return Err(Error::new(ErrorKind::Query, message));
+    }
+    Ok(())
 }
 
 impl Harvest {
@@ -224,7 +287,7 @@ impl Harvest {
     /// [`ErrorKind::NotFound`] if there is no harvest, [`ErrorKind::Query`] if it is of another reader or hook point,
     /// [`ErrorKind::Corrupt`].
     pub(crate) fn open(dir: &Path, reader: &str, hook: Tap, tokens: u64) -> Result<Self> {
-        let path = dir.join("harvest.json");
+        let path = dir.join(RECIPE);
         let bytes = fs::read(&path).map_err(|error| {
             let message = format!("{} holds no hidden states: there is no harvest.json", dir.display());
             Error::new(ErrorKind::NotFound, message).with_source(error)
@@ -241,7 +304,7 @@ impl Harvest {
             );
             return Err(Error::new(ErrorKind::Query, message));
         }
-        let mut harvest = Self { units: Vec::new(), n_tokens: 0 };
+        let mut harvest = Self::default();
         while tokens == 0 || harvest.n_tokens < tokens {
             let path = unit_path(dir, harvest.units.len());
             if !path.exists() {
@@ -450,5 +513,120 @@ impl Unit {
             byte_at += n_bytes;
         }
         Ok(texts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::testing;
+
+    const TOKENS: Tap = Tap { hook: Hook::residual(1), level: Level::Token };
+    const SPANS: Tap = Tap { hook: Hook::residual(1), level: Level::Span };
+
+    #[derive(Default)]
+    struct Heard(Mutex<String>);
+
+    impl Progress for Heard {
+        fn stage(&self, _name: &str, _total: Option<u64>, _unit: &str) {}
+        fn update(&self, _done: u64, _detail: &str) {}
+        fn warn(&self, _message: &str) {}
+        fn finish(&self, summary: &str) {
+            summary.clone_into(&mut self.0.lock().unwrap());
+        }
+    }
+
+    struct Folder {
+        dir: tempfile::TempDir,
+        reader: Reader,
+    }
+
+    impl Folder {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), reader: testing::gemma() }
+        }
+
+        fn input(&self) -> PathBuf {
+            self.dir.path().join("a.jsonl")
+        }
+
+        fn write(&self, n: usize, word: &str) {
+            let line = |i: usize| format!("{{\"text\": \"{word} {}\"}}\n", i % 10);
+            fs::write(self.input(), (0..n).map(line).collect::<String>()).unwrap();
+        }
+
+        fn harvest(&self, column: &str, hooks: &[Tap], token_states: u64) -> Result<(Harvest, String)> {
+            let (input, heard) = ([self.input()], Heard::default());
+            let options = HarvestOptions { input: &input, text_column: column, hooks, tokens: 0, token_states };
+            let harvest = harvest(&self.reader, &self.dir.path().join("work"), &options, &heard)?;
+            Ok((harvest, heard.0.into_inner().unwrap()))
+        }
+
+        fn refused(&self, column: &str, hooks: &[Tap], token_states: u64) -> String {
+            let error = self.harvest(column, hooks, token_states).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Query, "{error}");
+            error.message().to_owned()
+        }
+    }
+
+    #[test]
+    fn states_are_used_again_only_if_the_texts_are_the_same() {
+        let folder = Folder::new();
+        folder.write(3, "tea");
+        // A mistyped column does not stand in the way of the right one.
+        assert_eq!(folder.harvest("txt", &[TOKENS], 0).unwrap_err().kind(), ErrorKind::Data);
+        // A hook point that is named twice is kept once.
+        let (first, heard) = folder.harvest("text", &[TOKENS, TOKENS], 0).unwrap();
+        assert!(first.units.len() == 1 && first.texts.len() == 1 && heard.ends_with(" of 3 documents"), "{heard}");
+        // The same content in a file that was written anew.
+        folder.write(3, "tea");
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+        fs::File::options().write(true).open(folder.input()).unwrap().set_modified(later).unwrap();
+        let (again, heard) = folder.harvest("text", &[TOKENS], 0).unwrap();
+        assert_eq!((again.n_tokens, &again.texts), (first.n_tokens, &first.texts));
+        assert!(heard.ends_with(" of 3 documents"), "{heard}");
+
+        let said = folder.refused("other", &[TOKENS], 0);
+        assert!(said.contains("of the column 'text', not of 'other'"), "{said}");
+        let said = folder.refused("text", &[SPANS], 0);
+        assert!(said.contains("of the hook points l1.token, not of l1.span"), "{said}");
+        folder.write(3, "pea");
+        let said = folder.refused("text", &[TOKENS], 0);
+        assert!(said.contains("a.jsonl has changed since") && said.contains("--work"), "{said}");
+    }
+
+    #[test]
+    fn a_recipe_of_an_earlier_program_is_read() {
+        let folder = Folder::new();
+        folder.write(3, "tea");
+        let (first, _) = folder.harvest("text", &[TOKENS], 0).unwrap();
+        let path = folder.dir.path().join("work").join(RECIPE);
+        let mut recipe: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        recipe.as_object_mut().unwrap().remove("files");
+        let hook = recipe["hooks"][0].clone();
+        recipe["hooks"] = serde_json::json!([hook, hook]);
+        fs::write(&path, recipe.to_string()).unwrap();
+        let (again, _) = folder.harvest("text", &[TOKENS], 0).unwrap();
+        assert_eq!((again.n_tokens, again.texts.len()), (first.n_tokens, 0));
+        fs::remove_file(&path).unwrap();
+        let said = folder.refused("text", &[TOKENS], 0);
+        assert!(said.contains("harvest.json does not say of what"), "{said}");
+    }
+
+    #[test]
+    fn few_token_states_are_not_taken_for_all() {
+        let folder = Folder::new();
+        folder.write(DOCS_PER_UNIT + 8, "tea");
+        let (all, _) = folder.harvest("text", &[TOKENS, SPANS], 10).unwrap();
+        assert_eq!(all.units.len(), 2);
+        // Sentences are all there.
+        assert_eq!(folder.harvest("text", &[SPANS], 0).unwrap().0.n_tokens, all.n_tokens);
+        assert_eq!(folder.harvest("text", &[TOKENS], 5).unwrap().0.n_tokens, all.n_tokens);
+        let kept = Unit::open(&all.units[0]).unwrap().n_tokens();
+        let said = folder.refused("text", &[TOKENS], 0);
+        assert!(said.contains(&format!("of the first {kept} tokens only")), "{said}");
+        assert_eq!(folder.harvest("text", &[TOKENS], kept as u64).unwrap().0.n_tokens, all.n_tokens);
     }
 }

@@ -15,6 +15,7 @@ mod evaluate;
 pub(crate) mod harvest;
 mod import;
 mod method;
+mod name;
 mod neighbours;
 mod pursuit;
 pub(crate) mod random;
@@ -44,6 +45,7 @@ pub(crate) use encode::{EncodeScratch, SparseRows};
 pub use evaluate::{AbsorbedPair, Concept, DensityBin, EvalOptions, EvalReport, LabelledTexts, SimilarPair, evaluate};
 pub use import::{ImportCheck, ImportOptions, ImportReport, import};
 pub use method::TrainMethod;
+pub use name::{check_dictionary_name, check_name};
 pub(crate) use screen::PackedEncoder;
 pub use train::{TrainOptions, TrainReport, train};
 
@@ -102,6 +104,24 @@ pub struct LatentInfo {
 }
 
 impl Sae {
+    /// Whether `other` makes the same features of the same states, whatever they are called.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let (a, b) = (&self.spec, &other.spec);
+        a.reader == b.reader
+            && (a.hook, a.level, a.architecture, a.normalization) == (b.hook, b.level, b.architecture, b.normalization)
+            && self.weights == other.weights
+    }
+
+    /// The dictionary under another name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] for a name that cannot be.
+    pub fn with_name(mut self, name: &str) -> Result<Self> {
+        check_dictionary_name(name)?;
+        name.clone_into(&mut self.spec.name);
+        Ok(self)
+    }
+
     /// Name of the dictionary, e.g. `minilm-l4-token-4096`.
     pub fn name(&self) -> &str {
         &self.spec.name
@@ -236,13 +256,6 @@ impl Sae {
     /// What is known of each latent, in order.
     pub fn latents(&self) -> &[LatentInfo] {
         &self.latents
-    }
-
-    /// The same dictionary under another name.
-    #[must_use]
-    pub fn with_name(mut self, name: String) -> Self {
-        self.spec.name = name;
-        self
     }
 
     /// The same weights with other descriptions, one a latent and in order.

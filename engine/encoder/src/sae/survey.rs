@@ -192,7 +192,18 @@ pub(crate) struct LatentSurvey {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OnWord {
     pub(crate) sum: f32,
+    /// Occurrences of the word with one, each once however many of its tokens have one.
     pub(crate) n: u32,
+    /// The last of them: its document, counted from 1, and its place there.
+    last: (u32, u32),
+}
+
+impl OnWord {
+    fn add(&mut self, activation: f32, occurrence: (u32, u32)) {
+        self.sum += activation;
+        self.n += u32::from(self.last != occurrence);
+        self.last = occurrence;
+    }
 }
 
 /// Everything that was seen.
@@ -570,10 +581,10 @@ impl Survey {
                 places.text_start += u32::from(word == 0);
                 places.text_end += u32::from(tokens.end == encoded.text.tokens.len());
                 places.piece += u32::from(tokens.len() == 1 && text.tokens_of_word(word).len() > 1);
+                // Words are counted by occurrence; of spans each span that holds one is an occurrence.
+                let place = if self.level == Level::Token { word } else { i };
                 for &word in words {
-                    let on = self.pairs.entry((latent, word)).or_default();
-                    on.sum += activation;
-                    on.n += 1;
+                    self.pairs.entry((latent, word)).or_default().add(activation, (document + 1, place as u32));
                 }
             }
         }
@@ -629,6 +640,15 @@ mod tests {
         assert!(forward.iter().eq(&smallest[..10]) && backward.iter().eq(&smallest[..10]));
         forward.offer(10, 0, || None);
         assert_eq!(forward.iter().count(), 10);
+    }
+
+    #[test]
+    fn pieces_of_a_word_are_one_occurrence_of_it() {
+        let mut on = OnWord::default();
+        for occurrence in [(1, 0), (1, 0), (1, 3), (2, 3)] {
+            on.add(0.5, occurrence);
+        }
+        assert_eq!((on.n, on.sum), (3, 2.0));
     }
 
     #[test]

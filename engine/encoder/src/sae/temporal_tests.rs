@@ -260,7 +260,7 @@ fn what_cannot_be_is_refused() {
         );
     }
     // States on disk do not say where windows begin.
-    let (sae, harvest) = (dictionary(1, 4, 12, None, true), Harvest { units: Vec::new(), n_tokens: 0 });
+    let (sae, harvest) = (dictionary(1, 4, 12, None, true), Harvest::default());
     let survey = Survey::of_harvest(&sae, &harvest, Tap::new(sae.hook(), sae.level()), 1, &Silent);
     assert!(survey.err().unwrap().message().contains("give it the texts instead"));
 }

@@ -28,7 +28,7 @@ pub(crate) struct TextSource {
 
 impl TextSource {
     /// Opens the files. `.parquet` is Parquet, `.jsonl`, `.ndjson` and `.json` are one object a line, all else is one
-    /// document a file.
+    /// document a file; tables of other kinds and packed files are refused.
     ///
     /// # Errors
     /// [`ErrorKind::Query`] without a file, [`ErrorKind::NotFound`], [`ErrorKind::Data`] for a file that cannot be read
@@ -102,7 +102,8 @@ pub(crate) fn labelled(path: &Path, text: &str, label: &str) -> Result<impl Iter
 }
 
 fn has_extension(path: &Path, any: &[&str]) -> bool {
-    path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| any.contains(&extension))
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| any.contains(&extension.to_lowercase().as_str()))
 }
 
 fn is_parquet(path: &Path) -> bool {
@@ -113,8 +114,35 @@ fn is_json_lines(path: &Path) -> bool {
     has_extension(path, &["jsonl", "ndjson", "json"])
 }
 
+/// Files that hold no text as they are, though some could be read as one.
+const NO_TEXT: &[&str] = &[
+    "csv", "tsv", "psv", "arrow", "feather", "avro", "orc", "xls", "xlsx", "sqlite", "db", "gz", "bz2", "xz", "zst",
+    "lz4", "zip", "7z", "tar", "tgz", "pdf", "docx",
+];
+
+/// Refuses a file whose name says that it is neither rows that are read here nor a plain text.
+fn check_kind(path: &Path) -> Result<()> {
+    if !has_extension(path, NO_TEXT) {
+        return Ok(());
+    }
+    let shown = path.display();
+    let way_out = if has_extension(path, &["csv", "tsv"]) {
+        format!("; `saequel sql \"SELECT * FROM '{shown}'\" --output texts.parquet` makes one of it")
+    } else if has_extension(path, &["gz", "bz2", "xz", "zst", "lz4", "zip", "7z", "tar", "tgz"]) {
+        "; unpack it first".to_owned()
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "{shown}: expected Parquet (.parquet), JSON lines (.jsonl, .ndjson, .json) or a plain text, one document a \
+         file{way_out}"
+    );
+    Err(Error::new(ErrorKind::Data, message))
+}
+
 /// Opens a file for the texts of `columns`, of which the first holds texts and the others may hold other scalars.
 fn open(path: &Path, columns: &[&str]) -> Result<Rows> {
+    check_kind(path)?;
     let shown = path.display().to_string();
     let file = File::open(path).map_err(|error| {
         let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -126,8 +154,9 @@ fn open(path: &Path, columns: &[&str]) -> Result<Rows> {
     } else if is_json_lines(path) {
         Ok(json_lines(file, shown, columns))
     } else {
-        let text = std::io::read_to_string(file)
-            .map_err(|error| Error::new(ErrorKind::Data, format!("cannot read {shown}")).with_source(error))?;
+        let text = std::io::read_to_string(file).map_err(|error| {
+            Error::new(ErrorKind::Data, format!("cannot read {shown} as a plain text")).with_source(error)
+        })?;
         Ok(Box::new(std::iter::once(Ok(vec![Some(text)]))))
     }
 }
@@ -204,10 +233,14 @@ fn json_lines(file: File, shown: String, columns: Vec<String>) -> Rows {
         let value = match serde_json::from_str::<serde_json::Value>(&line) {
             Ok(value) => value,
             Err(error) => {
-                let message = format!("{} is not JSON", place());
+                let message = format!("{} is not JSON; expected JSON lines, one object a line", place());
                 return Some(Err(Error::new(ErrorKind::Data, message).with_source(error)));
             }
         };
+        if !value.is_object() {
+            let message = format!("{} is no object; expected JSON lines, one object a line", place());
+            return Some(Err(Error::new(ErrorKind::Data, message)));
+        }
         let texts = columns.iter().enumerate().map(|(i, column)| match value.get(column) {
             Some(serde_json::Value::String(text)) => Ok(Some(text.clone())),
             Some(serde_json::Value::Null) => Ok(None),
@@ -240,6 +273,30 @@ mod tests {
         std::fs::write(&a, "{\"text\": \"one\"}\n{\"other\": 1}\n").unwrap();
         let error = TextSource::open(&[a], "text", 2).unwrap().next_turn().unwrap_err();
         assert!(error.message().contains("a.jsonl line 2 has no string 'text'"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let error = TextSource::open(&[path], "text", 2).and_then(|mut source| source.next_turn()).unwrap_err();
+            assert!(error.kind() == ErrorKind::Data && error.message().contains(name), "{error}");
+            error.message().to_owned()
+        };
+        for name in ["a.csv", "a.TSV", "a.jsonl.gz"] {
+            let said = refused(name, b"id,text\n1,one\n");
+            assert!(said.contains("expected Parquet (.parquet), JSON lines (.jsonl"), "{said}");
+        }
+        assert!(refused("a.csv", b"text\none\n").contains("--output texts.parquet"));
+        assert!(refused("a.txt.gz", &[0x1f, 0x8b, 8]).contains("unpack it first"));
+        let said = refused("a.json", b"[{\"text\": \"one\"}]");
+        assert!(said.contains("line 1 is no object; expected JSON lines, one object a line"), "{said}");
+        // The case of a name tells nothing.
+        let path = dir.path().join("A.JSONL");
+        std::fs::write(&path, b"{\"text\": \"one\"}\n").unwrap();
+        assert_eq!(TextSource::open(&[path], "text", 2).unwrap().next_turn().unwrap().unwrap(), ["one"]);
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub struct TrainOptions {
     pub level: Level,
     /// Further hook points to harvest in the same pass, so that other dictionaries can be trained from `work_dir`.
     pub also_harvest: Vec<(Hook, Level)>,
-    /// Name of the dictionary; default `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-4096`, or that of `start`
-    /// with `-tuned`.
+    /// Name of the dictionary, lower-case letters, digits, `-` and `_`, not that of one that is built in; default
+    /// `<reader>-l<layer>-<level>-<width>`, e.g. `minilm-l4-token-1024`, or that of `start` with `-tuned`.
     pub name: Option<String>,
     /// What is trained; default BatchTopK.
     pub method: TrainMethod,
@@ -175,7 +175,11 @@ pub fn train(options: &TrainOptions, progress: &dyn Progress) -> Result<TrainRep
     reader.hook_width(options.hook_point())?;
     let hook = Tap::new(options.hook_point(), options.level);
     let mut hooks = vec![hook];
-    hooks.extend(options.also_harvest.iter().map(|&(hook, level)| Tap::new(hook, level)));
+    for tap in options.also_harvest.iter().map(|&(hook, level)| Tap::new(hook, level)) {
+        if !hooks.contains(&tap) {
+            hooks.push(tap);
+        }
+    }
     let harvest_options = HarvestOptions {
         input: &options.input,
         text_column: &options.text_column,
@@ -213,12 +217,11 @@ fn check(options: &TrainOptions) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Exists, message));
     }
-    if options.output.is_file() {
-        let message = format!("{} is a file; --output names a folder", options.output.display());
-        return Err(Error::new(ErrorKind::Query, message));
+    if options.output.exists() && !options.output.is_dir() {
+        return wrong(format!("{} is no folder; name another --output", options.output.display()));
     }
     if let Some(name) = &options.name {
-        check_name(name)?;
+        super::name::check_new(name)?;
     }
     match options {
         TrainOptions { width, .. } if !(16..=1 << 20).contains(width) => {
@@ -263,15 +266,10 @@ fn check(options: &TrainOptions) -> Result<()> {
 }
 
 fn default_name(options: &TrainOptions) -> String {
-    // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own, as far as names allow.
-    let last = std::path::Path::new(&options.reader).file_name().and_then(|name| name.to_str()).unwrap_or("reader");
-    let reader = match options.reader.as_str() {
-        crate::reader::DEFAULT_READER => "minilm".to_owned(),
-        _ => last.strip_suffix(".gguf").unwrap_or(last).to_lowercase(),
-    };
-    let reader = reader.replace(|c: char| !is_allowed(c), "-");
-    let reader = if reader.starts_with(|c: char| c.is_ascii_lowercase()) { reader } else { format!("reader-{reader}") };
-    let reader = &reader[..reader.len().min(80)];
+    // `all-MiniLM-L6-v2` is `minilm` in a dictionary's name; other readers go by their own.
+    let last = std::path::Path::new(&options.reader).file_name().and_then(|name| name.to_str());
+    let last = last.map(|name| name.strip_suffix(".gguf").unwrap_or(name));
+    let reader = if options.reader == crate::reader::DEFAULT_READER { "minilm" } else { last.unwrap_or("reader") };
     let point = match options.hook_point() {
         hook if hook.site() == Site::Residual => format!("l{}", hook.layer()),
         hook => hook.to_string(),
@@ -280,27 +278,7 @@ fn default_name(options: &TrainOptions) -> String {
         TrainMethod::BatchTopK => String::new(),
         method => format!("-{method}"),
     };
-    let point = point.replace(|c: char| !is_allowed(c), "-");
-    format!("{reader}-{point}-{}-{}{method}", options.level.as_str(), options.width)
-}
-
-/// Whether a name of a dictionary may hold the letter: it becomes a folder's and a part of column names.
-fn is_allowed(letter: char) -> bool {
-    letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_-".contains(letter)
-}
-
-/// Refuses what a database would refuse when the dictionary is added to it.
-fn check_name(name: &str) -> Result<()> {
-    let fits = name.chars().all(is_allowed) && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 120;
-    if fits {
-        return Ok(());
-    }
-    let shown: String = name.chars().take(130).collect();
-    let message = format!(
-        "name {shown:?}: expected lower-case letters, digits, _ and -, beginning with a letter, at most 120 characters; \
-         for example 'reviews-l4-token'"
-    );
-    Err(Error::new(ErrorKind::Query, message))
+    super::name::nearest(&format!("{reader}-{point}-{}-{}{method}", options.level.as_str(), options.width))
 }
 
 /// Trains on the harvest; returns the dictionary, undescribed, and the number of samples seen.
@@ -360,6 +338,10 @@ fn fit(
         "learning_rate": options.learning_rate, "seed": options.seed, "width": options.width, "k": options.k,
         "hook": hook,
     });
+    // Of texts that an earlier program read nothing is known.
+    if !harvest.texts.is_empty() {
+        recipe["texts"] = serde_json::json!(harvest.texts);
+    }
     if standardised {
         recipe["standardised"] = true.into();
     }
@@ -415,7 +397,10 @@ fn fit(
     if trainer.is_finished() {
         trainer.checkpoint(&checkpoint, &recipe)?;
     }
-    progress.finish(&format!("FVU {fvu:.3}, L0 {l0:.1}"));
+    progress.finish(&match fvu.is_nan() {
+        true => format!("all {} steps were done before", trainer.step),
+        false => format!("FVU {fvu:.3}, L0 {l0:.1}"),
+    });
     let n_samples = trainer.step * options.batch as u64;
     let mut training = serde_json::json!({
         "method": options.method.name(), "tokens": harvest.n_tokens, "samples": n_samples,
@@ -568,23 +553,29 @@ mod tests {
         refused(&|o| (o.method, o.tolerance) = (TrainMethod::Itda, Some(1.0)), "from 0 to below 1");
         refused(&|o| (o.method, o.width) = (TrainMethod::MatchingPursuit, 32768), "16384 latents at most");
         refused(&|o| o.k = 33, "expected 1 to 32 for 64 latents");
-        for name in ["", ".", "../x", "a/b", "Ünï \"q\"", "a\nb", "7b", &"x".repeat(121)] {
-            refused(&|o| o.name = Some(name.to_owned()), "expected lower-case letters, digits, _ and -");
-        }
         refused(&|o| o.level = Level::Document, "tokens or spans");
+        for name in ["", ".", "../x", "a/b", "Ünï \"q\"", "a\nb", "7b", &"x".repeat(121)] {
+            refused(&|o| o.name = Some(name.to_owned()), "cannot be the name of a dictionary: use lower-case letters");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        refused(&|o| o.output = file.path().to_owned(), "is no folder; name another --output");
     }
 
     #[test]
     fn names_say_what_is_not_the_default() {
         assert_eq!(default_name(&options(TrainMethod::BatchTopK)), "minilm-l4-token-64");
         assert_eq!(default_name(&options(TrainMethod::Itda)), "minilm-l4-token-64-itda");
+        // What is made can be imported: a name without a dot, and none that every database has.
         let of_reader =
             |reader: &str| default_name(&TrainOptions { reader: reader.into(), ..options(TrainMethod::BatchTopK) });
         assert_eq!(of_reader("models/Qwen2.5-0.5B"), "qwen2-5-0-5b-l4-token-64");
         assert_eq!(of_reader("models/Llama 3.gguf"), "llama-3-l4-token-64");
-        assert_eq!(of_reader("7b"), "reader-7b-l4-token-64");
+        assert_eq!(of_reader("7b"), "sae-7b-l4-token-64");
         for reader in ["models/Qwen2.5-0.5B", "Übersetzer", "7b", &"x".repeat(300)] {
-            assert!(check_name(&of_reader(reader)).is_ok(), "{}", of_reader(reader));
+            assert!(super::super::name::check_new(&of_reader(reader)).is_ok(), "{}", of_reader(reader));
         }
+        let mut large = options(TrainMethod::BatchTopK);
+        large.width = 4096;
+        assert_eq!(default_name(&large), "minilm-l4-token-4096-own");
     }
 }

@@ -19,8 +19,13 @@ const NAME: &str = "SAELens";
 /// # Errors
 /// As [`super::import`].
 pub(super) fn read(place: &Place, scale: Option<f32>) -> Result<Option<Found>> {
-    let (Some(cfg_path), Some(weights)) = (place.has("cfg.json"), place.weights("sae_weights.safetensors")) else {
-        return Ok(None);
+    let Some(weights) = place.weights("sae_weights.safetensors") else { return Ok(None) };
+    let Some(cfg_path) = place.has("cfg.json") else {
+        // Llama Scope R1 names its weights alike.
+        if place.has("config.json").is_some() {
+            return Ok(None);
+        }
+        return Err(refused(NAME, "its cfg.json is missing; put it beside sae_weights.safetensors"));
     };
     let cfg = Config(json(&cfg_path)?);
     let tensors = Tensors::open(&weights)?;

@@ -315,7 +315,11 @@ fn open_zip(path: &Path) -> Result<zip::ZipArchive<BufReader<File>>> {
 
 fn safetensors(path: &Path) -> Result<BTreeMap<String, Entry>> {
     let failed = |error: std::io::Error| {
-        let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        let kind = match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => return damaged(path, "it is empty or cut off".to_owned()),
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
         Error::new(kind, format!("cannot read {}", path.display())).with_source(error)
     };
     let mut file = File::open(path).map_err(failed)?;

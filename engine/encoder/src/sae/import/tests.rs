@@ -338,3 +338,23 @@ fn a_released_name_is_fetched_from_the_hub() {
     assert!(registry::resembling("gpt2-small-res-jb/blocks.8.hook_resid_pre").is_empty());
     assert!(registry::resembling("EleutherAI/sae-pythia-70m-32k/layers.3").is_empty());
 }
+
+#[test]
+fn missing_and_cut_files_are_named() {
+    let from = fixture("saelens");
+    let with = |files: &[(&str, Vec<u8>)]| {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        import(&options(dir.path()), &Silent).unwrap_err()
+    };
+    let (cfg, weights) = ("cfg.json", "sae_weights.safetensors");
+    let read = |name: &str| std::fs::read(from.join(name)).unwrap();
+    let error = with(&[(weights, read(weights))]);
+    assert!(error.kind() == ErrorKind::Query && error.message().contains("its cfg.json is missing"), "{error}");
+    for n_bytes in [0, 4] {
+        let error = with(&[(cfg, read(cfg)), (weights, read(weights)[..n_bytes].to_vec())]);
+        assert!(error.kind() == ErrorKind::Corrupt && error.message().contains("empty or cut off"), "{error}");
+    }
+}
