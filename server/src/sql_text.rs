@@ -3,6 +3,8 @@
 //! Knows just enough of the lexical structure: `'text'`, `E'text with \\ escapes'`, `"identifier"`, `` `identifier` ``,
 //! `$tag$text$tag$`, `-- comment`, `/* nested comment */`. Everything else is the engine's to judge.
 
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+
 /// A text literal.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -11,7 +13,8 @@ pub fn literal(text: &str) -> String {
 /// An identifier, quoted where it must be.
 pub fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && ALL_KEYWORDS.binary_search(&name.to_uppercase().as_str()).is_err();
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
@@ -222,6 +225,9 @@ mod tests {
         assert_eq!(identifier("answers_2"), "answers_2");
         assert_eq!(identifier("Model \"x\""), "\"Model \"\"x\"\"\"");
         assert_eq!(identifier("2nd"), "\"2nd\"");
+        for word in ["group", "order", "null", "true", "current_date", "user", "zone"] {
+            assert_eq!(identifier(word), format!("\"{word}\""));
+        }
     }
 
     #[test]

@@ -83,13 +83,13 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn failed(&self, failure: &Failure) {
         let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
-        self.end(state, Some(failure));
+        self.end(state, Some(failure), false);
     }
 
     /// Only the first call counts.
-    fn end(&self, state: State, failure: Option<&Failure>) {
+    fn end(&self, state: State, failure: Option<&Failure>, truncated: bool) {
         let was_running = self.entry.shown().state == State::Running;
-        let Some(query) = self.entry.end(state, failure) else { return };
+        let Some(query) = self.entry.end(state, failure, truncated) else { return };
         let inner = &self.gate.0;
         if was_running {
             inner.metrics.running.dec();
@@ -119,7 +119,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.end(State::Cancelled, None);
+        self.end(State::Cancelled, None, false);
     }
 }
 
@@ -129,6 +129,7 @@ pub struct Answer {
     pub query_id: String,
     pub(super) schema: SchemaRef,
     pub(super) truncated: bool,
+    pub(super) max_rows: Option<u64>,
     pub(super) messages: mpsc::Receiver<Message>,
     pub(super) task: tokio::task::AbortHandle,
     pub(super) deadline: Pin<Box<tokio::time::Sleep>>,
@@ -154,6 +155,17 @@ impl Answer {
     /// Whether rows were left out because of a limit; known when the stream has ended.
     pub fn truncated(&self) -> bool {
         self.truncated
+    }
+
+    /// Rows that it may have at most; further ones are left out.
+    pub fn max_rows(&self) -> Option<u64> {
+        self.max_rows
+    }
+
+    /// Ends the query, of which nothing more is wanted: that is no cancelling.
+    pub fn enough(mut self) {
+        (self.ended, self.truncated) = (true, true);
+        self.account.end(State::Done, None, true);
     }
 
     /// The query as it stands.
@@ -210,7 +222,7 @@ impl Stream for Answer {
             Message::Batch(batch) => Poll::Ready(Some(Ok(batch))),
             Message::Done { truncated } => {
                 (self.ended, self.truncated) = (true, truncated);
-                self.account.end(State::Done, None);
+                self.account.end(State::Done, None, truncated);
                 Poll::Ready(None)
             }
             Message::Failed(failure) => {
@@ -228,6 +240,6 @@ impl Stream for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.task.abort();
-        self.account.end(State::Cancelled, None);
+        self.account.end(State::Cancelled, None, false);
     }
 }

@@ -112,10 +112,16 @@ pub(super) async fn index(headers: HeaderMap) -> Response {
         ("/version", "what runs"),
     ];
     if accept::prefers_html(&headers) {
-        let item = |(path, what): &(&str, &str)| format!("<li><a href=\"{path}\">{path}</a> {what}</li>\n");
+        let item = |(path, what): &(&str, &str)| {
+            // A link is followed with GET, which needs a statement.
+            let link = if *path == "/v1/sql" { "/v1/sql?format=table&amp;q=SHOW+CORPORA" } else { *path };
+            format!("<li><a href=\"{link}\">{path}</a> {what}</li>\n")
+        };
         let items: String = places.iter().map(item).collect();
         return Html(format!(
             "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>saequel</title>\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <style>:root {{ color-scheme: light dark }} body {{ font-family: sans-serif; margin: 1rem }}</style>\n\
              <h1>saequel {}</h1>\n<ul>\n{items}</ul>\n</html>\n",
             env!("CARGO_PKG_VERSION")
         ))

@@ -88,7 +88,8 @@ pub(super) async fn ask(gate: &Gate, visitor: &Visitor, statement: &str, limits:
             let slice = batch.slice(start, SLICE.min(batch.num_rows() - start));
             for row in values(&schema, &slice)? {
                 if !kept.push(row, limits, &mut chars) {
-                    return Ok(kept); // dropping the answer ends the query
+                    answer.enough();
+                    return Ok(kept);
                 }
             }
         }
