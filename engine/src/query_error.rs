@@ -65,7 +65,9 @@ fn classify(error: &DataFusionError, position: &mut Option<(u64, u64)>) -> (Erro
         DataFusionError::Plan(message) => plan(message),
         DataFusionError::SchemaError(source, _) => (ErrorKind::Query, schema_message(source)),
         DataFusionError::Configuration(message) => (ErrorKind::Query, lowered(message)),
-        DataFusionError::NotImplemented(message) => (ErrorKind::Query, format!("not supported: {}", without_tree(message))),
+        DataFusionError::NotImplemented(message) => {
+            (ErrorKind::Query, format!("not supported: {}", without_tree(message)))
+        }
         DataFusionError::Execution(message) => (ErrorKind::Data, lowered(message)),
         DataFusionError::ResourcesExhausted(message) => {
             (ErrorKind::Resources, format!("out of query memory or spill space: {}", lowered(message)))

@@ -12,8 +12,8 @@ use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::DataType;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
+    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
@@ -267,12 +267,10 @@ fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {
         ScalarValue::Float64(Some(number)) if number.is_finite() => number_literal(format!("{number:?}")),
         number if number.data_type().is_integer() => number_literal(number.to_string()),
         // It shows itself with its type.
-        decimal if decimal.data_type().is_decimal() => {
-            match decimal.cast_to(&DataType::Utf8).map_err(Error::from)? {
-                ScalarValue::Utf8(Some(digits)) => number_literal(digits),
-                other => return Err(Error::new(ErrorKind::Internal, format!("parameter {id}: a decimal is {other}"))),
-            }
-        }
+        decimal if decimal.data_type().is_decimal() => match decimal.cast_to(&DataType::Utf8).map_err(Error::from)? {
+            ScalarValue::Utf8(Some(digits)) => number_literal(digits),
+            other => return Err(Error::new(ErrorKind::Internal, format!("parameter {id}: a decimal is {other}"))),
+        },
         other => {
             let message = format!(
                 "parameter {id}: expected a string, a number or a boolean for a table function, got {}",

@@ -13,7 +13,9 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
     let Expr::SimilarTo { negated, expr: text, pattern, escape_char } = expr else { return Ok(()) };
     let refuse = |message: String| Err(Error::new(ErrorKind::Query, format!("SIMILAR TO: {message}")));
     let Some(pattern) = literal(pattern) else {
-        return refuse(format!("expected a pattern in quotes, got {pattern}; ~ takes a regular expression of any kind"));
+        return refuse(format!(
+            "expected a pattern in quotes, got {pattern}; ~ takes a regular expression of any kind"
+        ));
     };
     let escape = match escape_char.as_ref().map(|escape| &escape.value) {
         None => Some('\\'),

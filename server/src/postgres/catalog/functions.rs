@@ -20,11 +20,11 @@ use datafusion::logical_expr::{
 };
 use datafusion_pg_catalog::pg_catalog::quote_ident_udf;
 
+use self::values::{bounds, format, moment_type, or_empty, size_pretty, timezone};
 use super::super::types::shown_as;
 use super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC, Relation, own_oid, schema_oid};
 use super::tables::{OWNER, OWNER_OID, fixed};
 use super::{State, settings};
-use self::values::{bounds, format, moment_type, or_empty, size_pretty, timezone};
 use crate::postgres::settings::SERVER_VERSION;
 
 /// What one function gives for some rows.

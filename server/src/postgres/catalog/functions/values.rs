@@ -41,8 +41,7 @@ pub(super) fn timezone(call: &Call<'_>) -> Result<ArrayRef> {
         };
         let zone = match known {
             Some((last, zone)) if last == name => zone,
-            _ => zone_of(name)
-                .ok_or_else(|| DataFusionError::Plan(format!("time zone \"{name}\" not recognized")))?,
+            _ => zone_of(name).ok_or_else(|| DataFusionError::Plan(format!("time zone \"{name}\" not recognized")))?,
         };
         known = Some((name, zone));
         let out = || DataFusionError::Execution(format!("timezone: {micros} microseconds are out of range"));

@@ -29,8 +29,7 @@ fn in_place(query: &mut Query) -> Option<()> {
     if grouped || select.distinct.is_some() || select.having.is_some() {
         return None;
     }
-    let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
-        select.projection.as_slice()
+    let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] = select.projection.as_slice()
     else {
         return None;
     };

@@ -10,9 +10,10 @@ use super::expressions::{folded, number, parts};
 
 /// Puts the numbers of tables of `pg_catalog` where a select asks for them; whether it does.
 pub(super) fn numbered(select: &mut Select) -> bool {
-    let factors = select.from.iter().flat_map(|from| {
-        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
-    });
+    let factors = select
+        .from
+        .iter()
+        .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
     let tables: HashMap<String, i32> = factors
         .filter_map(|factor| {
             let TableFactor::Table { name, alias, args: None, .. } = factor else { return None };

@@ -124,7 +124,9 @@ mod tests {
         ] {
             assert_eq!(told(sql), expected);
         }
-        for sql in ["SELECT a, b, 1, 2 FROM t", "SELECT *, a + 1 AS b FROM t ORDER BY b", "SELECT a.x, (SELECT 1) FROM a"] {
+        for sql in
+            ["SELECT a, b, 1, 2 FROM t", "SELECT *, a + 1 AS b FROM t ORDER BY b", "SELECT a.x, (SELECT 1) FROM a"]
+        {
             assert_eq!(told(sql), sql);
         }
         assert_eq!((shown_name("tz\u{1f}2"), shown_name("tz")), ("tz", "tz"));
