@@ -546,7 +546,9 @@ def test_what_happens_to_rows_that_are_there_or_broken(writing):
     told = error(answer)
     assert status == 422 and "the body" in told["message"] and "datafusion" not in told["message"], told
     _, _, answer = writing.http(path + "&on_bad_row=set_aside", broken, headers=headers)
-    report = json.loads(answer)["report"]
+    job = json.loads(answer)
+    assert job["documents"] == job["documents_total"], job
+    report = job["report"]
     assert report["set_aside"] == 1 and len(report["set_aside_places"]) == 1, report
     assert report["set_aside_places"][0].startswith("the body, "), report
 

@@ -212,8 +212,8 @@ def test_columns_may_have_names_of_sql(tmp_path):
     path = tmp_path / "words.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows_))
     db = tmp_path / "words.saequel"
-    saequel(db, "import", path, "--corpus", "table", "--text", "answer")
-    result = call(over_stdio(db), "describe_corpus", {"corpus": "table"})
+    saequel(db, "import", path, "--corpus", "words", "--text", "answer")
+    result = call(over_stdio(db), "describe_corpus", {"corpus": "words"})
     assert not result.is_error, result.content[0].text
     values = {column["name"]: column.get("values") for column in result.structured_content["columns"]}
     assert {name: values[name] for name in names} == {name: f"'{name} 0' (2), '{name} 1' (2)" for name in names}

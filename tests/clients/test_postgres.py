@@ -950,6 +950,7 @@ def test_decimals_as_parameters(connection, binary_):
         assert connection.execute(f"SELECT {mark} AS v", (value,), prepare=True).fetchone()[0] == value
     found = connection.execute(f"SELECT count(*) AS n FROM retrieve('answers', 'an apology', k => {mark})", (decimal.Decimal(3),))
     assert found.fetchone() == (3,)
+    connection.execute(f"SELECT count(*) AS n FROM correlate('answers', min_lift => {mark})", (decimal.Decimal("1.5"),))
 
 
 def test_columns_may_have_the_same_name(server, connection):

@@ -1,6 +1,6 @@
 //! Columns of a result that have the same name: PostgreSQL allows them, and the engine does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, Statement};
 
@@ -40,16 +40,24 @@ fn in_body(body: &mut SetExpr) -> bool {
 fn in_select(select: &mut Select) -> bool {
     let is_all = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     let beside_all = select.projection.iter().any(is_all);
+    // Columns of two tables may have one name, if both say of which they are.
+    let bare: HashSet<String> =
+        select.projection.iter().filter_map(name_of).filter(|name| name.table.is_none()).map(|name| name.key).collect();
+    let key = |name: &Name| match &name.table {
+        Some(table) if !bare.contains(&name.key) => format!("{table}.{}", name.key),
+        _ => name.key.clone(),
+    };
     let mut times: HashMap<String, usize> = HashMap::new();
     for name in select.projection.iter().filter_map(name_of) {
-        *times.entry(name.key).or_default() += 1;
+        *times.entry(key(&name)).or_default() += 1;
     }
     let (mut changed, mut seen) = (false, HashMap::<String, usize>::new());
     for item in &mut select.projection {
         let Some(name) = name_of(item) else { continue };
-        let at = seen.entry(name.key.clone()).or_default();
+        let key = key(&name);
+        let at = seen.entry(key.clone()).or_default();
         *at += 1;
-        let repeated = times.get(&name.key).is_some_and(|times| *times > 1);
+        let repeated = times.get(&key).is_some_and(|times| *times > 1);
         // The first keeps the name by which it may be sorted. What has none is called as PostgreSQL calls it.
         let is_told = match item {
             SelectItem::UnnamedExpr(_) if name.is_column => (beside_all && *at > 0) || (repeated && *at > 1),
@@ -73,6 +81,8 @@ struct Name {
     /// The same for columns that the engine would call alike.
     key: String,
     shown: String,
+    /// Of which table it says to be.
+    table: Option<String>,
     is_column: bool,
 }
 
@@ -81,7 +91,7 @@ fn name_of(item: &SelectItem) -> Option<Name> {
         SelectItem::UnnamedExpr(expr) => expr,
         SelectItem::ExprWithAlias { alias, .. } => {
             let shown = folded(alias);
-            return Some(Name { key: format!("\"{shown}"), shown, is_column: false });
+            return Some(Name { key: format!("\"{shown}"), shown, table: None, is_column: false });
         }
         _ => return None,
     };
@@ -90,16 +100,22 @@ fn name_of(item: &SelectItem) -> Option<Name> {
     while let Expr::Cast { expr, .. } | Expr::Nested(expr) = inner {
         inner = expr;
     }
-    let shown = match inner {
-        Expr::Identifier(ident) => folded(ident),
-        Expr::CompoundIdentifier(idents) => folded(idents.last()?),
+    let (shown, table) = match inner {
+        Expr::Identifier(ident) => (folded(ident), None),
+        Expr::CompoundIdentifier(idents) => {
+            let (last, tables) = idents.split_last()?;
+            (folded(last), Some(tables.iter().map(folded).collect::<Vec<_>>().join(".")))
+        }
         Expr::Function(function) => {
             let shown = parts(&function.name).pop().unwrap_or_default();
-            return Some(Name { key: inner.to_string(), shown, is_column: false });
+            return Some(Name { key: inner.to_string(), shown, table: None, is_column: false });
         }
-        other => return Some(Name { key: other.to_string(), shown: "?column?".to_owned(), is_column: false }),
+        other => {
+            let shown = "?column?".to_owned();
+            return Some(Name { key: other.to_string(), shown, table: None, is_column: false });
+        }
     };
-    Some(Name { key: format!("\"{shown}"), shown, is_column: true })
+    Some(Name { key: format!("\"{shown}"), shown, table, is_column: true })
 }
 
 #[cfg(test)]
@@ -119,6 +135,7 @@ mod tests {
             ("SELECT tz, tz::date FROM t", "SELECT tz, tz::DATE AS \"tz#2\" FROM t"),
             ("SELECT t.tz, tz FROM t", "SELECT t.tz, tz AS \"tz#2\" FROM t"),
             ("SELECT *, doc_id FROM t ORDER BY doc_id", "SELECT *, doc_id AS \"doc_id#1\" FROM t ORDER BY doc_id"),
+            ("SELECT t.x, u.x, t.x FROM t, u", "SELECT t.x, u.x, t.x AS \"x#2\" FROM t, u"),
             ("SELECT 1 AS a, 2 AS a", "SELECT 1 AS a, 2 AS \"a#2\""),
             ("SELECT max(a), max(a) FROM t", "SELECT max(a) AS \"max#1\", max(a) AS \"max#2\" FROM t"),
         ] {
