@@ -907,7 +907,7 @@ def test_stopping(database):
 
 
 def test_literals_are_read_as_postgresql_reads_them(connection):
-    one = lambda sql, *values: connection.execute(sql, values).fetchone()
+    one = lambda sql: connection.execute(sql).fetchone()
     assert one(r"SELECT '\x00ff'::bytea AS b, CAST('ab' AS bytea) AS c") == (b"\x00\xff", b"ab")
     long = decimal.Decimal("12345678901234567890.123")
     assert one(f"SELECT {long}::numeric AS a, '-1.50'::numeric AS b") == (long, decimal.Decimal("-1.50"))
