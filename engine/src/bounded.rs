@@ -8,13 +8,15 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, TimeUnit};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ExpressionPlacement, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature,
 };
 use datafusion::prelude::{Expr, SessionContext};
+
+use crate::error::{Error, ErrorKind};
 
 /// Bytes that a call may make of one batch of rows.
 const MAX_BYTES: u64 = 64 << 20;
@@ -129,9 +131,11 @@ impl ScalarUDFImpl for Bounded {
         let wanted = size(self.growth, &args.args, rows)?;
         if wanted > limit {
             let (name, what) = (self.name(), if limit == MAX_STEPS { "steps" } else { "bytes" });
-            return Err(DataFusionError::ResourcesExhausted(format!(
-                "{name} would take {wanted} {what} for {rows} rows at once, more than {limit}; ask for less"
-            )));
+            let message = format!(
+                "{name} would take {wanted} {what} for {rows} rows at once; a function may take {limit}, whatever memory \
+                 there is: ask for less at once"
+            );
+            return Err(Error::new(ErrorKind::Resources, message).into());
         }
         self.inner.invoke_with_args(args)
     }

@@ -43,6 +43,8 @@ pub struct Caller {
     pub memory_limit_bytes: Option<usize>,
     /// Name under which the schema `main` is shown (`public` for PostgreSQL's clients); both are understood.
     pub main_schema: &'static str,
+    /// What the door calls the statement, so that it has one id; `None`: it is counted.
+    pub query_id: Option<String>,
     /// What the door adds.
     pub extension: Option<Arc<dyn SessionExtension>>,
 }
@@ -58,6 +60,7 @@ impl Default for Caller {
             sees_all_queries: true,
             memory_limit_bytes: None,
             main_schema: crate::namespace::MAIN,
+            query_id: None,
             extension: None,
         }
     }

@@ -12,10 +12,24 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The encoder's error with conversions from and to those of queries.
 pub struct Error(saequel_encoder::Error);
 
+/// Bytes of a message beyond which it is cut: some repeat what was written, which may have no end.
+const LONGEST: usize = 8_000;
+/// Characters of both ends that are kept then.
+const KEPT: (usize, usize) = (2_000, 1_000);
+
+fn shortened(message: String) -> String {
+    if message.len() <= LONGEST {
+        return message;
+    }
+    let start: String = message.chars().take(KEPT.0).collect();
+    let end = message.char_indices().rev().nth(KEPT.1 - 1).map_or(0, |(at, _)| at);
+    format!("{start} ... {}", &message[end.max(start.len())..])
+}
+
 impl Error {
-    /// An error of `kind` that says `message`: lowercase, no full stop.
+    /// An error of `kind` that says `message`: lowercase, no full stop. A very long one is cut in its middle.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(saequel_encoder::Error::new(kind, message))
+        Self(saequel_encoder::Error::new(kind, shortened(message.into())))
     }
 
     /// The same with the error that caused it.
@@ -132,6 +146,14 @@ pub(crate) fn did_you_mean<'a>(wanted: &str, names: impl IntoIterator<Item = &'a
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_has_an_end() {
+        let error = Error::new(ErrorKind::Query, format!("column '{}' not found; see here", "ü".repeat(100_000)));
+        let message = error.message();
+        assert!(message.starts_with("column 'üü") && message.ends_with("ü' not found; see here"), "{}", &message[..50]);
+        assert_eq!(message.chars().count(), 3_005);
+    }
 
     #[test]
     fn full_disk_is_found_below_other_errors() {

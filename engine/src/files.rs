@@ -41,7 +41,8 @@ pub(crate) fn is_file_name(name: &str) -> bool {
 pub(crate) fn allowed_path(name: &str, options: &EngineOptions, database: &Path) -> Result<PathBuf> {
     let denied = || {
         let message = format!(
-            "file '{name}': statements may read only the database folder and the folders allowed when it was opened"
+            "file '{name}': statements read files of the folders that were allowed when the database was opened \
+             (--allow-dir) and of the database folder, but nothing that the database itself keeps there"
         );
         Error::new(ErrorKind::Denied, message)
     };

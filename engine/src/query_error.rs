@@ -65,7 +65,9 @@ fn classify(error: &DataFusionError, position: &mut Option<(u64, u64)>) -> (Erro
         DataFusionError::Plan(message) => plan(message),
         DataFusionError::SchemaError(source, _) => (ErrorKind::Query, schema_message(source)),
         DataFusionError::Configuration(message) => (ErrorKind::Query, lowered(message)),
-        DataFusionError::NotImplemented(message) => (ErrorKind::Query, format!("not supported: {}", lowered(message))),
+        DataFusionError::NotImplemented(message) => {
+            (ErrorKind::Query, format!("not supported: {}", without_tree(message)))
+        }
         DataFusionError::Execution(message) => (ErrorKind::Data, lowered(message)),
         DataFusionError::ResourcesExhausted(message) => {
             (ErrorKind::Resources, format!("out of query memory or spill space: {}", lowered(message)))
@@ -119,11 +121,22 @@ fn arrow(error: &ArrowError, position: &mut Option<(u64, u64)>) -> (ErrorKind, S
             (ErrorKind::Internal, error.to_string())
         }
         ArrowError::CastError(message) if message.starts_with("Cannot cast string '") => {
-            let hint =
-                "; beside a column of text a number is written in quotes, and try_cast gives null for other text";
+            let hint = "; try_cast gives null for such text. Where no cast was written, a column of text stands beside a \
+                        value of that type: write the value in quotes";
             (ErrorKind::Data, format!("{}{hint}", lowered(message)))
         }
         other => (ErrorKind::Data, lowered(&other.to_string())),
+    }
+}
+
+/// The message without the parser's tree, of which the kind is told.
+fn without_tree(message: &str) -> String {
+    match message.split_once("nsupported ast node in sqltorel: ") {
+        Some((_, tree)) => {
+            let kind = tree.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            format!("an expression of the kind {kind}")
+        }
+        None => lowered(message),
     }
 }
 
@@ -302,7 +315,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Query);
         assert_eq!(error.message(), "regular expression '\\mhere': unrecognized escape sequence");
         let cast = ArrowError::CastError("Cannot cast string 'a1' to value of Int64 type".to_owned());
-        assert!(Error::from(DataFusionError::from(cast)).message().contains("a number is written in quotes"));
+        assert!(Error::from(DataFusionError::from(cast)).message().contains("try_cast gives null"));
+        let tree = "Unsupported ast node in sqltorel: Collate { expr: Identifier(Ident { value: \"a\" }) }";
+        let error = Error::from(DataFusionError::NotImplemented(tree.to_owned()));
+        assert_eq!(error.message(), "not supported: an expression of the kind Collate");
     }
 
     #[test]

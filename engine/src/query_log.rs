@@ -29,6 +29,8 @@ const MAX_CHARS: usize = 2000;
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
     pub(crate) id: u64,
+    /// What it is called: by the door that it came in, else its number.
+    pub(crate) name: String,
     /// Name of who asked.
     pub(crate) caller: String,
     pub(crate) statement: String,
@@ -65,9 +67,11 @@ impl QueryLog {
             log.1.pop_front();
         }
         let statement = statement.trim().chars().take(MAX_CHARS).collect();
+        let name = caller.query_id.clone().unwrap_or_else(|| id.to_string());
         let caller = caller.name.clone();
         log.1.push_back(Query {
             id,
+            name,
             caller,
             statement,
             state: "running",
@@ -170,6 +174,10 @@ mod tests {
         assert!(queries.iter().all(|query| query.millis.is_some()));
         drop(log.begin(&me, "dropped"));
         assert_eq!(log.queries(&me)[0].state, "cancelled");
+        assert_eq!(log.queries(&me)[0].name, (CAPACITY + 2).to_string());
+        let named = Caller { query_id: Some("mine".into()), ..Caller::default() };
+        drop(log.begin(&named, "named"));
+        assert_eq!(log.queries(&me)[0].name, "mine");
         let other = Caller { name: "other".into(), sees_all_queries: false, ..Caller::default() };
         assert!(log.queries(&other).is_empty());
         drop(log.begin(&other, "own"));

@@ -210,7 +210,7 @@ async fn jobs(picture: &Picture) -> Result<Columns> {
 fn queries(picture: &Picture) -> Columns {
     let queries = picture.engine.inner.sql.queries.queries(&picture.caller);
     vec![
-        ("query_id", Arc::new(queries.iter().map(|query| Some(query.id)).collect::<UInt64Array>())),
+        ("query_id", strings(queries.iter().map(|query| Some(query.name.as_str())))),
         ("caller", strings(queries.iter().map(|query| Some(query.caller.as_str())))),
         ("statement", strings(queries.iter().map(|query| Some(query.statement.as_str())))),
         ("state", strings(queries.iter().map(|query| Some(query.state)))),

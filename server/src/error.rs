@@ -179,6 +179,7 @@ impl Failure {
                 Some("start it with `saequel serve --write`")
             }
             ErrorKind::Internal => Some("this is a mistake in saequel; please report it with the statement"),
+            ErrorKind::Resources if self.error.message().ends_with("ask for less at once") => None,
             ErrorKind::Resources => Some("raise --memory, or ask for less with WHERE or LIMIT"),
             // A file that the message names need not be of a database.
             ErrorKind::Corrupt if self.error.message().ends_with("put it there again") => None,
@@ -208,7 +209,10 @@ fn refined(kind: ErrorKind, message: &str) -> Option<&'static str> {
     let begins = |starts: &[&str]| starts.iter().any(|start| lower.starts_with(start));
     Some(match kind {
         ErrorKind::Query if begins(&["not supported: "]) => "0A000",
-        ErrorKind::Query if begins(&["function '", "table function '"]) => "42883",
+        ErrorKind::Query if begins(&["relation \""]) && has(&["does not exist"]) => "42P01",
+        ErrorKind::Query if begins(&["type \"", "role \"", "unrecognized configuration parameter"]) => "42704",
+        ErrorKind::Query if has(&["is not a variable which can be viewed"]) => "42704",
+        ErrorKind::Query if begins(&["function '", "function \"", "table function '"]) => "42883",
         ErrorKind::Query if has(&["no function matches", "failed to coerce arguments"]) => "42883",
         ErrorKind::Query if begins(&["column '"]) && has(&["is in several tables"]) => "42702",
         ErrorKind::Query if begins(&["column '", "no field named"]) && has(&["not found", "no field"]) => "42703",
@@ -327,6 +331,8 @@ mod tests {
             (Query, "column 'id' is in several tables: write table.id", "42702"),
             (Query, "line 1, column 8: function 'activaton' not found; did you mean 'activation'?", "42883"),
             (Query, "table function 'nope' not found", "42883"),
+            (Query, "relation \"nosuch\" does not exist", "42P01"),
+            (Query, "unrecognized configuration parameter \"nosuch\"", "42704"),
             (Query, "not supported: unnest of a map", "0A000"),
             (Query, "no value was given for parameter $1", "42P02"),
             (Query, "line 1, column 8: column in SELECT must be in GROUP BY or an aggregate function", "42803"),

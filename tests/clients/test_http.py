@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import pathlib
+import re
 import socket
 import subprocess
 import threading
@@ -211,6 +212,40 @@ def test_truncation_comes_as_a_trailer_where_it_comes_late(server):
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, rest = answer.partition(b"\r\n\r\n")
     assert b"trailer: x-truncated" in head and rest.endswith(b"\r\n0\r\nx-truncated: true\r\n\r\n")
+
+
+def test_truncation_shows_without_trailers(server):
+    statement = "SELECT value FROM generate_series(1, 300000)"
+    for name in ("csv", "json", "jsonl", "arrow"):
+        _, headers, _ = server.http(f"/v1/sql?format={name}&max_rows=100000", statement)
+        assert (headers["x-max-rows"], headers["x-truncated"]) == ("100000", None), name
+        _, headers, _ = server.http(f"/v1/sql?format={name}&max_rows=100000&wait_end_of_query=1", statement)
+        assert (headers["x-max-rows"], headers["x-truncated"]) == ("100000", "true"), name
+    assert server.http("/v1/sql", statement)[1]["x-max-rows"] is None
+    query = json.loads(server.http("/v1/queries?max_rows=2", statement)[2])
+    assert until(lambda: json.loads(server.http(query["status_url"])[2])["state"] == "done") is None
+    assert json.loads(server.http(query["status_url"])[2])["truncated"]
+    assert server.http(query["results_url"])[1]["x-truncated"] == "true"
+
+
+def test_a_query_has_one_id(server):
+    server.http("/v1/sql?query_id=one-id-1", "SELECT 4711")
+    assert server.sql("SELECT query_id FROM saequel.queries WHERE statement = 'SELECT 4711'") == [{"query_id": "one-id-1"}]
+
+
+def test_limits_name_their_options(server):
+    hint = error(server.http("/v1/sql", b" " * 3_000_000)[2])["hint"]
+    assert "--max-body" in hint
+    told = error(server.http("/v1/sql", "SELECT repeat('x', 100000000)")[2])
+    assert "whatever memory there is" in told["message"] and "hint" not in told
+
+
+def test_the_page_of_links(server):
+    _, headers, page = server.http("/", headers={"Accept": "text/html"})
+    page = page.decode()
+    assert headers["content-type"].startswith("text/html") and "viewport" in page and "color-scheme" in page
+    for link in re.findall('href="([^"]+)"', page):
+        assert server.http(link.replace("&amp;", "&"))[0] == 200, link
 
 
 def test_a_get_never_writes(guarded, tokens):
@@ -511,7 +546,9 @@ def test_what_happens_to_rows_that_are_there_or_broken(writing):
     told = error(answer)
     assert status == 422 and "the body" in told["message"] and "datafusion" not in told["message"], told
     _, _, answer = writing.http(path + "&on_bad_row=set_aside", broken, headers=headers)
-    report = json.loads(answer)["report"]
+    job = json.loads(answer)
+    assert job["documents"] == job["documents_total"], job
+    report = job["report"]
     assert report["set_aside"] == 1 and len(report["set_aside_places"]) == 1, report
     assert report["set_aside_places"][0].startswith("the body, "), report
 

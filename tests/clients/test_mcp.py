@@ -206,6 +206,28 @@ def test_what_models_get_wrong_is_understood(server):
     assert len(rows(call(over_http(server), "diff", loose))) == 3
 
 
+def test_columns_may_have_names_of_sql(tmp_path):
+    names = ["group", "order", "null", "true", "current_date"]
+    rows_ = [{"answer": f"Text number {i}.", **{name: f"{name} {i % 2}" for name in names}} for i in range(4)]
+    path = tmp_path / "words.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    db = tmp_path / "words.saequel"
+    saequel(db, "import", path, "--corpus", "words", "--text", "answer")
+    result = call(over_stdio(db), "describe_corpus", {"corpus": "words"})
+    assert not result.is_error, result.content[0].text
+    values = {column["name"]: column.get("values") for column in result.structured_content["columns"]}
+    assert {name: values[name] for name in names} == {name: f"'{name} 0' (2), '{name} 1' (2)" for name in names}
+
+
+def test_an_answer_that_is_cut_is_done(server):
+    count = lambda outcome: float(re.search(
+        rf'saequel_queries_total{{door="mcp",outcome="{outcome}"}} (\S+)', server.http("/metrics")[2].decode())[1])
+    done, cancelled = count("done"), count("cancelled")
+    long = "SELECT value, repeat('ab', 10000) AS long FROM generate_series(1, 1000)"
+    assert call(over_http(server), "query", {"sql": long, "limit": 1000}).structured_content["truncated"]
+    assert (count("done"), count("cancelled")) == (done + 1, cancelled)
+
+
 def test_answers_are_cut_and_say_so(server):
     async def work(client):
         async def ask(**arguments):

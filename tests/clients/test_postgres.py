@@ -901,3 +901,94 @@ def test_stopping(database):
     assert rows == [(3000000,)]
     with pytest.raises(psycopg.errors.AdminShutdown):
         idle.execute("SELECT 1")
+
+
+# What PostgreSQL reads otherwise than the engine
+
+
+def test_literals_are_read_as_postgresql_reads_them(connection):
+    one = lambda sql: connection.execute(sql).fetchone()
+    assert one(r"SELECT '\x00ff'::bytea AS b, CAST('ab' AS bytea) AS c") == (b"\x00\xff", b"ab")
+    long = decimal.Decimal("12345678901234567890.123")
+    assert one(f"SELECT {long}::numeric AS a, '-1.50'::numeric AS b") == (long, decimal.Decimal("-1.50"))
+    assert str(one("SELECT '-1.50'::numeric AS b")[0]) == "-1.50"
+    assert one("SELECT 2^10 AS a, 3 * 2 ^ 3 + 1 AS b, 2 ^ -1 AS c") == (1024.0, 25.0, 0.5)
+    assert one("SELECT 'abc' SIMILAR TO 'a%' AS a, 'abc' SIMILAR TO 'b' AS b") == (True, False)
+
+
+def test_moments_have_a_time_zone(server, connection):
+    for expression in ("now()", "'2024-01-01 12:00:00+01'::timestamptz", "current_timestamp"):
+        cursor = connection.execute(f"SELECT {expression} AS t")
+        assert cursor.description[0].type_code == 1184 and cursor.fetchone()[0].tzinfo, expression
+    connection.execute("SET TimeZone TO 'Asia/Tokyo'")
+    found = connection.execute("SELECT '2024-01-01 12:00:00+01'::timestamptz AS t").fetchone()[0]
+    assert found == datetime.datetime(2024, 1, 1, 11, tzinfo=datetime.timezone.utc)
+    now = connection.execute("SELECT now() AS t").fetchone()[0]
+    assert abs(now - datetime.datetime.now(datetime.timezone.utc)) < datetime.timedelta(minutes=1)
+    clock = "SELECT '2024-07-01 23:30:00Z'::timestamptz AT TIME ZONE 'Europe/Berlin' AS t"
+    cursor = connection.execute(clock)
+    assert cursor.description[0].type_code == 1114 and cursor.fetchone()[0] == datetime.datetime(2024, 7, 2, 1, 30)
+    back = "SELECT TIMESTAMP '2024-07-02 01:30:00' AT TIME ZONE 'Europe/Berlin' AS t"
+    assert connection.execute(back).fetchone()[0] == datetime.datetime(2024, 7, 1, 23, 30, tzinfo=datetime.timezone.utc)
+    with pytest.raises(psycopg.Error, match="time zone"):
+        connection.execute("SELECT now() AT TIME ZONE 'Europe/Nowhere' AS t")
+
+
+@pytest.mark.parametrize("binary_", [False, True])
+def test_decimals_as_parameters(connection, binary_):
+    table = "(SELECT CAST('1.10' AS DECIMAL(10, 2)) AS price, CAST(0.1 AS DOUBLE) AS share) t"
+    mark = "%b" if binary_ else "%t"
+    ask_ = lambda condition, value: connection.execute(
+        f"SELECT count(*) AS n FROM {table} WHERE {condition}", (decimal.Decimal(value),)).fetchone()[0]
+    for condition, value, n in [
+        (f"price = {mark}", "1.10", 1), (f"price = {mark}", "1.1", 1), (f"price < {mark}", "1.100000000000000001", 1),
+        (f"price > {mark}", "1.1", 0), (f"share = {mark}", "0.1", 1), (f"share < {mark}", "1E-7", 0),
+    ]:
+        assert ask_(condition, value) == n, (condition, value)
+    for value in ("1.10", "-12345678901234567890.5", "12", "0", "1E-7"):
+        value = decimal.Decimal(value)
+        assert connection.execute(f"SELECT {mark} AS v", (value,), prepare=True).fetchone()[0] == value
+    found = connection.execute(f"SELECT count(*) AS n FROM retrieve('answers', 'an apology', k => {mark})", (decimal.Decimal(3),))
+    assert found.fetchone() == (3,)
+    connection.execute(f"SELECT count(*) AS n FROM correlate('answers', min_lift => {mark})", (decimal.Decimal("1.5"),))
+
+
+def test_columns_may_have_the_same_name(server, connection):
+    names = lambda sql: [column.name for column in connection.execute(sql).description]
+    assert names("SELECT doc_id, doc_id::text FROM answers LIMIT 1") == ["doc_id", "doc_id"]
+    assert names("SELECT 1, 1") == ["?column?", "?column?"]
+    assert names("SELECT *, doc_id FROM answers ORDER BY doc_id LIMIT 1")[-1] == "doc_id"
+    assert names("SELECT 1 AS a, 2 AS a UNION ALL SELECT 3, 3") == ["a", "a"]
+    row = connection.execute("SELECT *, doc_id FROM answers LIMIT 1")
+    named = [column.name for column in row.description]
+    values = row.fetchone()
+    assert values[named.index("doc_id")] == values[-1]
+    out, _ = psql(server, "COPY (SELECT 1 AS a, 2 AS a) TO STDOUT WITH (FORMAT csv, HEADER)")
+    assert out.splitlines() == ["a,a", "1,2"]
+
+
+def test_arrays_of_a_query(connection):
+    ids = [row[0] for row in connection.execute("SELECT doc_id FROM answers ORDER BY doc_id").fetchall()]
+    one = lambda sql: connection.execute(sql).fetchone()[0]
+    assert one("SELECT ARRAY(SELECT doc_id FROM answers ORDER BY doc_id DESC) AS a") == ids[::-1]
+    assert one("SELECT ARRAY(SELECT doc_id FROM answers ORDER BY 1 LIMIT 2) AS a") == ids[:2]
+    assert one("SELECT ARRAY(SELECT doc_id FROM answers WHERE false) AS a") == []
+
+
+def test_names_that_are_not_there_have_their_sqlstate(server, connection):
+    for sql, sqlstate in [("SELECT 'nosuch'::regclass AS c", "42P01"), ("SHOW nosuch", "42704"),
+                          ("SELECT current_setting('nosuch') AS s", "42704")]:
+        with pytest.raises(psycopg.Error) as failed:
+            connection.execute(sql)
+        assert failed.value.sqlstate == sqlstate, sql
+    _, notice = psql(server, "SET search_path = saequel, public")
+    assert "found without their schema in public alone" in notice
+    assert psql(server, "SET search_path = public")[1] == ""
+
+
+def test_explain_takes_its_options_or_says_which(connection):
+    plan = lambda options: str(connection.execute(f"EXPLAIN ({options}) SELECT doc_id FROM answers").fetchall())
+    assert "metrics" in plan("ANALYZE") and "metrics" not in plan("ANALYZE false") and "metrics" in plan("ANALYZE, VERBOSE on")
+    for options in ("FORMAT JSON", "NONSENSE 3", "ANALYZE maybe"):
+        with pytest.raises(psycopg.Error, match="expected"):
+            plan(options)

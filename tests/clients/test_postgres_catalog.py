@@ -63,6 +63,11 @@ def test_psql_lists_other_things(server):
     assert psql(server, r"\dv") == ""
     assert psql(server, r"\di") == ""
     assert "integer" in psql(server, r"\dT int4")
+    assert "{NULL}" not in psql(server, r"\du")
+    for command in (r"\dd", r"\dL", r"\dX", r"\dAc", r"\deu"):
+        psql(server, command)
+    assert psql(server, r"\sf diff").startswith("-- diff: ")
+    assert psql(server, "SELECT format('%s: %I = %L%%', 1, 'My Table', 'it''s') AS f").strip() == "1: \"My Table\" = 'it''s'%"
     assert psql(server, r"\conninfo").startswith("You are connected")
     for command in (r"\dt+", r"\d+ answers", r"\df+ diff", r"\dn+", r"\l+", r"\dp", r"\ds", r"\dm", r"\db", r"\dx", r"\det", r"\dRp"):
         psql(server, command)

@@ -101,7 +101,8 @@ impl Columnar {
             let renamed = options.rename.iter().find(|(from, _)| from == field.name());
             let stored = renamed.map_or_else(|| storable_name(field.name()), |(_, to)| to.clone());
             if fields.iter().any(|other| *other.name() == stored) {
-                let message = format!("{name}: two columns are called '{stored}'; give one another name with --rename");
+                let how = if options.shown_as.is_some() { "" } else { " with --rename" };
+                let message = format!("{name}: two columns are called '{stored}'; give one another name{how}");
                 return Err(Error::new(ErrorKind::Data, message));
             }
             fields.push(Field::new(stored, storable_type(field.data_type()), true));

@@ -238,7 +238,7 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
         None if options.text_columns.is_empty() && options.reads_nothing() => {
             columns.iter().filter(|(column, _)| column == "text").map(|(column, _)| column.clone()).collect()
         }
-        None if options.text_columns.is_empty() => vec![only_text(name, &columns, options.key.as_deref())?],
+        None if options.text_columns.is_empty() => vec![only_text(name, &columns, options)?],
         None => options.text_columns.clone(),
     };
     let key = match corpus {
@@ -250,13 +250,17 @@ pub(super) fn roles(opened: &Opened, options: &ImportOptions, corpus: Option<&Co
     };
     for (what, option, column) in text_columns
         .iter()
-        .map(|column| ("text column", "--text", column))
-        .chain(key.iter().map(|k| ("key", "--key", k)))
-        .chain(chat.iter().flat_map(|chat| &chat.columns).map(|(_, column)| ("conversation", "--chat", column)))
+        .map(|column| ("text column", "text", column))
+        .chain(key.iter().map(|k| ("key", "key", k)))
+        .chain(chat.iter().flat_map(|chat| &chat.columns).map(|(_, column)| ("conversation", "chat", column)))
     {
         if !named(column) {
+            let mut columns = columns.clone();
+            if option == "key" && opened.left_out.iter().any(|column| column == schema::DOC_ID) {
+                columns.push((schema::DOC_ID.to_owned(), None)); // left out only because another key was asked for
+            }
             let way_out = match corpus {
-                None => format!("name one of them ({option})"),
+                None => format!("name one of them ({})", written_option(options, option)),
                 Some(_) if options.shown_as.is_some() => "the corpus needs it: give one of them that name".to_owned(),
                 Some(_) => format!("the corpus needs it: give one of them that name (--rename OLD={column})"),
             };
@@ -303,6 +307,11 @@ fn check_conversation(chat: &ChatColumns, text_columns: &[String], options: &Imp
     Ok(())
 }
 
+/// An option as whoever imports writes it: a parameter of a request, or an option of the command.
+fn written_option(options: &ImportOptions, option: &str) -> String {
+    if options.shown_as.is_some() { option.to_owned() } else { format!("--{option}") }
+}
+
 /// Columns that a message lists.
 const LISTED: usize = 20;
 
@@ -334,7 +343,8 @@ pub(super) fn check_column(source: &str, column: &str, key: Option<&str>) -> Res
     }
 }
 
-fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&str>) -> Result<String> {
+fn only_text(name: &str, columns: &[(String, Option<DataType>)], options: &ImportOptions) -> Result<String> {
+    let (key, option) = (options.key.as_deref(), written_option(options, "text"));
     if columns.iter().any(|(column, _)| column == "text") {
         return Ok("text".to_owned());
     }
@@ -349,12 +359,12 @@ fn only_text(name: &str, columns: &[(String, Option<DataType>)], key: Option<&st
         [] => {
             let all: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
             let message =
-                format!("{name}: no column holds text; name one to read (--text), there are: {}", all.join(", "));
+                format!("{name}: no column holds text; name one to read ({option}), there are: {}", all.join(", "));
             Err(Error::new(ErrorKind::Query, message))
         }
         several => {
             let message =
-                format!("{name}: several columns hold text; name those to read (--text): {}", several.join(", "));
+                format!("{name}: several columns hold text; name those to read ({option}): {}", several.join(", "));
             Err(Error::new(ErrorKind::Query, message))
         }
     }

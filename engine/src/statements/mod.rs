@@ -9,6 +9,7 @@ mod grammar;
 pub(crate) mod rewrite;
 mod run;
 pub(crate) mod set;
+mod similar;
 pub(crate) mod walk;
 
 use std::sync::Arc;
@@ -180,6 +181,10 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
     if next.token == Token::EOF {
         return Ok(());
     }
+    // An expression that nests too deep is taken for none at all, and is left over.
+    if parser.parse_expr() == Err(ParserError::RecursionLimitExceeded) {
+        return Err(syntax(ParserError::RecursionLimitExceeded));
+    }
     let start = next.span.start;
     let message = format!("line {}, column {}: unexpected '{}'; {otherwise}", start.line, start.column, next.token);
     Err(Error::new(ErrorKind::Query, message))
@@ -187,6 +192,13 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
 
 /// A parser's error as ours.
 pub(crate) fn syntax(error: ParserError) -> Error {
+    if error == ParserError::RecursionLimitExceeded {
+        let message = format!(
+            "the statement nests too deep: expected at most about {RECURSION_LIMIT} expressions or queries within each \
+             other; cut it into several statements"
+        );
+        return Error::new(ErrorKind::Query, message);
+    }
     Error::new(ErrorKind::Query, parser_message(&error.to_string()))
 }
 
@@ -208,9 +220,10 @@ fn is_space_or_semicolon(token: &TokenWithSpan) -> bool {
 fn classify(mut statement: ast::Statement) -> Result<Statement> {
     let refuse = |message: &str| Err(Error::new(ErrorKind::Query, message));
     match &mut statement {
-        ast::Statement::Explain { statement: inner, .. } => match inner.as_mut() {
+        ast::Statement::Explain { statement: inner, analyze, verbose, options, .. } => match inner.as_mut() {
             ast::Statement::Query(query) => {
                 reads_only(query)?;
+                explain_options(options.take().unwrap_or_default(), analyze, verbose)?;
                 Ok(Statement::Query(Box::new(statement)))
             }
             other => refuse(&format!("EXPLAIN: expected a query, got {}", first_words(other))),
@@ -239,6 +252,33 @@ fn classify(mut statement: ast::Statement) -> Result<Statement> {
         ast::Statement::Drop { .. } => refuse("use DROP CORPUS name, DROP CONCEPT name or DROP DICTIONARY name"),
         other => refuse(&format!("not supported: {}", first_words(other))),
     }
+}
+
+/// `EXPLAIN (ANALYZE, VERBOSE off, ...)`
+fn explain_options(options: Vec<ast::UtilityOption>, analyze: &mut bool, verbose: &mut bool) -> Result<()> {
+    for option in options {
+        let name = option.name.value.to_uppercase();
+        let value = option.arg.as_ref().map(ToString::to_string).unwrap_or_default();
+        let known = match name.as_str() {
+            "ANALYZE" => Some(&mut *analyze),
+            "VERBOSE" => Some(&mut *verbose),
+            "FORMAT" if value.eq_ignore_ascii_case("text") => continue,
+            _ => None,
+        };
+        let Some(flag) = known else {
+            let message = format!("EXPLAIN: expected ANALYZE, VERBOSE or FORMAT TEXT in parentheses, got {option}");
+            return Err(Error::new(ErrorKind::Query, message));
+        };
+        *flag = match value.trim_matches('\'').to_lowercase().as_str() {
+            "" | "true" | "on" | "1" => true,
+            "false" | "off" | "0" => false,
+            _ => {
+                let message = format!("EXPLAIN: expected true or false after {name}, got {value}");
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+        };
+    }
+    Ok(())
 }
 
 /// A query may hold `INSERT`, `UPDATE` or `DELETE` as its body or in a CTE (`WITH x AS (DELETE ...)`), and `SELECT INTO`.

@@ -4,19 +4,21 @@
 //!   *name* is `answers as of version 3`, aliased to `answers`. Done on the tokens, since sqlparser's general dialect has
 //!   no time travel; [`VersionedName`] reads the name back.
 //! - `f(a, name => value)` and `:=` of a table function: `f(a, named_argument('name', value))`.
+//! - `SIMILAR TO` and `(struct).field[1]` (see [`super::similar`]).
 //! - a bare name or a subquery as an argument of a table function: its text as a string, so that
 //!   `diff(answers, (SELECT * FROM others))` works as `diff('answers', 'SELECT * FROM others')` does.
 
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::datatypes::DataType;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, Statement, TableAlias, TableFactor, Value,
+    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::walk::{Node, walk};
-use super::{is_name, is_word};
+use super::{is_name, is_word, similar};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::AsOf;
 
@@ -141,8 +143,30 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
             table_arguments(name, &mut arguments.args)
         }
         Node::Table(TableFactor::Function { name, args, .. }) => table_arguments(name, args),
+        Node::Expr(expr) => expression(expr),
         _ => Ok(()),
     })
+}
+
+fn expression(expr: &mut Expr) -> Result<()> {
+    match expr {
+        Expr::SimilarTo { .. } => similar::rewrite(expr),
+        Expr::Collate { collation, .. } => {
+            let message = format!("COLLATE {collation}: texts are compared by their bytes here; leave it away");
+            Err(Error::new(ErrorKind::Query, message))
+        }
+        // `(features).ids[1]` is `features['ids'][1]`.
+        Expr::CompoundFieldAccess { root, access_chain } if matches!(root.as_ref(), Expr::Nested(_)) => {
+            for access in access_chain {
+                if let AccessExpr::Dot(Expr::Identifier(field)) = access {
+                    let index = string(plain_ident(field));
+                    *access = AccessExpr::Subscript(Subscript::Index { index });
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name without its version, as an alias.
@@ -241,9 +265,12 @@ fn literal(id: &str, value: &ScalarValue) -> Result<Expr> {
         // `{:?}` writes 2.0, where `{}` would make an integer of it.
         ScalarValue::Float32(Some(number)) if number.is_finite() => number_literal(format!("{number:?}")),
         ScalarValue::Float64(Some(number)) if number.is_finite() => number_literal(format!("{number:?}")),
-        number if number.data_type().is_integer() || number.data_type().is_decimal() => {
-            number_literal(number.to_string())
-        }
+        number if number.data_type().is_integer() => number_literal(number.to_string()),
+        // It shows itself with its type.
+        decimal if decimal.data_type().is_decimal() => match decimal.cast_to(&DataType::Utf8).map_err(Error::from)? {
+            ScalarValue::Utf8(Some(digits)) => number_literal(digits),
+            other => return Err(Error::new(ErrorKind::Internal, format!("parameter {id}: a decimal is {other}"))),
+        },
         other => {
             let message = format!(
                 "parameter {id}: expected a string, a number or a boolean for a table function, got {}",

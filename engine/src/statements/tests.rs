@@ -123,7 +123,11 @@ fn one_statement_at_a_time() {
     assert!(refused("SELECT 1 +").contains("expected: an expression"));
     assert!(refused("SELECT 'open").contains("unterminated"));
     let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
-    assert!(refused(&deep).contains("recursion"));
+    assert!(refused(&deep).contains("nests too deep"));
+    for (open, close) in [("NOT ", ""), ("CASE WHEN a THEN ", " END")] {
+        let deep = format!("SELECT {}1{}", open.repeat(5_000), close.repeat(5_000));
+        assert!(refused(&deep).contains("nests too deep"), "{}", refused(&deep));
+    }
 }
 
 #[test]

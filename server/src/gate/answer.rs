@@ -83,13 +83,13 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn failed(&self, failure: &Failure) {
         let state = if failure.kind() == ErrorKind::Cancelled { State::Cancelled } else { State::Failed };
-        self.end(state, Some(failure));
+        self.end(state, Some(failure), false);
     }
 
     /// Only the first call counts.
-    fn end(&self, state: State, failure: Option<&Failure>) {
+    fn end(&self, state: State, failure: Option<&Failure>, truncated: bool) {
         let was_running = self.entry.shown().state == State::Running;
-        let Some(query) = self.entry.end(state, failure) else { return };
+        let Some(query) = self.entry.end(state, failure, truncated) else { return };
         let inner = &self.gate.0;
         if was_running {
             inner.metrics.running.dec();
@@ -119,7 +119,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.end(State::Cancelled, None);
+        self.end(State::Cancelled, None, false);
     }
 }
 
@@ -157,14 +157,15 @@ impl Answer {
         self.max_rows
     }
 
-    /// Ends a query of which enough was read.
-    pub fn enough(self) {
-        self.account.end(State::Done, None);
-    }
-
     /// Whether rows were left out because of a limit; known when the stream has ended.
     pub fn truncated(&self) -> bool {
         self.truncated
+    }
+
+    /// Ends the query, of which nothing more is wanted: that is no cancelling.
+    pub fn enough(mut self) {
+        (self.ended, self.truncated) = (true, true);
+        self.account.end(State::Done, None, true);
     }
 
     /// The query as it stands.
@@ -221,7 +222,7 @@ impl Stream for Answer {
             Message::Batch(batch) => Poll::Ready(Some(Ok(batch))),
             Message::Done { truncated } => {
                 (self.ended, self.truncated) = (true, truncated);
-                self.account.end(State::Done, None);
+                self.account.end(State::Done, None, truncated);
                 Poll::Ready(None)
             }
             Message::Failed(failure) => {
@@ -239,6 +240,6 @@ impl Stream for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.task.abort();
-        self.account.end(State::Cancelled, None);
+        self.account.end(State::Cancelled, None, false);
     }
 }

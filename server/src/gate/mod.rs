@@ -408,6 +408,7 @@ impl Gate {
         };
         let account = Arc::new(account);
         let query_id = account.entry.shown().query_id;
+        let caller = Arc::new(Caller { query_id: Some(query_id.clone()), ..Caller::clone(&caller) });
         let timeout = ask.timeout.map_or(inner.options.timeout, |wanted| wanted.min(inner.options.timeout));
         let max_rows = [ask.max_rows, inner.options.max_rows].into_iter().flatten().min();
         let turn = match self.turn(visitor, deadline, &account.entry).await {

@@ -62,6 +62,9 @@ pub struct QueryInfo {
     pub elapsed_ms: f64,
     /// Rows sent.
     pub rows: u64,
+    /// Whether rows were left out because of a limit, once it is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<bool>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -89,7 +92,7 @@ impl Entry {
     }
 
     /// Notes the end, once; returns the query as it ended, or nothing if it had ended.
-    pub(super) fn end(&self, state: State, failure: Option<&Failure>) -> Option<QueryInfo> {
+    pub(super) fn end(&self, state: State, failure: Option<&Failure>, truncated: bool) -> Option<QueryInfo> {
         let mut info = self.info();
         if !matches!(info.state, State::Waiting | State::Running) {
             return None;
@@ -97,6 +100,7 @@ impl Entry {
         info.state = state;
         info.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
         info.rows = self.rows.load(Ordering::Relaxed);
+        info.truncated = (state == State::Done).then_some(truncated);
         info.error = failure.map(|failure| failure.line().chars().take(MAX_ERROR_CHARS).collect());
         info.sqlstate = failure.map(|failure| failure.sqlstate().to_owned());
         Some(info.clone())
@@ -158,6 +162,7 @@ impl Registry {
             started: Utc::now(),
             elapsed_ms: 0.0,
             rows: 0,
+            truncated: None,
             error: None,
             sqlstate: None,
         };
@@ -241,7 +246,7 @@ mod tests {
         assert!(registry.list(&limited).is_empty() && registry.get(&limited, "only").is_err());
         // What has ended is forgotten, what runs is not.
         for i in 0..2 * REMEMBERED {
-            add(&format!("n{i}"), &other).unwrap().end(State::Done, None);
+            add(&format!("n{i}"), &other).unwrap().end(State::Done, None, false);
         }
         assert!(registry.all().len() <= REMEMBERED + 1);
         assert!(registry.get(&one, "q").is_ok());

@@ -136,6 +136,7 @@ fn broken(error: &dyn std::fmt::Display) -> Problem {
 fn too_large(limit: u64) -> Problem {
     Failure::usage(format!("request: the body is larger than {limit} bytes (after decompression)"))
         .shown_as(TOO_LARGE)
+        .hint("send less, or start the server with a larger --max-body (of an import: --max-import)")
         .into()
 }
 

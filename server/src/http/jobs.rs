@@ -140,6 +140,9 @@ impl Job {
         if matches!(status.state, Stands::Waiting | Stands::Running) {
             status.elapsed_ms = self.began.elapsed().as_secs_f64() * 1000.0;
             status.documents = self.documents.load(Ordering::Relaxed);
+            // A total that was estimated, or that leaves out rows which are set aside.
+            let documents = status.documents;
+            status.documents_total = status.documents_total.map(|total| total.max(documents));
         }
         status
     }
@@ -157,6 +160,7 @@ impl Job {
             Ok(report) => {
                 status.state = Stands::Done;
                 status.documents = report.read;
+                status.documents_total = Some(report.read); // no estimate any more
                 status.report = Some(report.clone().into());
                 self.gate.metrics().documents.inc_by(report.written + report.updated);
                 self.gate.metrics().tokens.inc_by(report.n_tokens);
@@ -485,6 +489,7 @@ fn note(gate: &Gate, visitor: &Visitor, status: &JobStatus) {
         started: status.started,
         elapsed_ms: status.elapsed_ms,
         rows: status.documents,
+        truncated: None,
         error: status.error.as_ref().map(|error| error.message().to_owned()),
         sqlstate: status.error.as_ref().map(|error| error.sqlstate().to_owned()),
     });

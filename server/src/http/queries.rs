@@ -192,7 +192,7 @@ pub(super) async fn results(
     let values = url_values(url.as_deref(), &["format"])?;
     let format = format(values.first().map(|(_, value)| value.as_str()), &headers)?;
     let spooled = http.kept.results(&visitor.principal, &query_id)?;
-    query::respond(spooled.chunks(format), Some(spooled.truncated), format, &query_id).await
+    query::respond(spooled.known(), spooled.chunks(format), format, &query_id).await
 }
 
 /// Follow a query

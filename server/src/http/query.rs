@@ -23,7 +23,7 @@ use crate::output::{About, Format, ResultWriter, table::Layout, writer};
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// Whether rows were left out because of a limit: a header where it is known in time, else a trailer.
 const TRUNCATED: HeaderName = HeaderName::from_static("x-truncated");
-/// The limit in force: a client that reads no trailers knows that a result with as many rows may have had more.
+/// The limit, if there is one. A trailer reaches few clients; rows as many as this are known to all.
 const MAX_ROWS: HeaderName = HeaderName::from_static("x-max-rows");
 
 /// A piece of a result. All but the last one before the end have at least [`CHUNK_BYTES`].
@@ -34,6 +34,15 @@ pub(super) enum Chunk {
 
 /// The pieces of a result in its format.
 pub(super) type Chunks = BoxStream<'static, Result<Chunk>>;
+
+/// What is known of a result before its first byte.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Rows that it has at most.
+    pub(super) max_rows: Option<u64>,
+    /// Whether rows were left out, if the query has ended.
+    pub(super) truncated: Option<bool>,
+}
 
 /// The query of a request, with an id that is known whatever happens.
 pub(super) fn ask(request: SqlRequest) -> Result<(Ask, String, Wishes), Problem> {
@@ -57,27 +66,21 @@ pub(super) async fn answer(gate: &Gate, visitor: &Visitor, request: SqlRequest) 
     let (ask, query_id, wishes) = ask(request)?;
     let made = async {
         let answer = gate.run(visitor, ask).await?;
-        let max_rows = answer.max_rows();
         if wishes.wait_end_of_query {
             let spooled = Spooled::take(answer).await?;
-            return Ok((spooled.chunks(wishes.format), Some(spooled.truncated), max_rows));
+            return Ok((spooled.known(), spooled.chunks(wishes.format)));
         }
-        Ok((chunks(Written::start(answer, wishes.format)?), None, max_rows))
+        let known = Known { max_rows: answer.max_rows(), truncated: None };
+        Ok((known, chunks(Written::start(answer, wishes.format)?)))
     };
-    let (chunks, truncated, max_rows) =
-        made.await.map_err(|failure: Failure| Problem::from(failure).of_query(Some(&query_id)))?;
-    let mut response = respond(chunks, truncated, wishes.format, &query_id).await?;
-    if let Some(max_rows) = max_rows {
-        response.headers_mut().insert(MAX_ROWS, max_rows.into());
-    }
-    Ok(response)
+    let (known, chunks) = made.await.map_err(|failure: Failure| Problem::from(failure).of_query(Some(&query_id)))?;
+    respond(known, chunks, wishes.format, &query_id).await
 }
 
-/// Sends a result; what goes wrong before the first bytes is an error with its status. `truncated` is known of a result that
-/// is there already.
+/// Sends a result; what goes wrong before the first bytes is an error with its status.
 pub(super) async fn respond(
+    known: Known,
     mut chunks: Chunks,
-    truncated: Option<bool>,
     format: Format,
     query_id: &str,
 ) -> Result<Response, Problem> {
@@ -110,14 +113,18 @@ pub(super) async fn respond(
             let first = stream::once(async move { Ok(Frame::data(first)) });
             let rest = frames(chunks, format, query_id.to_owned());
             let mut response = Body::new(StreamBody::new(first.chain(rest))).into_response();
-            match truncated {
-                Some(truncated) => response.headers_mut().insert(TRUNCATED, truth(truncated)),
-                None => response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-truncated")),
+            let headers = response.headers_mut();
+            match known.truncated {
+                Some(truncated) => headers.insert(TRUNCATED, truth(truncated)),
+                None => headers.insert(header::TRAILER, HeaderValue::from_static("x-truncated")),
             };
             response
         }
     };
     let headers = response.headers_mut();
+    if let Some(max_rows) = known.max_rows {
+        headers.insert(MAX_ROWS, max_rows.into());
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     put_query_id(headers, query_id);
     Ok(response)

@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use saequel_engine::ErrorKind;
 use tokio::sync::mpsc;
 
-use super::query::{CHUNK_BYTES, Chunk, Chunks};
+use super::query::{CHUNK_BYTES, Chunk, Chunks, Known};
 use crate::error::{Failure, Result, io_failure};
 use crate::gate::{Answer, QueryInfo};
 use crate::output::{About, Format, table::Layout, writer};
@@ -32,6 +32,8 @@ pub(super) struct Spooled {
     pub(super) bytes: u64,
     /// Whether rows were left out because of a limit.
     pub(super) truncated: bool,
+    /// Rows that it has at most.
+    max_rows: Option<u64>,
     /// The query when it had ended.
     pub(super) info: QueryInfo,
 }
@@ -53,7 +55,13 @@ impl Spooled {
         drop(sender);
         let (file, bytes) =
             writing.await.map_err(|_| Failure::new(ErrorKind::Internal, "the result could not be written"))??;
-        Ok(Self { file: Arc::new(file), bytes, truncated: answer.truncated(), info: answer.info() })
+        let (truncated, max_rows) = (answer.truncated(), answer.max_rows());
+        Ok(Self { file: Arc::new(file), bytes, truncated, max_rows, info: answer.info() })
+    }
+
+    /// What can be said of it before it is sent.
+    pub(super) fn known(&self) -> Known {
+        Known { max_rows: self.max_rows, truncated: Some(self.truncated) }
     }
 
     /// The result in a format.

@@ -25,6 +25,7 @@ use datafusion::prelude::SessionContext;
 use saequel_engine::{SessionExtension, functions as documented};
 
 use self::relations::{INFORMATION_SCHEMA, PG_CATALOG, Relations, oid};
+pub(super) use self::rewrite::shown_name;
 use super::settings::SessionSettings;
 use crate::error::Failure;
 use crate::gate::Gate;
@@ -70,6 +71,16 @@ impl SessionExtension for Extension {
         };
         // Ours has more columns than DataFusion's, which would be taken instead.
         state.config_mut().options_mut().catalog.information_schema = false;
+        // `timestamptz` and `now()` have a zone, as clients expect: without it they would take the moment for local time.
+        state.config_mut().options_mut().execution.time_zone = Some("UTC".to_owned());
+        let zoned: Vec<_> = state
+            .scalar_functions()
+            .values()
+            .filter_map(|function| function.inner().with_updated_config(state.config_options()))
+            .collect();
+        for function in zoned {
+            state.register_udf(Arc::new(function))?;
+        }
         let seen = Arc::new(State {
             user: self.user.clone(),
             settings: Arc::clone(&self.settings),

@@ -1,6 +1,6 @@
 //! Values of parameters, from text or binary to what the engine takes.
 
-use arrow::datatypes::{DataType, IntervalMonthDayNano};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use bytes::{Buf, Bytes};
 use datafusion::common::ScalarValue;
 use pgwire::api::Type;
@@ -45,17 +45,35 @@ impl Parameter {
     /// A null of its type; nothing where that type has none.
     pub(super) fn null(&self) -> Option<ScalarValue> {
         let own = taken_as(&self.shown);
-        let data_type = if self.by_client { own.or_else(|| self.wanted.clone()) } else { self.wanted.clone().or(own) };
+        let data_type = match &self.wanted {
+            // A `numeric` may be of any type, which is told by what it is compared with.
+            Some(fraction) if self.by_client && self.shown == Type::NUMERIC && fraction.is_floating() => {
+                Some(DataType::Float64)
+            }
+            wanted if self.by_client => own.or_else(|| wanted.clone()),
+            wanted => wanted.clone().or(own),
+        };
         ScalarValue::try_from(&data_type.unwrap_or(DataType::Utf8)).ok()
     }
 
-    /// A whole number that the client calls `numeric` as the fraction that [`Self::null`] is; `None` for other values.
+    /// A whole number that the client calls `numeric` as what [`Self::null`] is; `None` for other values.
     pub(super) fn as_described(&self, value: &ScalarValue) -> Option<ScalarValue> {
-        match value {
-            ScalarValue::Int64(Some(whole)) if self.by_client && self.shown == Type::NUMERIC => {
-                Some(ScalarValue::Float64(Some(*whole as f64)))
+        match (value, self.null()?) {
+            (ScalarValue::Int64(Some(whole)), described) if self.by_client && self.shown == Type::NUMERIC => {
+                Some(match described {
+                    ScalarValue::Float64(_) => ScalarValue::Float64(Some(*whole as f64)),
+                    _ => ScalarValue::Decimal128(Some(i128::from(*whole)), 19, 0),
+                })
             }
             _ => None,
+        }
+    }
+
+    /// A `numeric` that the client calls so. Beside fractions it is one, as PostgreSQL compares them.
+    fn number(&self, text: &str) -> Option<ScalarValue> {
+        match number_of(text)? {
+            ScalarValue::Float64(_) if !self.wanted.as_ref().is_some_and(DataType::is_floating) => decimal_of(text),
+            number => Some(number),
         }
     }
 
@@ -89,7 +107,7 @@ impl Parameter {
             (Format::Text, Some(own)) => {
                 let text = text(bytes)?;
                 if self.by_client && self.shown == Type::NUMERIC {
-                    return number_of(&text).ok_or_else(|| bad(&text));
+                    return self.number(&text).ok_or_else(|| bad(&text));
                 }
                 let data_type = if self.by_client { own } else { self.wanted.as_ref().unwrap_or(own) };
                 parse(&text, data_type).ok_or_else(|| bad(&text))
@@ -100,6 +118,10 @@ impl Parameter {
                     Some(wanted) => parse(&text, wanted).ok_or_else(|| bad(&text)),
                     None => Ok(ScalarValue::Utf8(Some(text))),
                 }
+            }
+            (Format::Binary, _) if self.shown == Type::NUMERIC && self.by_client => {
+                let text = numeric(Body(bytes))?;
+                self.number(&text).ok_or_else(|| bad(&text))
             }
             // Through a float, large numbers would lose digits.
             (Format::Binary, _) if self.shown == Type::NUMERIC && !self.by_client && self.wanted.is_some() => {
@@ -136,6 +158,46 @@ fn number_of(text: &str) -> Option<ScalarValue> {
         return Some(ScalarValue::Int64(Some(whole)));
     }
     text.parse::<f64>().ok().map(|number| ScalarValue::Float64(Some(number)))
+}
+
+/// Digits of the longest decimal of 128 bits, and of 256.
+const DIGITS: (usize, usize) = (38, 76);
+
+/// The decimal that has exactly the digits in `text`; a float if there is none.
+fn decimal_of(text: &str) -> Option<ScalarValue> {
+    let text = text.trim();
+    let float = || text.parse().ok().map(|number| ScalarValue::Float64(Some(number)));
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = format!("{whole}{fraction}");
+    if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) {
+        return float(); // NaN and the infinities
+    }
+    let mut digits = all.trim_start_matches('0').to_owned();
+    let mut scale = i64::try_from(fraction.len()).ok()? - exponent;
+    if scale < 0 {
+        let zeros = usize::try_from(-scale).ok().filter(|zeros| digits.len() + zeros <= DIGITS.1);
+        let Some(zeros) = zeros else { return float() };
+        digits.push_str(&"0".repeat(zeros));
+        scale = 0;
+    }
+    let precision = digits.len().max(usize::try_from(scale).ok()?).max(1);
+    let (Ok(scale), Ok(short)) = (i8::try_from(scale), u8::try_from(precision)) else { return float() };
+    let digits = if digits.is_empty() { "0".to_owned() } else { format!("{sign}{digits}") };
+    if precision <= DIGITS.0 {
+        return digits.parse().ok().map(|digits| ScalarValue::Decimal128(Some(digits), short, scale));
+    }
+    if precision > DIGITS.1 {
+        return float();
+    }
+    i256::from_string(&digits).map(|digits| ScalarValue::Decimal256(Some(digits), short, scale))
 }
 
 /// What else than text a value without a type may be: a number, or an array.
@@ -186,7 +248,7 @@ fn parse(text: &str, data_type: &DataType) -> Option<ScalarValue> {
 }
 
 /// `\x` and hexadecimal digits, or bytes with `\nnn` and `\\`.
-fn bytea(text: &str) -> Option<Vec<u8>> {
+pub(super) fn bytea(text: &str) -> Option<Vec<u8>> {
     if let Some(digits) = text.strip_prefix("\\x") {
         let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
         let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -441,8 +503,27 @@ mod tests {
         assert_eq!(null(0, None), ScalarValue::Utf8(None));
         // A `numeric` is described as a fraction, whatever it turns out to be.
         let described = |oid| Parameter::new(oid, None).unwrap().as_described(&ScalarValue::Int64(Some(12)));
-        assert_eq!(null(1700, None), ScalarValue::Float64(None));
-        assert_eq!((described(1700), described(20)), (Some(ScalarValue::Float64(Some(12.0))), None));
+        assert_eq!(null(1700, None), ScalarValue::Decimal128(None, 38, 10));
+        assert_eq!(null(1700, Some(DataType::Float32)), ScalarValue::Float64(None));
+        assert_eq!((described(1700), described(20)), (Some(ScalarValue::Decimal128(Some(12), 19, 0)), None));
+    }
+
+    #[test]
+    fn decimals_keep_their_digits() {
+        let decimal = |text| value(1700, None, text).unwrap();
+        assert_eq!(decimal("1.50"), ScalarValue::Decimal128(Some(150), 3, 2));
+        assert_eq!(decimal("-0.05"), ScalarValue::Decimal128(Some(-5), 2, 2));
+        assert_eq!(decimal("1E-7"), ScalarValue::Decimal128(Some(1), 7, 7));
+        assert_eq!(decimal("12e2"), ScalarValue::Decimal128(Some(1200), 4, 0));
+        assert_eq!(decimal("12345678901234567890"), ScalarValue::Decimal128(Some(12_345_678_901_234_567_890), 20, 0));
+        let long = format!("{}.5", "9".repeat(40));
+        assert!(matches!(decimal(&long), ScalarValue::Decimal256(Some(_), 41, 1)), "{:?}", decimal(&long));
+        assert_eq!(decimal("1e300"), ScalarValue::Float64(Some(1e300)));
+        assert!(matches!(decimal("NaN"), ScalarValue::Float64(Some(nan)) if nan.is_nan()));
+        assert_eq!(value(1700, Some(DataType::Float32), "1.5").unwrap(), ScalarValue::Float64(Some(1.5)));
+        for text in ["", ".", "1.2.3", "1e", "a"] {
+            assert!(value(1700, None, text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -477,7 +558,9 @@ mod tests {
         assert_eq!(binary(1082, None, &1_i32.to_be_bytes()).unwrap(), ScalarValue::Date32(Some(EPOCH_DAYS + 1)));
         let number: Vec<u8> = [3, 1, 0x4000, 3, 1, 2345, 6780].iter().flat_map(|n: &i16| n.to_be_bytes()).collect();
         assert_eq!(numeric(Body(number.clone().into())).unwrap(), "-00012345.678");
-        assert_eq!(binary(1700, None, &number).unwrap(), ScalarValue::Float64(Some(-12345.678)));
+        assert_eq!(binary(1700, None, &number).unwrap(), ScalarValue::Decimal128(Some(-12_345_678), 8, 3));
+        let beside_a_float = binary(1700, Some(DataType::Float64), &number).unwrap();
+        assert_eq!(beside_a_float, ScalarValue::Float64(Some(-12345.678)));
         let big: Vec<u8> =
             [5, 4, 0, 0, 1844, 6744, 737, 955, 1615].iter().flat_map(|n: &i16| n.to_be_bytes()).collect();
         assert_eq!(numeric(Body(big.into())).unwrap(), "18446744073709551615");

@@ -409,7 +409,8 @@ fn flag(value: &str) -> Option<bool> {
     }
 }
 
-fn zone_of(zone: &str) -> Option<Tz> {
+/// The time zone that `zone` names, or whose hours it counts.
+pub(super) fn zone_of(zone: &str) -> Option<Tz> {
     // `SET TIME ZONE 2` and `-3.5` count hours.
     if let Ok(hours) = zone.parse::<f64>()
         && hours.abs() < 24.0

@@ -395,7 +395,7 @@ fn copy(mut words: Words<'_>) -> Result<Copy> {
     };
     if words.skip("from") {
         return Err(Trouble::new("0A000", "COPY FROM: documents are not copied in")
-            .hint("IMPORT INTO corpus FROM 'file' reads a file of the server, POST /v1/corpora one of the client"));
+            .hint("IMPORT INTO corpus FROM 'file' reads a file of the server, POST /v1/corpora/{name}/documents (HTTP) one of the client"));
     }
     words.expect("to")?;
     if !words.skip("stdout") {

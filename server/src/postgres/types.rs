@@ -13,6 +13,7 @@
 //! Nested values are `json` and not `record`: clients know its OID (psycopg, node and SQLAlchemy parse it; JDBC, ODBC, ADBC
 //! and BI tools take it as text), whereas an anonymous record is opaque to all of them.
 
+use super::catalog::shown_name;
 use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, TimeUnit};
 use pgwire::api::Type;
 use pgwire::messages::data::FieldDescription;
@@ -49,7 +50,7 @@ impl Column {
         };
         let is_oid = field.data_type() == &DataType::Int32 && field.metadata().contains_key(OID_ALIAS);
         let shown = if is_oid { Type::OID } else { shown_as(field.data_type()) };
-        Self { name: field.name().clone(), shown, modifier }
+        Self { name: shown_name(field.name()).to_owned(), shown, modifier }
     }
 
     /// For RowDescription.
@@ -175,7 +176,8 @@ pub(super) fn taken_as(shown: &Type) -> Option<DataType> {
         Type::INTERVAL => DataType::Interval(IntervalUnit::MonthDayNano),
         Type::BYTEA => DataType::Binary,
         // Numbers of any size: which one is told by the value.
-        Type::NUMERIC => DataType::Float64,
+        Type::NUMERIC => DataType::Decimal128(38, 10),
+        Type::NUMERIC_ARRAY => DataType::new_list(DataType::Float64, true),
         _ => match element(shown) {
             Some(element) => DataType::new_list(taken_as(&element).unwrap_or(DataType::Utf8), true),
             None => return None,

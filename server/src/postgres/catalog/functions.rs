@@ -1,5 +1,7 @@
 //! Functions of PostgreSQL that clients call, as far as the engine lacks them.
 
+mod values;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -18,6 +20,7 @@ use datafusion::logical_expr::{
 };
 use datafusion_pg_catalog::pg_catalog::quote_ident_udf;
 
+use self::values::{bounds, format, moment_type, or_empty, size_pretty, timezone};
 use super::super::types::shown_as;
 use super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC, Relation, own_oid, schema_oid};
 use super::tables::{OWNER, OWNER_OID, fixed};
@@ -36,6 +39,8 @@ enum Gives {
     Long,
     Double,
     Time,
+    /// `timezone`: a moment for a clock, or a clock for a moment.
+    Moment,
     Texts,
     /// A relation's number, shown as `oid`.
     Oid,
@@ -54,6 +59,7 @@ impl Gives {
             Self::Long => DataType::Int64,
             Self::Double => DataType::Float64,
             Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Moment => moment_type(arguments),
             Self::Texts => texts_type(),
             Self::Pair => DataType::Struct(pair_fields()),
             Self::Array => match arguments.first() {
@@ -339,22 +345,6 @@ fn now_micros() -> i64 {
 /// When the process first looked.
 static STARTED: LazyLock<i64> = LazyLock::new(now_micros);
 
-/// Bounds of an array in its first dimension.
-fn bounds(call: &Call<'_>, of: fn(i64) -> Option<i64>) -> Result<ArrayRef> {
-    let Some(array) = call.arguments.first() else { return call.nulls(&DataType::Int64) };
-    let dimension = call.number(1)?;
-    let lists = match array.data_type() {
-        DataType::List(_) => array.as_list::<i32>().clone(),
-        DataType::Null => return call.nulls(&DataType::Int64),
-        _ => return call.nulls(&DataType::Int64),
-    };
-    let length = |row: usize| {
-        let first = dimension.is_empty() || (dimension.is_valid(row) && dimension.value(row) == 1);
-        if lists.is_null(row) || !first { None } else { of(i64::from(lists.value_length(row))) }
-    };
-    Ok(Arc::new((0..lists.len()).map(length).collect::<Int64Array>()))
-}
-
 fn current_setting(call: &Call<'_>) -> Result<ArrayRef> {
     let names = call.text(0)?;
     let missing_ok = match call.arguments.get(1) {
@@ -410,19 +400,6 @@ fn as_array(call: &Call<'_>) -> Result<ArrayRef> {
             Ok(Arc::new(lists.finish()))
         }
     }
-}
-
-fn size_pretty(call: &Call<'_>) -> Result<ArrayRef> {
-    call.texts_of(0, |bytes| {
-        let mut size = bytes;
-        for unit in ["bytes", "kB", "MB", "GB"] {
-            if size.abs() < 10_240 {
-                return Some(format!("{size} {unit}"));
-            }
-            size /= 1024;
-        }
-        Some(format!("{size} TB"))
-    })
 }
 
 /// A function.
@@ -525,7 +502,13 @@ const FUNCTIONS: &[Known] = &[
     known("pg_get_triggerdef", Gives::Text, NO_TEXT),
     known("pg_get_partkeydef", Gives::Text, NO_TEXT),
     known("pg_get_partition_constraintdef", Gives::Text, NO_TEXT),
-    known("pg_get_functiondef", Gives::Text, NO_TEXT),
+    known("pg_get_functiondef", Gives::Text, |call| {
+        call.texts_of(0, |oid| {
+            let function = call.state.functions.iter().find(|function| i64::from(function.oid) == oid)?;
+            let what = function.description.as_deref().unwrap_or("a function of saequel");
+            Some(format!("-- {}: {what}\n", function.name))
+        })
+    }),
     known("pg_get_function_arg_default", Gives::Text, NO_TEXT),
     known("pg_get_function_sqlbody", Gives::Text, NO_TEXT),
     known("pg_get_statisticsobjdef", Gives::Text, NO_TEXT),
@@ -672,12 +655,21 @@ const FUNCTIONS: &[Known] = &[
         let bare = |name: &str| name.strip_prefix("pg_catalog.").unwrap_or(name).to_owned();
         Ok(Arc::new(names.iter().map(|name| name.map(bare)).collect::<StringArray>()))
     }),
+    known("pg_regproc_number", Gives::Oid, |call| {
+        call.oids(true, "function", |state, name| {
+            let name = name_parts(name)?.pop()?;
+            state.functions.iter().find(|function| function.name == name).map(|function| function.oid)
+        })
+    }),
+    known("format", Gives::Text, format),
     known("pg_typeof", Gives::Text, |call| {
         let shown = call.arguments.first().map(|array| shown_as(array.data_type()));
         call.same_text(shown.map(|shown| format_type(shown.oid().cast_signed(), -1)))
     }),
     known("pg_null", Gives::Text, NO_TEXT),
     known("pg_array", Gives::Array, as_array),
+    known("pg_array_or_empty", Gives::Array, or_empty),
+    known("timezone", Gives::Moment, timezone),
     known("array_upper", Gives::Long, |call| bounds(call, |length| (length > 0).then_some(length))),
     known("array_lower", Gives::Long, |call| bounds(call, |length| (length > 0).then_some(1))),
     known("_pg_expandarray", Gives::Pair, |call| call.nulls(&DataType::Struct(pair_fields()))),

@@ -1,24 +1,30 @@
 //! SQL that only PostgreSQL understands, turned into what the engine does.
 //!
-//! Most statements are left alone: only one that holds a word or a sign of PostgreSQL's is parsed here, and only if a rule
-//! changed it is it written anew. Each rule keeps what the statement means; those that use what is known of the catalog (an
+//! Most statements are left alone: only one that holds a word or a sign of PostgreSQL's, or that may give two columns the same
+//! name, is parsed here, and only if a rule changed it is it written anew. Each rule keeps what the statement means; those that use what is known of the catalog (an
 //! empty table, a lookup that finds one row at most) look at subqueries over the catalog alone.
 
+mod arrays;
+mod class;
 mod composites;
 mod expressions;
 mod like;
+mod literals;
 mod names;
+mod repeated;
 mod rules;
 mod sorted;
 
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{Statement, VisitMut};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
 
 use self::expressions::{AS_TEXT, REG, cte_names, is_word, type_name};
+pub(crate) use self::repeated::shown_name;
+use self::repeated::tell_apart;
 use self::rules::Rules;
 use super::functions::{is_known, type_oid};
 use super::relations::{INFORMATION_SCHEMA, PUBLIC};
@@ -31,19 +37,28 @@ pub(super) const TYPE_TOKENS: usize = 16;
 
 /// The statement rewritten; `None` if nothing of it had to be.
 pub(super) fn rewrite(sql: &str) -> Option<String> {
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().ok()?;
+    let mut dialect: &dyn Dialect = &GenericDialect {};
+    let mut tokens = Tokenizer::new(dialect, sql).tokenize_with_location().ok()?;
+    if tokens.iter().any(|token| token.token == Token::Caret) {
+        // A power, which binds as such.
+        dialect = &PostgreSqlDialect {};
+        tokens = Tokenizer::new(dialect, sql).tokenize_with_location().ok()?;
+    }
     let significant: Vec<&Token> =
         tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_))).collect();
-    if !significant.iter().enumerate().any(|(at, _)| is_marked(&significant, at)) {
+    let is_marked = significant.iter().enumerate().any(|(at, _)| is_marked(&significant, at));
+    if !is_marked && !may_repeat(&significant) {
         return None;
     }
     let value = significant.iter().any(|token| is_word(token, "value"));
-    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
+    let mut parser = Parser::new(dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     let mut statement = parser.parse_statement().ok()?;
     while parser.consume_token(&Token::SemiColon) {}
     if parser.peek_token().token != Token::EOF {
         return None;
+    }
+    if !is_marked {
+        return tell_apart(&mut statement).then(|| statement.to_string());
     }
     let mut rules = Rules { changed: false, catalog: false, value, ctes: cte_names(&statement) };
     rules.catalog = rules.reads_catalog(&statement);
@@ -51,7 +66,14 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
     if let Statement::Query(query) = &mut statement {
         rules.output_names(query);
     }
-    rules.changed.then(|| statement.to_string())
+    (rules.changed | tell_apart(&mut statement)).then(|| statement.to_string())
+}
+
+/// Whether two columns of the result may have the same name.
+fn may_repeat(tokens: &[&Token]) -> bool {
+    let is_query = |word| tokens.first().is_some_and(|token| is_word(token, word));
+    (is_query("select") || is_query("with") || is_query("explain") || tokens.first() == Some(&&Token::LParen))
+        && tokens.contains(&&Token::Comma)
 }
 
 /// Numbers of the types of parameters that the statement casts: `$1::oid[]`, `CAST($2 AS text)`.
@@ -89,6 +111,9 @@ fn is_marked(tokens: &[&Token], at: usize) -> bool {
         Some(Token::Word(word)) => Some(word.value.to_ascii_lowercase()),
         _ => None,
     };
+    if tokens.get(at) == Some(&&Token::Caret) {
+        return true;
+    }
     let Some(Token::Word(Word { quote_style, .. })) = tokens.get(at) else { return false };
     let Some(word) = word_at(at) else { return false };
     let followed_by = |token: &Token| tokens.get(at + 1) == Some(&token);
@@ -109,6 +134,8 @@ fn is_marked(tokens: &[&Token], at: usize) -> bool {
     match word.as_str() {
         "any" | "all" | "some" | "array" => followed_by(&Token::LParen),
         PUBLIC => followed_by(&Token::Period) && tokens.get(at + 3) == Some(&&Token::LParen),
+        "bytea" | "numeric" | "decimal" | "dec" => is_type(),
+        "at" => word_at(at + 1).as_deref() == Some("time"),
         "operator" | "escape" | "collate" | "current_schema" | "current_role" => true,
         "generate_series" | "unnest" | "string_to_array" | "generate_subscripts" => followed_by(&Token::LParen),
         // `'{a,b}'::text[]`
@@ -180,6 +207,48 @@ mod tests {
         becomes("SELECT '{1,2}'::int[] AS a", "SELECT ARRAY['1', '2']::INT[] AS a");
         becomes("SELECT x::name FROM t", "SELECT CAST(x AS TEXT) FROM t");
         becomes("SELECT CAST($1 AS oid[]) AS a", "SELECT CAST($1 AS INTEGER[]) AS a");
+    }
+
+    #[test]
+    fn literals_keep_their_bytes_and_digits() {
+        becomes("SELECT '\\x00FF'::bytea AS b", "SELECT X'00ff' AS b");
+        becomes("SELECT CAST('a\\\\b' AS bytea) AS b", "SELECT X'615c62' AS b");
+        becomes("SELECT '\\xzz'::bytea AS b", "SELECT decode('zz', 'hex') AS b");
+        unchanged("SELECT x::bytea FROM t");
+        let long = "12345678901234567890.123";
+        becomes(&format!("SELECT {long}::numeric AS n"), &format!("SELECT CAST('{long}' AS NUMERIC(23,3)) AS n"));
+        becomes("SELECT CAST('-007.50' AS decimal) AS n", "SELECT CAST('-007.50' AS NUMERIC(3,2)) AS n");
+        unchanged("SELECT x::numeric, '1e5'::numeric AS e, 1.5::numeric(4,1) AS f FROM t");
+    }
+
+    #[test]
+    fn numbers_of_tables_and_functions() {
+        becomes(
+            "SELECT l.lanname AS n FROM pg_language l JOIN pg_description d ON d.classoid = l.tableoid",
+            "SELECT l.lanname AS n FROM pg_catalog.pg_language l JOIN pg_catalog.pg_description d ON d.classoid = 2612",
+        );
+        becomes("SELECT 'diff'::regproc::oid AS o", "SELECT pg_regproc_number('diff') AS o");
+    }
+
+    #[test]
+    fn powers_and_time_zones() {
+        let two = "power(CAST(2 AS DOUBLE PRECISION), CAST(10 AS DOUBLE PRECISION))";
+        becomes("SELECT 3 * 2 ^ 10 AS n", &format!("SELECT 3 * {two} AS n"));
+        becomes("SELECT 2 ^ 10 + 1 AS n", &format!("SELECT {two} + 1 AS n"));
+        becomes("SELECT tz AT TIME ZONE 'Asia/Tokyo' AS t FROM x", "SELECT timezone('Asia/Tokyo', tz) AS t FROM x");
+    }
+
+    #[test]
+    fn arrays_of_what_a_query_gives() {
+        becomes(
+            "SELECT ARRAY(SELECT a AS b FROM t WHERE t.x = u.x ORDER BY b DESC) AS l FROM u",
+            "SELECT pg_array_or_empty((SELECT array_agg(a ORDER BY a DESC) FROM t WHERE t.x = u.x)) AS l FROM u",
+        );
+        becomes(
+            "SELECT ARRAY(SELECT DISTINCT a FROM t LIMIT 2) AS l",
+            "SELECT pg_array_or_empty((SELECT array_agg(\"array\") FROM (SELECT DISTINCT a FROM t LIMIT 2) AS \"array\" \
+             (\"array\"))) AS l",
+        );
     }
 
     #[test]

@@ -205,6 +205,7 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ),
     ("pg_ts_config_map", "mapcfg oid, maptokentype int, mapseqno int, mapdict oid"),
     ("pg_user_mapping", "oid oid, umuser oid, umserver oid, umoptions texts"),
+    ("pg_user_mappings", "umid oid, srvid oid, srvname text, umuser oid, usename text, umoptions texts"),
     ("pg_views", "schemaname text, viewname text, viewowner text, definition text"),
 ];
 

@@ -81,6 +81,19 @@ impl Connection {
                     Some(value) => self.settings.set(name, value)?,
                     None => self.settings.reset(name)?,
                 }
+                let of_public = |schema: &str| {
+                    let schema = schema.trim().trim_matches(['"', '\'']);
+                    schema.is_empty() || ["public", "$user", "pg_catalog"].contains(&schema)
+                };
+                if name == "search_path"
+                    && let Some(other) = value.as_deref().and_then(|path| path.split(',').find(|one| !of_public(one)))
+                {
+                    let message = format!(
+                        "tables are found without their schema in public alone: write {0}.name for those of {0}",
+                        other.trim()
+                    );
+                    self.warn("01000", &message)?;
+                }
                 "SET".to_owned()
             }
             Command::SetMany(modes) => {

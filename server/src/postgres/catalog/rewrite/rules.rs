@@ -15,12 +15,15 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::super::functions::{array_items, is_known};
 use super::super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC};
 use super::super::tables::{EMPTY, fixed};
+use super::arrays::{gathered, query_of};
+use super::class::numbered;
 use super::composites::without_composites;
 use super::expressions::{
     REG, array_of, call, cast, folded, function, holds_subquery, ident_name, is_aggregate, is_placeholder, is_text,
     literal, nothing, number, parts, replace_type, string, take, type_name,
 };
 use super::like::with_backslash;
+use super::literals::{bytes, decimal};
 use super::sorted::sorted_by_columns;
 
 /// Columns of `pg_type` that hold functions.
@@ -77,6 +80,7 @@ impl VisitorMut for Rules {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        self.changed |= self.catalog && numbered(select);
         // Before the expressions in them are rewritten: a name on its own is what is shown.
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
@@ -185,6 +189,15 @@ impl Rules {
         match expr {
             // `x::regclass::text`
             Expr::Cast { expr: inner, data_type, .. } if is_text(data_type) => self.shown_name(inner),
+            // `'diff'::regproc::oid`: functions are kept by their names.
+            Expr::Cast { expr: inner, data_type, .. } if type_name(data_type).is_some_and(|name| name == "oid") => {
+                if let Expr::Cast { expr: function, data_type, .. } = inner.as_mut()
+                    && type_name(data_type).is_some_and(|name| name == "regproc")
+                {
+                    let function = take(function);
+                    self.put(expr, call("pg_regproc_number", vec![function]));
+                }
+            }
             Expr::Case { operand: None, conditions, else_result, .. } => {
                 if let Some(new) = without_composites(conditions, else_result.as_deref_mut()) {
                     self.put(expr, new);
@@ -213,6 +226,16 @@ impl Rules {
                 }
             }
             Expr::BinaryOp { op: BinaryOperator::PGCustomBinaryOperator(_), .. } => self.operator(expr),
+            // In PostgreSQL a power, and always a fraction here: 2 ^ -1 is 0.5.
+            Expr::BinaryOp { left, op: BinaryOperator::PGExp, right } => {
+                let fraction = |expr: &mut Expr| cast(take(expr), DataType::DoublePrecision);
+                let new = call("power", vec![fraction(left), fraction(right)]);
+                self.put(expr, new);
+            }
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                let new = call("timezone", vec![take(time_zone), take(timestamp)]);
+                self.put(expr, new);
+            }
             // `typreceive != 0`: functions are kept by their names, and none is `-`.
             Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } if self.catalog => {
                 self.join_of_functions(left, right);
@@ -371,6 +394,17 @@ impl Rules {
             let inner = take(inner);
             return self.put(expr, call("array_to_string", vec![inner, string(" ")]));
         }
+        if matches!(data_type, DataType::Bytea)
+            && let Some(text) = literal(inner)
+        {
+            let bytes = bytes(text);
+            return self.put(expr, bytes);
+        }
+        if let Some((digits, of)) = decimal(inner, data_type) {
+            (**inner, *data_type, *kind) = (digits, of, CastKind::Cast);
+            self.changed = true;
+            return;
+        }
         if replace_type(data_type) {
             *kind = CastKind::Cast;
             self.changed = true;
@@ -474,30 +508,14 @@ impl Rules {
 
     /// A subquery over the catalog that gives one value.
     fn subquery(&mut self, expr: &mut Expr) {
-        if let Expr::Function(function) = expr
-            && let FunctionArguments::Subquery(query) = &function.args
-            && parts(&function.name) == ["array"]
-            && matches!(query.body.as_ref(), SetExpr::Select(select) if self.is_empty(select))
-        {
-            let null = cast(nothing(&**query), array_of(DataType::Text));
-            return self.put(expr, null);
-        }
-        if let Expr::Function(function) = expr
-            && let FunctionArguments::Subquery(query) = &function.args
-            && parts(&function.name) == ["array"]
-            && self.over_catalog(query)
-        {
-            // `ARRAY(SELECT x ORDER BY y)`
-            let mut query = query.clone();
-            let order = query.order_by.take();
-            if let SetExpr::Select(select) = query.body.as_mut()
-                && let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
-                    select.projection.as_mut_slice()
-            {
-                // Sorted by its only column, if at all.
-                let sorted = call("array_agg", vec![take(value)]);
-                *value = if order.is_some() { call("array_sort", vec![sorted]) } else { sorted };
-                self.put(expr, Expr::Subquery(query));
+        if let Some(query) = query_of(expr) {
+            if matches!(query.body.as_ref(), SetExpr::Select(select) if self.is_empty(select)) {
+                // Values that are sent must have a place, here in an array of nothing.
+                let null = cast(nothing(query), array_of(DataType::Text));
+                return self.put(expr, call("pg_array_or_empty", vec![null]));
+            }
+            if let Some(array) = gathered(query) {
+                return self.put(expr, array);
             }
         }
         let Expr::Subquery(query) = expr else { return };
