@@ -13,12 +13,20 @@ def deviation(scores):
     return spread if spread > 0 else 1.0
 
 
+def separation(scores):
+    """Share of the variance that is between two groups, cut where it is largest."""
+    below, n = np.cumsum(np.sort(scores - scores.mean()))[:-1], len(scores)
+    size = np.arange(1, n)
+    return (below ** 2 * n / (size * (n - size))).max(initial=0) / max((scores - scores.mean()) @ (scores - scores.mean()), 1e-12)
+
+
 def default(scores, dense, query):
     """Standardised sums; `scores` has `dense`, `labels` and `words` of every document, `query` is its embedding."""
     cosine, labels, words = scores["dense"], scores["labels"], scores["words"]
     tail = (np.sort(cosine)[-N_TAIL:].mean() - cosine.mean()) / deviation(cosine)
     ratio = tail / norm.isf(N_TAIL / 2 / max(len(cosine), 2 * N_TAIL))
-    rest = min(1.5 / max(ratio, 1e-3) ** 3, 1) * labels / deviation(labels) + words / max(words.max(), 1e-9)
+    of_labels = min(1.5 / max(ratio, 1e-3) ** 3, 1) * min(0.66 / max(separation(cosine), 1e-3), 1) ** 16
+    rest = of_labels * labels / deviation(labels) + words / max(words.max(), 1e-9)
     first = cosine / deviation(cosine) + rest
     n_early, n_expanded = min(N_EARLY, len(cosine)), min(N_EXPANDED, len(cosine) // 20)
     if n_expanded == 0:

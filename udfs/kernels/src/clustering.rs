@@ -5,6 +5,7 @@
 //! *Stability*: ten times four fifths of the documents (at most 1,000 where every pair is compared, 3,000 otherwise)
 //! are drawn and grouped anew from another start; a group's stability is the mean of its best Jaccard overlap with a
 //! new group (Hennig 2007, "Cluster-wise assessment of cluster stability": above 0.75 is stable, below 0.5 dissolved).
+//! A group of one document, or of all, is found again whatever it is worth: its stability is not known.
 //! *Membership*: `1 - d1 / d2` of the distances to the nearest and the next centre (the simplified silhouette of
 //! Hruschka 2006): 1 at the centre, 0 halfway between two.
 
@@ -107,7 +108,8 @@ pub struct Clustering {
     pub places: Vec<Option<Place>>,
     /// Centres of length 1; for [`Points::Rows`] others can be placed by them.
     pub centroids: Rows,
-    /// Stability of each group, 0 to 1; none if there are too few documents to draw from.
+    /// Stability of each group, 0 to 1; none if there are too few documents to draw from, of a group of one document, and
+    /// if there is one group only.
     pub stability: Vec<Option<f64>>,
 }
 
@@ -140,8 +142,9 @@ pub fn choose_k(points: &Points, seed: u64, cancellation: &Cancellation) -> usiz
     };
     let mean_stability = |k: usize| {
         let (groups, _) = sample.group(k, RESAMPLE_EFFORT, seed, cancellation);
-        let known: Vec<f64> = stability(&sample, &groups, k, seed, cancellation).into_iter().flatten().collect();
-        known.iter().sum::<f64>() / known.len().max(1) as f64
+        // What is not known speaks for no number of groups.
+        let all = stability(&sample, &groups, k, seed, cancellation);
+        all.iter().flatten().sum::<f64>() / all.len().max(1) as f64
     };
     let suggested = widest_gaps(&pairs.values, MOST_CHOSEN).into_iter();
     let stable = suggested.map(|k| (k, mean_stability(k))).filter(|(_, mean)| *mean >= LEAST_STABILITY);
@@ -176,9 +179,11 @@ fn stability(
 ) -> Vec<Option<f64>> {
     let n_groups = reference.centroids.len();
     let size = points.resample_size();
-    if size < 2 || n_groups == 0 {
+    if size < 2 || n_groups < 2 {
         return vec![None; n_groups];
     }
+    let mut sizes = vec![0usize; n_groups];
+    reference.assignment.iter().flatten().for_each(|&group| sizes[group] += 1);
     let overlaps: Vec<Vec<Option<f64>>> = (1..=RESAMPLES as u64)
         .into_par_iter()
         .map(|draw| {
@@ -191,7 +196,7 @@ fn stability(
     (0..n_groups)
         .map(|group| {
             let known: Vec<f64> = overlaps.iter().filter_map(|overlaps| overlaps[group]).collect();
-            (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+            (!known.is_empty() && sizes[group] > 1).then(|| known.iter().sum::<f64>() / known.len() as f64)
         })
         .collect()
 }
@@ -251,6 +256,21 @@ mod tests {
         let mean = found.stability.iter().flatten().sum::<f64>() / found.len() as f64;
         assert!(mean < 0.5, "{:?}", found.stability);
         assert!(found.places.iter().filter(|place| place.is_none()).count() > 30);
+    }
+
+    #[test]
+    fn single_documents_and_one_group_of_all_have_no_stability() {
+        let unit = |at: usize| (0..16).map(move |i| f32::from(u8::from(i == at)));
+        let rows = Rows { values: (0..6).flat_map(unit).collect(), width: 16 };
+        let points = Points::Rows(rows);
+        let found = cluster(&points, Some(6), 1, &Cancellation::default());
+        assert_eq!(found.stability, [None; 6]);
+        // Six documents that share nothing are no six groups.
+        assert_eq!(choose_k(&points, 1, &Cancellation::default()), 1);
+        let (rows, _) = planted(60, 2, 0.3);
+        let points = Points::Rows(rows);
+        assert_eq!(cluster(&points, Some(1), 1, &Cancellation::default()).stability, [None]);
+        assert!(cluster(&points, Some(2), 1, &Cancellation::default()).stability.iter().all(Option::is_some));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub const DOC: FunctionDoc = FunctionDoc {
     syntax: "cluster(set [, about] [, k => ...])",
     text: "Groups documents that share features, one row a document, in the order of the set. `about` narrows the features: \
            ids, labels and concepts, or key phrases: words that documents on the axis have, separated by commas (`'bullet \
-           points, numbered steps, headings'`). Of a question (`'which emotion is expressed'`) what it asks for counts \
+           points, numbered steps, headings'`) or as a list, whose items may hold commas. Of a question (`'which emotion is expressed'`) what it asks for counts \
            (`emotion`). A phrase stands for the features whose labels are most like it and, beside others, for the five \
            that fire on it most strongly; EXPLAIN lists them. A label alone is taken as a phrase, an id or a \
            concept is not. Hidden features are never found by meaning: with `include_hidden` those that fire on a phrase \
@@ -153,7 +153,7 @@ pub const SUMMARY_DOC: FunctionDoc = FunctionDoc {
     text: "The groups that `cluster` finds with the same arguments, one row a group, largest first, the unclear documents \
            last. `stability` tells how far a group can be relied on: documents are drawn and grouped anew ten times, and \
            the mean overlap (Jaccard) of the group with the best new one is given; above 0.75 a group is stable, below 0.5 \
-           it dissolves. `top_features` are the features that set it apart, clearest first, with their frequency in the \
+           it dissolves; of a single document, and of one group of all, it is null. `top_features` are the features that set it apart, clearest first, with their frequency in the \
            group and in all other documents, and their ratio `lift`, of counts that half a document is added to (`frequency_out`, `difference` and `lift` are null where one group holds all \
            documents; then the most frequent features are listed); `top_words` are the words and pairs of words that set it apart, at least \
            three standard errors from chance (counted in up to 20,000 documents).",

@@ -58,7 +58,7 @@ use crate::kernels::bm25;
 use crate::kernels::cancellation::Cancellation;
 use crate::kernels::dense::{dot, normalise, widen};
 use crate::kernels::feedback::{Gain, Learned, all_known, feedback_weight, gain_idf, learn, mean_embedding};
-use crate::kernels::fusion::{Scale, TAIL_DOCS, label_weight};
+use crate::kernels::fusion::{Scale, TAIL_DOCS, label_weight, separation};
 use crate::kernels::retrieval::{FeatureScores, FeatureWeight, Scorer, most_similar, rank_weights};
 use crate::kernels::words::{stem, words};
 use crate::table::exec::{Computation, ComputedTable, Request, blocking};
@@ -511,7 +511,7 @@ impl Plan {
         let first: Vec<f32> = statistics.early[0].iter().take(TAIL_DOCS).map(|early| early.dense).collect();
         let [dense_scale, labels_scale] = statistics.scales;
         let of_labels = if options.adaptive {
-            label_weight(dense_scale.tail(&first), statistics.n_compared)
+            label_weight(dense_scale.tail(&first), separation(dense.scores(&known)), statistics.n_compared)
         } else {
             options.weight(Signal::Labels)
         };

@@ -127,8 +127,8 @@ pub(super) enum View {
 pub(super) struct Options {
     pub(super) function: &'static str,
     pub(super) set: String,
-    /// What the groups shall be about; all visible features otherwise.
-    pub(super) about: Option<String>,
+    /// What the groups shall be about, one text or the items of a list; all visible features otherwise.
+    pub(super) about: Option<Vec<String>>,
     /// Groups wanted; chosen if not given.
     pub(super) k: Option<usize>,
     pub(super) seed: u64,
@@ -144,10 +144,10 @@ impl Options {
         let mut args = Arguments::parse(function, exprs)?;
         let set = args.positional("set").required_text()?;
         let about = match args.positional("about") {
-            about if about.is_given() => Some(about.texts()?.join(", ")),
+            about if about.is_given() => Some(about.texts()?),
             _ => None,
         };
-        if about.as_ref().is_some_and(|about| about.trim().is_empty()) {
+        if about.as_ref().is_some_and(|about| about.iter().all(|part| part.trim().is_empty())) {
             return plan_err!("{function}: argument 'about' is empty; leave it out to group by everything");
         }
         let k = args.named("k").count()?;
@@ -214,9 +214,14 @@ impl fmt::Display for View {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}('{}'", self.function, self.set)?;
-        if let Some(about) = &self.about {
-            write!(f, ", about => '{about}'")?;
+        write!(f, "{}({}", self.function, quoted(&self.set))?;
+        match self.about.as_deref() {
+            Some([about]) => write!(f, ", about => {}", quoted(about))?,
+            Some(parts) => {
+                let parts: Vec<String> = parts.iter().map(|part| quoted(part)).collect();
+                write!(f, ", about => [{}]", parts.join(", "))?;
+            }
+            None => {}
         }
         if let Some(k) = self.k {
             write!(f, ", k => {k}")?;
@@ -275,7 +280,7 @@ impl fmt::Display for Selected {
 
 /// Finds the features that the call is about.
 ///
-/// Each part of `about` between commas is an id, a label or a concept, or else a phrase, which stands for the features
+/// Each part of `about` between commas, or each item of a list, is an id, a label or a concept, or else a phrase, which stands for the features
 /// whose labels are most like it, and, of several phrases, for those that fire most strongly on it; the union counts
 /// (arXiv 2512.10092, 4.3). See [`explicit`] for labels that are phrases.
 pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<Selected> {
@@ -327,9 +332,10 @@ pub(super) async fn select(source: &SharedSource, options: &Options) -> Result<S
         axis = Some(Arc::new(along)).filter(|axis| !axis.is_empty());
     }
     if ids.is_empty() {
+        let about = about.join(", ");
         return exec_err!(
-            "{function}: no feature is about '{about}'; look for names with SELECT * FROM search_features('{}')",
-            about.replace('\'', "''")
+            "{function}: no feature is about '{about}'; look for names with SELECT * FROM search_features({})",
+            quoted(&about)
         );
     }
     let mut seen = HashSet::new();
@@ -366,13 +372,15 @@ fn strongest(text: &EncodedText, catalog: &FeatureCatalog) -> impl Iterator<Item
 fn explicit(
     function: &str,
     catalog: &FeatureCatalog,
-    about: &str,
+    about: &[String],
     selected: &[bool],
 ) -> Result<(Vec<FeatureId>, Vec<String>)> {
-    let parts: Vec<&str> = match catalog.resolve_text(function, about) {
-        Ok(_) => vec![about.trim()],
-        Err(_) => about.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
+    let parts: Vec<&str> = match about {
+        // A label may hold a comma.
+        [about] if catalog.resolve_text(function, about).is_err() => about.split(',').collect(),
+        items => items.iter().map(String::as_str).collect(),
     };
+    let parts: Vec<&str> = parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect();
     let (mut ids, mut phrases) = (Vec::new(), Vec::new());
     for part in &parts {
         let mut found: Vec<FeatureId> = match catalog.resolve_text(function, part) {
@@ -397,6 +405,11 @@ fn explicit(
         ids.extend(found);
     }
     Ok((ids, phrases))
+}
+
+/// As a literal of SQL.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Whether a name that is known is a label: a concept's name comes before it, an id behind it.
@@ -431,12 +444,19 @@ mod tests {
             ("rain, 1", &[1], &["rain"]),
         ];
         for (about, ids, phrases) in cases {
-            let (found, rest) = explicit("cluster", &catalog, about, &selected).unwrap();
+            let (found, rest) = explicit("cluster", &catalog, &[about.to_owned()], &selected).unwrap();
             assert_eq!(found, ids, "{about}");
             assert_eq!(rest, phrases, "{about}");
         }
-        let error = explicit("cluster", &catalog, "hedge, 9", &selected).unwrap_err().strip_backtrace();
+        let error = explicit("cluster", &catalog, &["hedge, 9".to_owned()], &selected).unwrap_err().strip_backtrace();
         assert!(error.contains("cluster: feature 9 not found"), "{error}");
+        // Items of a list are whole.
+        let items = ["thanks, so much", "rain, or snow", "hedge", ""].map(str::to_owned);
+        let catalog = MemorySource::with_words(&[("thanks, so much", &[]), ("hedge", &[])], Vec::new()).catalog();
+        let (found, rest) = explicit("cluster", &catalog, &items, &[true, true]).unwrap();
+        assert_eq!((found, rest), (vec![0, 1], vec!["rain, or snow".to_owned()]));
+        let (found, _) = explicit("cluster", &catalog, &["hedge, thanks, so much".to_owned()], &[true, true]).unwrap();
+        assert_eq!(found, [1], "a text is cut at its commas");
     }
 
     #[test]
