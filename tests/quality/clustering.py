@@ -8,7 +8,7 @@ information of groups and classes, four groups each.
 
 Emotion is *targeted*: the axis is named ("emotions and feelings"), the classes are not; mean over three wordings of
 the axis, with 200 and 600 features; beside it "which emotion is expressed", the axis as a question, with `cluster` as it is
-and with each of its methods. News are grouped by everything. Each way of grouping stands there twice:
+and with each of its methods, and with the number of groups left to `cluster`. News are grouped by everything. Each way of grouping stands there twice:
 `cluster`, the SQL function (mean over three seeds; documents in no group are a group), and `k-means`: the features'
 saturated activations times idf, length 1, brought to 20 dimensions if targeted and else 50, k-means of ten starts.
 Features of an axis are in either case those whose labels are most like its wording. Controls: as many random
@@ -29,6 +29,7 @@ AXES = {"tweets_emotion": ["emotions and feelings", "the mood of the writer", "h
 CLASSES = {"tweets_emotion": "emotion", "news": "topic"}
 QUESTIONS = {"tweets_emotion": "which emotion is expressed", "news": None}
 METHODS = ("kmeans", "jaccard-spectral")
+FOUND = "question, number of groups found"
 MOST_SPECTRAL = 3000  # documents that the latter takes
 N_FEATURES = (200, 600)
 N_GROUPS = 4
@@ -67,9 +68,9 @@ class Sets:
     def nmi(self, *groupings):
         return np.mean([nmi(self.classes, groups, self.weights) for groups in groupings], axis=0)
 
-    def by_sql(self, options):
+    def by_sql(self, options, k=f", k => {N_GROUPS}"):
         """Groups of each call of `cluster` with these options."""
-        statements = [f"SELECT {i} AS call, doc_id, cluster_id FROM cluster('{self.corpus.name}', k => {N_GROUPS}{option})"
+        statements = [f"SELECT {i} AS call, doc_id, cluster_id FROM cluster('{self.corpus.name}'{k}{option})"
                       for i, option in enumerate(options)]
         found = [{} for _ in options]
         for row in self.bench.sql(*statements):
@@ -115,6 +116,9 @@ def measure(bench, data, n_resamples=1000, limit=None):
                     figures.add(name, view, title, sets.nmi(*found))
                 else:
                     figures.not_offered(name, view, title)
+            if axes and view == bench.main_view:
+                found = sets.by_sql([f"{question}, seed => {seed}" for seed in SEEDS], k="")
+                figures.add(name, view, FOUND, sets.nmi(*found))
             for n_features in N_FEATURES if axes else ():
                 calls = [f", about => '{axis}', n_features => {n_features}{dictionary}, seed => {seed}"
                          for axis in axes for seed in SEEDS]

@@ -156,6 +156,7 @@ ANALYSES = [
          in_controls={DENSE: "everything, cluster", WORDS: "everything, k-means"}, because="question"),
     *(Line(f"the same, {method}", "clustering", "tweets_emotion", f"question, {method}", in_controls={}, told=False)
       for method in clustering.METHODS),
+    Line("the same, number of groups found", "clustering", "tweets_emotion", clustering.FOUND, in_controls={}, told=False),
     Line("topics of news, method for topics, NMI (beside k-means of the embedding)", "clustering", "news",
          "everything, cluster", own=DENSE, beside=("everything, k-means", -0.03), counts=True, told=False),
     Line("topics of news, features", "clustering", "news", "everything, cluster",

@@ -36,7 +36,7 @@ use crate::kernels::diff::{Against, DiffRow};
 use crate::kernels::trend::TrendRow;
 use crate::rows::{Columns, diff_columns};
 use crate::table::examples::{examples_column, n_examples};
-use crate::table::exec::{Computation, ComputedTable, Request};
+use crate::table::exec::{Computation, ComputedTable, Request, quoted, quoted_list};
 
 const NAME: &str = "diff";
 
@@ -240,15 +240,15 @@ struct DiffCall {
 
 impl fmt::Display for DiffCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NAME}('{}'", self.sets.join("', '"))?;
+        write!(f, "{NAME}({}", quoted_list(&self.sets))?;
         match &self.design {
             Design::Sets => {}
-            Design::Paired(column) => write!(f, ", paired_by => '{column}'")?,
-            Design::By(column) => write!(f, ", by => '{column}'")?,
-            Design::Target(column) => write!(f, ", target => '{column}'")?,
+            Design::Paired(column) => write!(f, ", paired_by => {}", quoted(column))?,
+            Design::By(column) => write!(f, ", by => {}", quoted(column))?,
+            Design::Target(column) => write!(f, ", target => {}", quoted(column))?,
         }
         if !self.control.is_empty() {
-            write!(f, ", control => ['{}']", self.control.join("', '"))?;
+            write!(f, ", control => [{}]", quoted_list(&self.control))?;
         }
         f.write_str(")")
     }

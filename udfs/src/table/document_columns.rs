@@ -9,6 +9,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use half::f16;
 
+use crate::table::exec::quoted_list;
+
 /// Whether [`crate::FeatureSource::documents`] failed because the set lacks a column, or otherwise cannot be planned: the
 /// planner says so, or the source by an error of its own that nothing else caused.
 pub(crate) fn lacks_column(error: &DataFusionError) -> bool {
@@ -63,8 +65,7 @@ impl Embeddings {
 /// The documents of `set` with these ids, as a set; none if `set` is of a form to which a condition cannot be added
 /// without changing its meaning.
 pub(crate) fn with_ids(set: &str, doc_ids: &[String]) -> Option<String> {
-    let quoted: Vec<String> = doc_ids.iter().map(|id| format!("'{}'", id.replace('\'', "''"))).collect();
-    let condition = format!("doc_id IN ({})", quoted.join(", "));
+    let condition = format!("doc_id IN ({})", quoted_list(doc_ids));
     let first = set.trim_start().split(|c: char| c.is_whitespace() || c == '(').next()?.to_lowercase();
     if matches!(first.as_str(), "" | "select" | "with" | "values" | "from") {
         return Some(format!("SELECT * FROM ({set}) AS documents WHERE {condition}"));

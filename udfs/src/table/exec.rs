@@ -55,6 +55,16 @@ pub trait Computation: fmt::Debug + fmt::Display + Send + Sync + 'static {
     async fn run(&self, request: Request) -> Result<Vec<RecordBatch>>;
 }
 
+/// A text as a literal of SQL, as EXPLAIN shows arguments.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Literals with commas between them.
+pub(crate) fn quoted_list<T: AsRef<str>>(texts: &[T]) -> String {
+    texts.iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
 /// What a query wants of a [`Computation`].
 #[derive(Debug, Clone)]
 pub struct Request {

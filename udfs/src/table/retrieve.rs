@@ -4,7 +4,7 @@
 //! Scores of several kinds are standardised and added (`kernels::fusion`): the *dense* embedding; features whose *labels*
 //! mean what the query says and, if asked for, features that fire when the query is read, the *latents*
 //! (`kernels::retrieval`); the *words*, relative to the best hit. The weight of the labels follows from how far the
-//! embedding's best documents stand out. The query's embedding is moved towards the first hits (pseudo-relevance feedback:
+//! embedding's best documents stand out, and how far its scores fall into two groups. The query's embedding is moved towards the first hits (pseudo-relevance feedback:
 //! Rocchio 1971, Lavrenko and Croft 2001). Documents marked with `like` and `unlike` move it further and add a signal,
 //! *feedback*, of the features that set them apart: both are one logistic regression (`kernels::feedback`).
 //!
@@ -113,8 +113,9 @@ pub const DOC: FunctionDoc = FunctionDoc {
            (`dense`), features whose labels mean what the query says (`labels`), and the words (`words`, BM25, relative to \
            the best hit); if asked for also features that fire when the query is read (`latents`, BM25 over features). \
            Labels weigh `1.5 / r^3`, at most 1, where the first ten documents by the embedding stand out `r` times as far, in \
-           standard deviations, as of a normal distribution: where the embedding finds a group, as of topics, it decides; where \
-           it does not, as of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
+           standard deviations, as of a normal distribution, times `(0.66 / s)^16`, at most 1, where `s` is the share of the \
+           variance of its cosines that is between two groups (2/π = 0.637 of a normal distribution): where the embedding finds \
+           a group, rare or frequent, as of topics, it decides; where it does not, as of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
            first ten hits (pseudo-relevance feedback).\n\n\
            Documents marked with `like` and `unlike` are told from each other, and lightly from a sample of all documents, by \
            a logistic regression on features and embedding: it moves the embedding of the query further and adds the \

@@ -29,7 +29,7 @@ use crate::catalog::{Feature, FeatureCatalog, FeatureSelection};
 use crate::docs::{FunctionDoc, Kind};
 use crate::kernels::retrieval::most_similar;
 use crate::kernels::words::words;
-use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking, quoted};
 
 /// A lower cosine between query and label is chance.
 const MEANING_FLOOR: f32 = 0.2;
@@ -118,7 +118,7 @@ struct Search {
 
 impl fmt::Display for Search {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "search_features('{}', {})", self.query, self.k)
+        write!(f, "search_features({}, {})", quoted(&self.query), self.k)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::features::{FeatureId, IdsView};
 use crate::kernels::counting::FeatureCounts;
 use crate::rows::Columns;
 use crate::scalar::common::Members;
-use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking, quoted};
 
 const NAME: &str = "similar_features";
 
@@ -87,7 +87,7 @@ struct SimilarCall {
 
 impl fmt::Display for SimilarCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NAME}('{}', {})", self.feature, self.k)
+        write!(f, "{NAME}({}, {})", quoted(&self.feature), self.k)
     }
 }
 

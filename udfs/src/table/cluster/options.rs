@@ -15,7 +15,7 @@ use crate::feature_source::EncodedText;
 use crate::features::FeatureId;
 use crate::kernels::axis::Axis;
 use crate::kernels::retrieval::most_similar;
-use crate::table::exec::blocking;
+use crate::table::exec::{blocking, quoted, quoted_list};
 
 /// A label below this cosine is not even distantly about the phrase.
 const ABOUT_FLOOR: f32 = 0.05;
@@ -217,10 +217,7 @@ impl fmt::Display for Options {
         write!(f, "{}({}", self.function, quoted(&self.set))?;
         match self.about.as_deref() {
             Some([about]) => write!(f, ", about => {}", quoted(about))?,
-            Some(parts) => {
-                let parts: Vec<String> = parts.iter().map(|part| quoted(part)).collect();
-                write!(f, ", about => [{}]", parts.join(", "))?;
-            }
+            Some(parts) => write!(f, ", about => [{}]", quoted_list(parts))?,
             None => {}
         }
         if let Some(k) = self.k {
@@ -405,11 +402,6 @@ fn explicit(
         ids.extend(found);
     }
     Ok((ids, phrases))
-}
-
-/// As a literal of SQL.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Whether a name that is known is a label: a concept's name comes before it, an id behind it.

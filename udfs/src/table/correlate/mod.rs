@@ -32,7 +32,7 @@ use crate::rows::{Columns, pair_columns};
 use crate::table::control::groups_of_columns;
 use crate::table::document_columns::lacks_column;
 use crate::table::examples::{Example, examples_column, n_examples};
-use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking, quoted, quoted_list};
 use crate::table::topics::{Grouped, topics};
 
 const NAME: &str = "correlate";
@@ -287,12 +287,12 @@ struct CorrelateCall {
 
 impl fmt::Display for CorrelateCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NAME}('{}'", self.set)?;
+        write!(f, "{NAME}({}", quoted(&self.set))?;
         if let Some((set, column)) = &self.across {
-            write!(f, ", with => '{set}', paired_by => '{column}'")?;
+            write!(f, ", with => {}, paired_by => {}", quoted(set), quoted(column))?;
         }
         match &self.control {
-            Some(Control::Columns(columns)) => write!(f, ", control => ['{}']", columns.join("', '"))?,
+            Some(Control::Columns(columns)) => write!(f, ", control => [{}]", quoted_list(columns))?,
             Some(Control::Topic) => f.write_str(", control => 'topic'")?,
             Some(Control::None) | None => {}
         }

@@ -70,6 +70,14 @@ async fn keeps_the_unexpected_if_asked() {
 }
 
 #[tokio::test]
+async fn the_plan_shows_the_call() {
+    let sql = "EXPLAIN SELECT * FROM correlate('notes WHERE doc_id <> ''it''''s''', named_argument('unexpected', 0.5))";
+    let plan = cells(&drinks(), sql).await.unwrap().concat().concat();
+    let call = "correlate('notes WHERE doc_id <> ''it''''s''', control => 'topic', unexpected => 0.5, min_lift => 2)";
+    assert!(plan.contains(call), "{plan}");
+}
+
+#[tokio::test]
 async fn negative_associations_and_support() {
     let source = drinks();
     let sql = "SELECT label_a, label_b, npmi FROM correlate('notes', named_argument('direction', 'negative')) LIMIT 1";

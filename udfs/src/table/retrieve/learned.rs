@@ -23,7 +23,7 @@ use crate::kernels::feedback::Example;
 use crate::kernels::retrieval::Scorer;
 use crate::rows::Columns;
 use crate::table::document_columns::lacks_column;
-use crate::table::exec::{Computation, ComputedTable, Request, blocking};
+use crate::table::exec::{Computation, ComputedTable, Request, blocking, quoted, quoted_list};
 
 const NAME: &str = "learned_features";
 
@@ -97,7 +97,8 @@ impl LearnedCall {
 
 impl fmt::Display for LearnedCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NAME}('{}', like => '{}', unlike => '{}')", self.set, self.like.join(","), self.unlike.join(","))
+        let (like, unlike) = (quoted_list(&self.like), quoted_list(&self.unlike));
+        write!(f, "{NAME}({}, like => [{like}], unlike => [{unlike}])", quoted(&self.set))
     }
 }
 

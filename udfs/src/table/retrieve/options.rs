@@ -9,6 +9,7 @@ use datafusion::logical_expr::Expr;
 use super::by_features;
 use crate::args::{Argument, Arguments, did_you_mean};
 use crate::catalog::FeatureSelection;
+use crate::table::exec::{quoted, quoted_list};
 
 /// Most first hits that a query may be moved towards.
 pub(super) const MOST_EXPANDED: usize = 100;
@@ -194,9 +195,16 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.features.is_empty() {
             let features: Vec<String> = self.features.iter().map(|(name, weight)| format!("{name}:{weight}")).collect();
-            return write!(f, "retrieve('{}', features => '{}', k => {})", self.set, features.join(", "), self.k);
+            return write!(
+                f,
+                "retrieve({}, features => {}, k => {})",
+                quoted(&self.set),
+                quoted(&features.join(", ")),
+                self.k
+            );
         }
-        write!(f, "retrieve('{}', '{}', k => {}", self.set, self.query.as_deref().unwrap_or_default(), self.k)?;
+        let query = self.query.as_deref().unwrap_or_default();
+        write!(f, "retrieve({}, {}, k => {}", quoted(&self.set), quoted(query), self.k)?;
         let weighed = |(signal, weight): &(Signal, f32)| match signal {
             Signal::Labels if self.adaptive => "labels=by query".to_owned(),
             signal => format!("{}={weight}", signal.name()),
@@ -204,11 +212,11 @@ impl fmt::Display for Options {
         let signals: Vec<String> = self.signals.iter().map(weighed).collect();
         write!(f, ", weights => '{}', expand => {}", signals.join(","), self.expand)?;
         if let Some(but_not) = &self.but_not {
-            write!(f, ", but_not => '{but_not}'")?;
+            write!(f, ", but_not => {}", quoted(but_not))?;
         }
         for (name, ids) in [("like", &self.like), ("unlike", &self.unlike)] {
             if !ids.is_empty() {
-                write!(f, ", {name} => '{}'", ids.join(","))?;
+                write!(f, ", {name} => [{}]", quoted_list(ids))?;
             }
         }
         write!(f, ")")
