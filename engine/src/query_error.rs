@@ -121,8 +121,7 @@ fn arrow(error: &ArrowError, position: &mut Option<(u64, u64)>) -> (ErrorKind, S
             (ErrorKind::Internal, error.to_string())
         }
         ArrowError::CastError(message) if message.starts_with("Cannot cast string '") => {
-            let hint = "; try_cast gives null for such text. Where no cast was written, a column of text stands beside a \
-                        value of that type: write the value in quotes";
+            let hint = "; try_cast gives null for such text, and beside a column of text a number is written in quotes";
             (ErrorKind::Data, format!("{}{hint}", lowered(message)))
         }
         other => (ErrorKind::Data, lowered(&other.to_string())),
@@ -315,7 +314,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Query);
         assert_eq!(error.message(), "regular expression '\\mhere': unrecognized escape sequence");
         let cast = ArrowError::CastError("Cannot cast string 'a1' to value of Int64 type".to_owned());
-        assert!(Error::from(DataFusionError::from(cast)).message().contains("try_cast gives null"));
+        assert!(Error::from(DataFusionError::from(cast)).message().contains("a number is written in quotes"));
         let tree = "Unsupported ast node in sqltorel: Collate { expr: Identifier(Ident { value: \"a\" }) }";
         let error = Error::from(DataFusionError::NotImplemented(tree.to_owned()));
         assert_eq!(error.message(), "not supported: an expression of the kind Collate");

@@ -106,7 +106,9 @@ fn names_that_others_made_find_their_features() {
     }
     // Elsewhere the name that a person gave is still one.
     let elsewhere = scratch.path("elsewhere.db");
-    succeed(saequel(&elsewhere).args(["sql", "SELECT 1"]));
+    let mut import = saequel(&elsewhere);
+    import.arg("import").arg(answers()).args(["--corpus", "answers", "--text", "answer", "--limit", "1"]);
+    succeed(&mut import);
     let told = succeed(saequel(&elsewhere).args(["features", "import-labels"]).arg(scratch.path("labels.csv")));
     assert!(told.starts_with("3 of ") && told.contains(" labels changed"), "{told}");
     let query = "SELECT label_source FROM saequel.features WHERE feature_id = 3";

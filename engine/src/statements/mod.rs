@@ -181,8 +181,12 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
     if next.token == Token::EOF {
         return Ok(());
     }
-    // An expression that nests too deep is taken for none at all, and is left over.
-    if parser.parse_expr() == Err(ParserError::RecursionLimitExceeded) {
+    // An expression that nests too deep is taken for none at all, or the word that it begins with for a name, and the rest
+    // is left over.
+    let last = parser.get_current_token().token.clone();
+    let n_before = (0..parser.index()).filter(|at| parser.token_at(*at).token == last).count();
+    let is_name = ["not", "case", "end"].iter().any(|word| is_word(&last, word)) && n_before > RECURSION_LIMIT / 2;
+    if is_name || parser.parse_expr() == Err(ParserError::RecursionLimitExceeded) {
         return Err(syntax(ParserError::RecursionLimitExceeded));
     }
     let start = next.span.start;

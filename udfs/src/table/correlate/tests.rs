@@ -73,7 +73,7 @@ async fn keeps_the_unexpected_if_asked() {
 async fn the_plan_shows_the_call() {
     let sql = "EXPLAIN SELECT * FROM correlate('notes WHERE doc_id <> ''it''''s''', named_argument('unexpected', 0.5))";
     let plan = cells(&drinks(), sql).await.unwrap().concat().concat();
-    let call = "correlate('notes WHERE doc_id <> ''it''''s''', control => 'topic', unexpected => 0.5, min_lift => 2)";
+    let call = "correlate('notes WHERE doc_id <> ''it''''s''', unexpected => 0.5, min_lift => 2)";
     assert!(plan.contains(call), "{plan}");
 }
 

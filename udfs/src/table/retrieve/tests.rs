@@ -524,7 +524,7 @@ async fn documents_without_an_embedding_are_not_among_those_that_the_best_stand_
         dense: DenseQuery::default(),
     };
     let (_, fusion) = plan.make(Scorer { weights: Vec::new(), mean_length: 0.0 }, Vec::new()).unwrap();
-    assert_eq!(fusion.units[Signal::Labels as usize], label_weight(6.0, 3_000));
+    assert_eq!(fusion.units[Signal::Labels as usize], label_weight(6.0, 0.0, 3_000));
 }
 
 #[test]
