@@ -183,9 +183,12 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
     }
     // An expression that nests too deep is taken for none at all, or the word that it begins with for a name, and the rest
     // is left over.
-    let last = parser.get_current_token().token.clone();
-    let n_before = (0..parser.index()).filter(|at| parser.token_at(*at).token == last).count();
-    let is_name = ["not", "case", "end"].iter().any(|word| is_word(&last, word)) && n_before > RECURSION_LIMIT / 2;
+    let read = (0..parser.index()).map(|at| &parser.token_at(at).token);
+    let last = read.clone().rfind(|token| !matches!(token, Token::Whitespace(_)));
+    let is_name = last.is_some_and(|last| {
+        ["not", "case", "end"].iter().any(|word| is_word(last, word))
+            && read.filter(|token| *token == last).count() > RECURSION_LIMIT / 4
+    });
     if is_name || parser.parse_expr() == Err(ParserError::RecursionLimitExceeded) {
         return Err(syntax(ParserError::RecursionLimitExceeded));
     }
