@@ -52,4 +52,4 @@ pub use saequel_encoder::{detection, encode as encoder, evidence, labels, progre
 pub use saequel_udfs::docs as functions;
 pub use saequel_udfs::{FeatureCatalog, FeatureRef, Level};
 pub use session::{Described, Parameter};
-pub use statements::with_stack;
+pub use statements::{check_tokens, with_stack};

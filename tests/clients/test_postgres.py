@@ -825,8 +825,8 @@ def test_a_numeric_fits_what_was_described_before_it_was_there(server):
     raw.until(b"Z")
     price = b"(SELECT CAST(1.5 AS DECIMAL(10, 2)) AS price)"
     for sql, expected in [
-        (b"SELECT $1 AS x", (701, 12.0)),
-        (b"SELECT price + $1 AS x FROM " + price, (701, 13.5)),
+        (b"SELECT $1 AS x", (1700, 12.0)),
+        (b"SELECT price + $1 AS x FROM " + price, (1700, 13.5)),
         (b"SELECT price AS x FROM " + price + b" WHERE price < $1", (1700, 1.5)),
     ]:
         raw.socket.sendall(parse(sql, oids=(1700,)) + message(b"D", b"S\0") + SYNC)

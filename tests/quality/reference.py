@@ -14,10 +14,11 @@ def deviation(scores):
 
 
 def separation(scores):
-    """Share of the variance that is between two groups, cut where it is largest."""
+    """Share of the variance that is between two groups, cut where it is largest, over what a normal sample may reach."""
     below, n = np.cumsum(np.sort(scores - scores.mean()))[:-1], len(scores)
     size = np.arange(1, n)
-    return (below ** 2 * n / (size * (n - size))).max(initial=0) / max((scores - scores.mean()) @ (scores - scores.mean()), 1e-12)
+    share = (below ** 2 * n / (size * (n - size))).max(initial=0) / max(n * scores.var(), 1e-12)
+    return share / (2 / np.pi + 0.82 / n ** 0.5)
 
 
 def default(scores, dense, query):
@@ -25,7 +26,7 @@ def default(scores, dense, query):
     cosine, labels, words = scores["dense"], scores["labels"], scores["words"]
     tail = (np.sort(cosine)[-N_TAIL:].mean() - cosine.mean()) / deviation(cosine)
     ratio = tail / norm.isf(N_TAIL / 2 / max(len(cosine), 2 * N_TAIL))
-    of_labels = min(1.5 / max(ratio, 1e-3) ** 3, 1) * min(0.66 / max(separation(cosine), 1e-3), 1) ** 16
+    of_labels = min(1.5 / max(ratio, 1e-3) ** 3, 1) * min(1 / max(separation(cosine), 1e-3), 1) ** 16
     rest = of_labels * labels / deviation(labels) + words / max(words.max(), 1e-9)
     first = cosine / deviation(cosine) + rest
     n_early, n_expanded = min(N_EARLY, len(cosine)), min(N_EXPANDED, len(cosine) // 20)

@@ -3,8 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, Select, SetExpr, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{Expr, Function, Query, Select, SetExpr, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::is_word;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Expressions that may lie within each other.
@@ -13,6 +15,13 @@ const MAX_DEPTH: usize = 500;
 const MAX_TOTAL: usize = 2_000;
 /// What a table, or a query of `WITH`, counts.
 const RELATION: usize = 5;
+/// Brackets, `CASE`s and signs within each other. The parser follows 100, and where it has to give up within `cast(...)` and
+/// the like it reads all that is in there another way, at each level twice: it would not end.
+const MAX_NESTED: usize = 90;
+/// Subqueries in expressions, and calls of [`DOUBLING`], within each other: at each level planning takes twice as long.
+const MAX_DOUBLED: usize = 15;
+/// Functions that are planned as a condition on their first argument, which is then there twice.
+const DOUBLING: &[&str] = &["coalesce", "nvl", "ifnull"];
 /// Longest statement, in bytes.
 const MAX_BYTES: usize = 16 << 20;
 /// A statement of so many bytes is read on any stack, however it nests.
@@ -44,6 +53,73 @@ pub fn with_stack<T: Send>(bytes: usize, read: impl FnOnce() -> Result<T> + Send
     })
 }
 
+pub(super) fn nests_too_deep() -> Error {
+    let message = format!(
+        "the statement nests too deep: expected at most about {MAX_NESTED} brackets, expressions or queries within each other; \
+         cut it into several statements"
+    );
+    Error::new(ErrorKind::Query, message)
+}
+
+/// Refuses a statement before it is parsed that nests deeper than parsing could end. Whoever parses statements before the
+/// engine does so asks this first.
+///
+/// # Errors
+/// [`ErrorKind::Query`].
+pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<()> {
+    // Of each bracket that is open, the signs before it; and those before what comes.
+    let (mut open, mut within, mut signs) = (Vec::<usize>::new(), 0usize, 0usize);
+    let mut before: Option<&Token> = None;
+    let ends = |token: &Token| {
+        ["and", "or", "then", "when", "else", "select", "from", "where"].iter().any(|word| is_word(token, word))
+    };
+    for TokenWithSpan { token, .. } in tokens {
+        match token {
+            Token::Whitespace(_) => continue,
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                open.push(signs);
+                within += signs + 1;
+                signs = 0;
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                signs = open.pop().unwrap_or(0);
+                within = within.saturating_sub(signs + 1);
+            }
+            Token::Comma | Token::SemiColon => signs = 0,
+            Token::Minus | Token::Plus | Token::Tilde | Token::ExclamationMark => {
+                let is_sign = !matches!(
+                    before,
+                    Some(
+                        Token::Word(_)
+                            | Token::Number(..)
+                            | Token::SingleQuotedString(_)
+                            | Token::RParen
+                            | Token::RBracket
+                    )
+                );
+                signs += usize::from(is_sign);
+            }
+            word if is_word(word, "case") => {
+                open.push(signs);
+                within += signs + 1;
+                signs = 0;
+            }
+            word if is_word(word, "end") => {
+                signs = open.pop().unwrap_or(0);
+                within = within.saturating_sub(signs + 1);
+            }
+            word if is_word(word, "not") => signs += 1,
+            word if ends(word) => signs = 0,
+            _ => {}
+        }
+        before = Some(token);
+        if within + signs > MAX_NESTED {
+            return Err(nests_too_deep());
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a tree that is too deep to be planned.
 ///
 /// # Errors
@@ -60,12 +136,16 @@ pub(super) fn check(tree: &mut impl VisitMut) -> Result<()> {
 
 const TOO_DEEP: &str = "an expression nests more than 500 operators deep; write `x IN (...)` for a long `x = ... OR`, or cut \
                         it into several statements";
+const TOO_OFTEN: &str = "more than 15 subqueries, or calls of coalesce, nest within each other in an expression; write \
+                         coalesce(a, b, c) for coalesce(coalesce(a, b), c), or name a part of it in WITH";
 const TOO_MUCH: &str = "the statement joins or unites too much; cut it into several statements";
 
 #[derive(Default)]
 struct Depth {
     now: usize,
     total: usize,
+    /// Those that take twice as long at each level.
+    doubled: usize,
     /// Of each query that the walk is in.
     deepest: Vec<usize>,
 }
@@ -105,8 +185,12 @@ impl VisitorMut for Depth {
         // `a[1][2].b` is one expression here, and one call in another in a plan.
         let steps = if let Expr::CompoundFieldAccess { access_chain, .. } = expr { access_chain.len() } else { 0 };
         self.now += 1;
+        self.doubled += usize::from(is_doubled(expr));
         if self.now + steps > MAX_DEPTH {
             return ControlFlow::Break(TOO_DEEP);
+        }
+        if self.doubled > MAX_DOUBLED {
+            return ControlFlow::Break(TOO_OFTEN);
         }
         match self.deepest.last_mut() {
             Some(deepest) => *deepest = (*deepest).max(self.now + steps),
@@ -115,9 +199,21 @@ impl VisitorMut for Depth {
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, _expr: &mut Expr) -> ControlFlow<Self::Break> {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         self.now -= 1;
+        self.doubled -= usize::from(is_doubled(expr));
         ControlFlow::Continue(())
+    }
+}
+
+fn is_doubled(expr: &Expr) -> bool {
+    match expr {
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => true,
+        Expr::Function(Function { name, .. }) => {
+            let name = name.0.last().and_then(|part| part.as_ident());
+            name.is_some_and(|name| DOUBLING.iter().any(|doubling| name.value.eq_ignore_ascii_case(doubling)))
+        }
+        _ => false,
     }
 }
 
@@ -136,6 +232,11 @@ mod tests {
             many("SELECT a + 1 AS x FROM t WHERE b = 2", 300, " UNION ALL "),
             format!("SELECT 1 FROM {}", many("t JOIN u ON t.a = u.a", 100, ", ")),
             format!("SELECT {}", many("f(a + 1, g(b))", 400, " + ")),
+            format!("SELECT 1 WHERE {}", many("NOT a AND b IS NOT NULL AND c = -1", 100, " AND ")),
+            format!("SELECT {}", many("coalesce(a, -1)", 100, ", ")),
+            format!("SELECT {}a{}", "coalesce(".repeat(12), ", 1)".repeat(12)),
+            format!("SELECT * FROM {}t{}", "(SELECT * FROM ".repeat(20), ")".repeat(20)),
+            format!("SELECT {}1{}", "cast(abs(".repeat(40), ") AS int)".repeat(40)),
         ];
         for sql in &wide {
             assert!(parse(sql).is_ok(), "{}: {:?}", &sql[..60], parse(sql).err());
@@ -160,6 +261,13 @@ mod tests {
             format!("SELECT {}1", "NOT ".repeat(10_000)),
             format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000)),
             format!("SELECT {}1{}", "CASE WHEN a THEN ".repeat(10_000), " END".repeat(10_000)),
+            // These would be parsed or planned for years.
+            format!("SELECT {}1{}", "cast(abs(".repeat(60), ") AS int)".repeat(60)),
+            format!("SELECT {}1{}", "NOT cast(".repeat(60), " AS boolean)".repeat(60)),
+            format!("SELECT {}cast(cast(1 AS int) AS int)", "a = NOT ".repeat(95)),
+            format!("SELECT {}1{}", "coalesce(".repeat(20), ", 2)".repeat(20)),
+            format!("SELECT {}1{}", "(SELECT ".repeat(20), ")".repeat(20)),
+            format!("SELECT 1 WHERE {}true{}", "1 IN (SELECT 1 WHERE ".repeat(20), ")".repeat(20)),
             format!("DELETE FROM t WHERE {}", many("a = 1", 10_000, " OR ")),
             "/*".repeat(100_000),
         ];

@@ -25,7 +25,7 @@ use crate::engine::{GivenFeatures, OnBadRow, OnConflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_error::parser_message;
 use crate::reader::ChatColumns;
-pub use depth::with_stack;
+pub use depth::{check_tokens, with_stack};
 use walk::{Node, walk};
 
 /// How deep expressions and subqueries may nest.
@@ -166,6 +166,7 @@ fn read(sql: &str) -> Result<Statement> {
 pub(crate) fn tokenize(sql: &str) -> Result<Vec<TokenWithSpan>> {
     let dialect = GenericDialect {};
     let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| syntax(error.into()))?;
+    depth::check_tokens(&tokens)?;
     rewrite::time_travel(tokens)
 }
 
@@ -181,17 +182,6 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
     if next.token == Token::EOF {
         return Ok(());
     }
-    // An expression that nests too deep is taken for none at all, or the word that it begins with for a name, and the rest
-    // is left over.
-    let read = (0..parser.index()).map(|at| &parser.token_at(at).token);
-    let last = read.clone().rfind(|token| !matches!(token, Token::Whitespace(_)));
-    let is_name = last.is_some_and(|last| {
-        ["not", "case", "end"].iter().any(|word| is_word(last, word))
-            && read.filter(|token| *token == last).count() > RECURSION_LIMIT / 4
-    });
-    if is_name || parser.parse_expr() == Err(ParserError::RecursionLimitExceeded) {
-        return Err(syntax(ParserError::RecursionLimitExceeded));
-    }
     let start = next.span.start;
     let message = format!("line {}, column {}: unexpected '{}'; {otherwise}", start.line, start.column, next.token);
     Err(Error::new(ErrorKind::Query, message))
@@ -200,11 +190,7 @@ pub(crate) fn end_of_input(parser: &mut Parser<'_>, otherwise: &str) -> Result<(
 /// A parser's error as ours.
 pub(crate) fn syntax(error: ParserError) -> Error {
     if error == ParserError::RecursionLimitExceeded {
-        let message = format!(
-            "the statement nests too deep: expected at most about {RECURSION_LIMIT} expressions or queries within each \
-             other; cut it into several statements"
-        );
-        return Error::new(ErrorKind::Query, message);
+        return depth::nests_too_deep();
     }
     Error::new(ErrorKind::Query, parser_message(&error.to_string()))
 }

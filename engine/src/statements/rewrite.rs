@@ -12,8 +12,8 @@ use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::DataType;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    ObjectName, ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    Ident, ObjectName, ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
@@ -151,6 +151,12 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
 fn expression(expr: &mut Expr) -> Result<()> {
     match expr {
         Expr::SimilarTo { .. } => similar::rewrite(expr),
+        Expr::BinaryOp { op: BinaryOperator::BitwiseXor, left, right } => {
+            let message = format!(
+                "{left} ^ {right}: a power here, an exclusive or there; write power(a, b) or (a | b) - (a & b)"
+            );
+            Err(Error::new(ErrorKind::Query, message))
+        }
         Expr::Collate { collation, .. } => {
             let message = format!("COLLATE {collation}: texts are compared by their bytes here; leave it away");
             Err(Error::new(ErrorKind::Query, message))

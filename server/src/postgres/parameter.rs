@@ -56,24 +56,14 @@ impl Parameter {
         ScalarValue::try_from(&data_type.unwrap_or(DataType::Utf8)).ok()
     }
 
-    /// A whole number that the client calls `numeric` as what [`Self::null`] is; `None` for other values.
-    pub(super) fn as_described(&self, value: &ScalarValue) -> Option<ScalarValue> {
-        match (value, self.null()?) {
-            (ScalarValue::Int64(Some(whole)), described) if self.by_client && self.shown == Type::NUMERIC => {
-                Some(match described {
-                    ScalarValue::Float64(_) => ScalarValue::Float64(Some(*whole as f64)),
-                    _ => ScalarValue::Decimal128(Some(i128::from(*whole)), 19, 0),
-                })
-            }
-            _ => None,
-        }
-    }
-
-    /// A `numeric` that the client calls so. Beside fractions it is one, as PostgreSQL compares them.
+    /// A `numeric` that the client calls so, also if it is whole: it divides as one. Beside fractions it is one, as
+    /// PostgreSQL compares them.
     fn number(&self, text: &str) -> Option<ScalarValue> {
-        match number_of(text)? {
-            ScalarValue::Float64(_) if !self.wanted.as_ref().is_some_and(DataType::is_floating) => decimal_of(text),
-            number => Some(number),
+        match &self.wanted {
+            Some(fraction) if fraction.is_floating() => {
+                text.trim().parse().ok().map(|number| ScalarValue::Float64(Some(number)))
+            }
+            _ => decimal_of(text),
         }
     }
 
@@ -501,17 +491,16 @@ mod tests {
         assert_eq!(null(701, Some(DataType::Int64)), ScalarValue::Float64(None));
         assert_eq!(null(1043, Some(DataType::Int64)), ScalarValue::Int64(None));
         assert_eq!(null(0, None), ScalarValue::Utf8(None));
-        // A `numeric` is described as a fraction, whatever it turns out to be.
-        let described = |oid| Parameter::new(oid, None).unwrap().as_described(&ScalarValue::Int64(Some(12)));
         assert_eq!(null(1700, None), ScalarValue::Decimal128(None, 38, 10));
         assert_eq!(null(1700, Some(DataType::Float32)), ScalarValue::Float64(None));
-        assert_eq!((described(1700), described(20)), (Some(ScalarValue::Decimal128(Some(12), 19, 0)), None));
     }
 
     #[test]
     fn decimals_keep_their_digits() {
         let decimal = |text| value(1700, None, text).unwrap();
         assert_eq!(decimal("1.50"), ScalarValue::Decimal128(Some(150), 3, 2));
+        assert_eq!(decimal("12"), ScalarValue::Decimal128(Some(12), 2, 0));
+        assert_eq!(value(1700, Some(DataType::Int64), "12").unwrap(), ScalarValue::Decimal128(Some(12), 2, 0));
         assert_eq!(decimal("-0.05"), ScalarValue::Decimal128(Some(-5), 2, 2));
         assert_eq!(decimal("1E-7"), ScalarValue::Decimal128(Some(1), 7, 7));
         assert_eq!(decimal("12e2"), ScalarValue::Decimal128(Some(1200), 4, 0));

@@ -74,14 +74,6 @@ impl Prepared {
         *self.described.lock().unwrap_or_else(PoisonError::into_inner) = Some(columns);
     }
 
-    /// Values as the description took them, where it could not know them better; `None` if they are that already.
-    pub(super) fn as_described(&self, values: &[ScalarValue]) -> Option<Vec<ScalarValue>> {
-        let described = |(parameter, value): (&Parameter, &ScalarValue)| parameter.as_described(value);
-        let pairs = || self.parameters.iter().zip(values);
-        let differs = pairs().any(|pair| described(pair).is_some());
-        differs.then(|| pairs().map(|pair| described(pair).unwrap_or_else(|| pair.1.clone())).collect())
-    }
-
     /// An error with its position in what the client sent.
     pub(super) fn located(&self, trouble: Trouble) -> Trouble {
         trouble.located(&self.planned, &self.sql, self.offset)

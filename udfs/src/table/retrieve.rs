@@ -113,8 +113,8 @@ pub const DOC: FunctionDoc = FunctionDoc {
            (`dense`), features whose labels mean what the query says (`labels`), and the words (`words`, BM25, relative to \
            the best hit); if asked for also features that fire when the query is read (`latents`, BM25 over features). \
            Labels weigh `1.5 / r^3`, at most 1, where the first ten documents by the embedding stand out `r` times as far, in \
-           standard deviations, as of a normal distribution, times `(0.66 / s)^16`, at most 1, where `s` is the share of the \
-           variance of its cosines that is between two groups (2/π = 0.637 of a normal distribution): where the embedding finds \
+           standard deviations, as of a normal distribution, times `1 / s^16`, at most 1, where `s` is the share of the \
+           variance of its cosines that is between two groups, in units of what one in a hundred normal samples reaches: where the embedding finds \
            a group, rare or frequent, as of topics, it decides; where it does not, as of forms and styles, labels do. The embedding of the query is moved half its length towards the mean of the \
            first ten hits (pseudo-relevance feedback).\n\n\
            Documents marked with `like` and `unlike` are told from each other, and lightly from a sample of all documents, by \

@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{Statement, VisitMut};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
+use saequel_engine::check_tokens;
 
 use self::expressions::{AS_TEXT, REG, cte_names, is_word, type_name};
 pub(crate) use self::repeated::shown_name;
@@ -44,6 +45,9 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
         dialect = &PostgreSqlDialect {};
         tokens = Tokenizer::new(dialect, sql).tokenize_with_location().ok()?;
     }
+    if check_tokens(&tokens).is_err() {
+        return None;
+    }
     let significant: Vec<&Token> =
         tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_))).collect();
     let is_marked = significant.iter().enumerate().any(|(at, _)| is_marked(&significant, at));
@@ -60,8 +64,11 @@ pub(super) fn rewrite(sql: &str) -> Option<String> {
     if !is_marked {
         return tell_apart(&mut statement).then(|| statement.to_string());
     }
-    let mut rules = Rules { changed: false, catalog: false, value, ctes: cte_names(&statement) };
+    let ctes = cte_names(&statement);
+    let mut rules = Rules { changed: false, catalog: false, value, ctes, ctes_of_catalog: false };
     rules.catalog = rules.reads_catalog(&statement);
+    rules.ctes_of_catalog = true;
+    rules.ctes_of_catalog = rules.tables(&statement).iter().all(|own| *own);
     let _ = VisitMut::visit(&mut statement, &mut rules);
     if let Statement::Query(query) = &mut statement {
         rules.output_names(query);
@@ -134,7 +141,8 @@ fn is_marked(tokens: &[&Token], at: usize) -> bool {
     match word.as_str() {
         "any" | "all" | "some" | "array" => followed_by(&Token::LParen),
         PUBLIC => followed_by(&Token::Period) && tokens.get(at + 3) == Some(&&Token::LParen),
-        "bytea" | "numeric" | "decimal" | "dec" => is_type(),
+        "bytea" => is_type() || matches!(tokens.get(at + 1), Some(Token::SingleQuotedString(_))),
+        "numeric" | "decimal" | "dec" => is_type(),
         "at" => word_at(at + 1).as_deref() == Some("time"),
         "operator" | "escape" | "collate" | "current_schema" | "current_role" => true,
         "generate_series" | "unnest" | "string_to_array" | "generate_subscripts" => followed_by(&Token::LParen),
@@ -218,7 +226,8 @@ mod tests {
         let long = "12345678901234567890.123";
         becomes(&format!("SELECT {long}::numeric AS n"), &format!("SELECT CAST('{long}' AS NUMERIC(23,3)) AS n"));
         becomes("SELECT CAST('-007.50' AS decimal) AS n", "SELECT CAST('-007.50' AS NUMERIC(3,2)) AS n");
-        unchanged("SELECT x::numeric, '1e5'::numeric AS e, 1.5::numeric(4,1) AS f FROM t");
+        unchanged("SELECT x::numeric, '1e5'::numeric AS e, 1.5::numeric(4,1) AS f, 2::numeric / 3 AS g FROM t");
+        becomes("SELECT bytea '\\x61' AS b", "SELECT X'61' AS b");
     }
 
     #[test]
@@ -235,6 +244,10 @@ mod tests {
         let two = "power(CAST(2 AS DOUBLE PRECISION), CAST(10 AS DOUBLE PRECISION))";
         becomes("SELECT 3 * 2 ^ 10 AS n", &format!("SELECT 3 * {two} AS n"));
         becomes("SELECT 2 ^ 10 + 1 AS n", &format!("SELECT {two} + 1 AS n"));
+        let signed = "power(CAST(-2 AS DOUBLE PRECISION), CAST(10 AS DOUBLE PRECISION))";
+        becomes("SELECT 3 - -2 ^ 10 AS n", &format!("SELECT 3 - {signed} AS n"));
+        let again = format!("power(CAST({signed} AS DOUBLE PRECISION), CAST(3 AS DOUBLE PRECISION))");
+        becomes("SELECT -2 ^ 10 ^ 3 AS n", &format!("SELECT {again} AS n"));
         becomes("SELECT tz AT TIME ZONE 'Asia/Tokyo' AS t FROM x", "SELECT timezone('Asia/Tokyo', tz) AS t FROM x");
     }
 
@@ -249,6 +262,33 @@ mod tests {
             "SELECT pg_array_or_empty((SELECT array_agg(\"array\") FROM (SELECT DISTINCT a FROM t LIMIT 2) AS \"array\" \
              (\"array\"))) AS l",
         );
+        becomes(
+            "SELECT ARRAY(SELECT a + 1 AS b FROM t GROUP BY a + 1 ORDER BY b DESC) AS l",
+            "SELECT pg_array_or_empty((SELECT array_agg(\"array\" ORDER BY \"array\" DESC) FROM (SELECT a + 1 AS b FROM t \
+             GROUP BY a + 1 ORDER BY b DESC) AS \"array\" (\"array\"))) AS l",
+        );
+        // What is sorted by is not there.
+        unchanged("SELECT ARRAY(SELECT a FROM t GROUP BY a ORDER BY max(b)) AS l");
+        for value in ["unnest(a)", "row_number() OVER ()", "count(*) + 1"] {
+            let sql = format!("SELECT ARRAY(SELECT {value} FROM t) AS l");
+            assert!(rewrite(&sql).is_some_and(|new| new.contains(&format!("FROM (SELECT {value} FROM t)"))), "{sql}");
+        }
+    }
+
+    #[test]
+    fn corpora_are_not_taken_for_the_catalog() {
+        for sql in [
+            "WITH q AS (SELECT id, model FROM answers) SELECT (SELECT model FROM q WHERE id > 3) AS m, 2 AS two",
+            "SELECT 2 IN (SELECT i FROM generate_series(1, 3) AS t (i) LIMIT 1) AS b",
+        ] {
+            let new = rewrite(sql).unwrap_or_else(|| sql.to_owned());
+            assert!(!new.contains("min(") && !new.contains("array_agg"), "{new}");
+        }
+        let of_catalog =
+            "WITH q AS (SELECT oid, relname FROM pg_class) SELECT (SELECT relname FROM q WHERE oid = 3) AS m";
+        assert!(rewrite(of_catalog).is_some_and(|new| new.contains("min(relname)")));
+        let cut = "SELECT 3 IN (SELECT oid FROM pg_class LIMIT 1) AS b, 'a'::regclass AS c";
+        assert!(rewrite(cut).is_some_and(|new| !new.contains("array_agg")));
     }
 
     #[test]

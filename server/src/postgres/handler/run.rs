@@ -234,14 +234,6 @@ impl Connection {
             let same = |rows: &Rows| {
                 told.len() == rows.columns.len() && told.iter().zip(&rows.columns).all(|(a, b)| a.shown == b.shown)
             };
-            // A statement is described before its values are there, so that each `numeric` is taken for a fraction.
-            if !same(&rows)
-                && !prepared.writes
-                && let Some(values) = prepared.as_described(&portal.values)
-            {
-                drop(rows);
-                rows = self.begin(&prepared, &values).await?;
-            }
             // A corpus was made anew since.
             if !same(&rows) {
                 return Err(Trouble::new("0A000", "cached plan must not change result type")

@@ -41,7 +41,8 @@ pub(super) fn timezone(call: &Call<'_>) -> Result<ArrayRef> {
         };
         let zone = match known {
             Some((last, zone)) if last == name => zone,
-            _ => zone_of(name).ok_or_else(|| DataFusionError::Plan(format!("time zone \"{name}\" not recognized")))?,
+            _ => zone_of(&east(name))
+                .ok_or_else(|| DataFusionError::Plan(format!("time zone \"{name}\" not recognized")))?,
         };
         known = Some((name, zone));
         let out = || DataFusionError::Execution(format!("timezone: {micros} microseconds are out of range"));
@@ -51,6 +52,16 @@ pub(super) fn timezone(call: &Call<'_>) -> Result<ArrayRef> {
     }
     let moved = moved.finish();
     Ok(Arc::new(if is_clock { moved.with_timezone("UTC") } else { moved }))
+}
+
+/// A number of hours is one to the west here, as POSIX has it, and to the east in `SET TIME ZONE`.
+fn east(zone: &str) -> String {
+    let hours = |sign: &str| zone.strip_prefix(sign).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    match (hours("+"), hours("-")) {
+        (Some(hours), _) => format!("-{hours}"),
+        (_, Some(hours)) => format!("+{hours}"),
+        _ => zone.to_owned(),
+    }
 }
 
 /// Seconds that the clock of `zone` is ahead of UTC at a moment.
@@ -168,5 +179,6 @@ mod tests {
         // The hour that summer leaves out, and the one that autumn has twice.
         assert_eq!(local_offset(zone, at("2024-03-31 02:30")), 3600);
         assert_eq!(local_offset(zone, at("2024-10-27 02:30")), 3600);
+        assert_eq!(["+02", "-3.5", "UTC", "+x"].map(east), ["-02", "+3.5", "UTC", "+x"]);
     }
 }

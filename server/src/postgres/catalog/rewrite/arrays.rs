@@ -1,8 +1,10 @@
 //! `ARRAY(SELECT ...)`: the engine gathers with `array_agg` alone, which gives a null for no rows.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, OrderBy, OrderByExpr, OrderByKind, Query,
-    SelectItem, SetExpr, Statement, Value, ValueWithSpan,
+    SelectItem, SetExpr, Statement, Value, ValueWithSpan, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -37,7 +39,7 @@ fn in_place(query: &mut Query) -> Option<()> {
         SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
         _ => None,
     };
-    if is_aggregate(value) {
+    if is_no_plain_value(value) {
         return None;
     }
     let value = value.clone();
@@ -70,13 +72,62 @@ fn in_place(query: &mut Query) -> Option<()> {
     Some(())
 }
 
-/// Gathers what the query gives.
+/// Gathers what the query gives; `None` if it is sorted by something else than its value, which is lost then.
 fn around(query: &Query) -> Option<Query> {
     let name = Ident::with_quote('"', "array");
-    let sql = format!("SELECT array_agg({name}) FROM ({query}) AS {name} ({name})");
+    let order = match &query.order_by {
+        None => String::new(),
+        // The first few in their order are no set.
+        Some(_) if query.limit_clause.is_some() || query.fetch.is_some() => by_value(query).unwrap_or_default(),
+        Some(_) => by_value(query)?,
+    };
+    let sql = format!("SELECT array_agg({name}{order}) FROM ({query}) AS {name} ({name})");
     let mut statements = Parser::parse_sql(&GenericDialect {}, &sql).ok()?;
     let Statement::Query(query) = statements.pop()? else { return None };
     Some(*query)
+}
+
+/// ` ORDER BY ...` of a query that is sorted by its only column.
+fn by_value(query: &Query) -> Option<String> {
+    let Some(OrderBy { kind: OrderByKind::Expressions(order), .. }) = &query.order_by else { return None };
+    let [by] = order.as_slice() else { return None };
+    let value = match query.body.as_ref() {
+        SetExpr::Select(select) => match select.projection.as_slice() {
+            [SelectItem::UnnamedExpr(value)] => Some((value, None)),
+            [SelectItem::ExprWithAlias { expr, alias }] => Some((expr, Some(folded(alias)))),
+            // `SELECT * FROM (VALUES (1)) v(a) ORDER BY a`
+            _ => None,
+        },
+        _ => None,
+    };
+    let is_value = match (&by.expr, value) {
+        (Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }), _) => number == "1",
+        // Of all columns there is one, or the array could not be made.
+        (Expr::Identifier(_), None) => true,
+        (Expr::Identifier(ident), Some((_, Some(alias)))) if folded(ident) == alias => true,
+        (expr, Some((value, _))) => expr == value,
+        _ => false,
+    };
+    let by = OrderByExpr { expr: Expr::Identifier(Ident::with_quote('"', "array")), ..by.clone() };
+    is_value.then(|| format!(" ORDER BY {by}"))
+}
+
+/// Whether an expression gives anything but one value for each row that is read.
+fn is_no_plain_value(expr: &Expr) -> bool {
+    struct Finds(bool);
+    impl Visitor for Finds {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expr {
+                let name = parts(&function.name).pop().unwrap_or_default();
+                self.0 |= function.over.is_some() || matches!(name.as_str(), "unnest" | "generate_series");
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut finds = Finds(is_aggregate(expr));
+    let _ = expr.visit(&mut finds);
+    finds.0
 }
 
 /// Takes the expression of `ARRAY(SELECT ...)` apart.

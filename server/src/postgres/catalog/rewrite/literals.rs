@@ -20,8 +20,8 @@ pub(super) fn bytes(text: &str) -> Expr {
     }
 }
 
-/// `1.50::numeric`: text and type of the decimal that has exactly these digits.
-pub(super) fn decimal(expr: &Expr, data_type: &DataType) -> Option<(Expr, DataType)> {
+/// `1.50::numeric`: the text, and how many digits are before and behind the point.
+pub(super) fn decimal(expr: &Expr, data_type: &DataType) -> Option<(Expr, u64, i64)> {
     let plain = ExactNumberInfo::None;
     if !matches!(data_type, DataType::Numeric(of) | DataType::Decimal(of) | DataType::Dec(of) if *of == plain) {
         return None;
@@ -37,8 +37,8 @@ pub(super) fn decimal(expr: &Expr, data_type: &DataType) -> Option<(Expr, DataTy
     if whole + fraction.len() > MAX_DIGITS {
         return None;
     }
-    let (precision, scale) = ((whole + fraction.len()) as u64, fraction.len() as i64);
-    Some((string(text), DataType::Numeric(ExactNumberInfo::PrecisionAndScale(precision, scale))))
+    let behind = fraction.len() as i64;
+    Some((string(text), whole as u64, behind))
 }
 
 /// A number as it is written, in quotes or not.

@@ -108,14 +108,34 @@ fn name_of(item: &SelectItem) -> Option<Name> {
         }
         Expr::Function(function) => {
             let shown = parts(&function.name).pop().unwrap_or_default();
-            return Some(Name { key: inner.to_string(), shown, table: None, is_column: false });
+            return Some(Name { key: unqualified(inner), shown, table: None, is_column: false });
         }
         other => {
             let shown = "?column?".to_owned();
-            return Some(Name { key: other.to_string(), shown, table: None, is_column: false });
+            return Some(Name { key: unqualified(other), shown, table: None, is_column: false });
         }
     };
     Some(Name { key: format!("\"{shown}"), shown, table, is_column: true })
+}
+
+/// The expression as it is written, without the tables of its columns and, if nothing is in quotes, in lower case.
+fn unqualified(expr: &Expr) -> String {
+    let text = expr.to_string();
+    if text.contains(['\'', '"']) {
+        return text;
+    }
+    let (mut kept, mut word) = (String::new(), String::new());
+    for letter in text.to_lowercase().chars() {
+        match letter {
+            '.' if word.starts_with(char::is_alphabetic) => word.clear(),
+            letter if letter.is_alphanumeric() || letter == '_' => word.push(letter),
+            letter => {
+                kept.push_str(&std::mem::take(&mut word));
+                kept.push(letter);
+            }
+        }
+    }
+    kept + &word
 }
 
 #[cfg(test)]
@@ -137,6 +157,7 @@ mod tests {
             ("SELECT *, doc_id FROM t ORDER BY doc_id", "SELECT *, doc_id AS \"doc_id#1\" FROM t ORDER BY doc_id"),
             ("SELECT t.x, u.x, t.x FROM t, u", "SELECT t.x, u.x, t.x AS \"x#2\" FROM t, u"),
             ("SELECT 1 AS a, 2 AS a", "SELECT 1 AS a, 2 AS \"a#2\""),
+            ("SELECT Max(t.a), max(a) FROM t", "SELECT Max(t.a) AS \"max#1\", max(a) AS \"max#2\" FROM t"),
             ("SELECT max(a), max(a) FROM t", "SELECT max(a) AS \"max#1\", max(a) AS \"max#2\" FROM t"),
         ] {
             assert_eq!(told(sql), expected);

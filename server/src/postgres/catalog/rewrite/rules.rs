@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SetExpr, Statement, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
-    UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
+    ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableAliasColumnDef, TableFactor,
+    TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -74,6 +74,8 @@ pub(super) struct Rules {
     /// Whether it names `value`, which is what the engine calls the column of a series.
     pub(super) value: bool,
     pub(super) ctes: BTreeSet<String>,
+    /// Whether what `WITH` names is of the catalog alone.
+    pub(super) ctes_of_catalog: bool,
 }
 
 impl VisitorMut for Rules {
@@ -81,10 +83,11 @@ impl VisitorMut for Rules {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         self.changed |= self.catalog && numbered(select);
-        // Before the expressions in them are rewritten: a name on its own is what is shown.
+        // Before the expressions in them are rewritten: a name on its own is what is shown, and so is a number.
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
                 self.shown_name(expr);
+                self.exact_number(expr, |_, _| true);
             }
         }
         if self.is_empty(select) {
@@ -185,8 +188,27 @@ impl Rules {
         }
     }
 
+    /// `1.50::numeric` with the digits that are written, if they are as many `before` and behind the point as is asked.
+    fn exact_number(&mut self, expr: &mut Expr, is_wanted: fn(u64, i64) -> bool) {
+        if let Expr::Cast { expr: inner, data_type, kind, .. } = expr
+            && let Some((digits, before, behind)) = decimal(inner, data_type)
+            && is_wanted(before, behind)
+        {
+            let exact = ExactNumberInfo::PrecisionAndScale(before + behind.unsigned_abs(), behind);
+            (**inner, *data_type, *kind) = (digits, DataType::Numeric(exact), CastKind::Cast);
+            self.changed = true;
+        }
+    }
+
     fn before(&mut self, expr: &mut Expr) {
         match expr {
+            // PostgreSQL's sign binds before its power: `-2 ^ 2` is 4.
+            Expr::UnaryOp { op: op @ (UnaryOperator::Minus | UnaryOperator::Plus), expr: inner } if is_power(inner) => {
+                let (op, mut power) = (*op, take(inner));
+                let base = base_of(&mut power);
+                *base = Expr::UnaryOp { op, expr: Box::new(take(base)) };
+                self.put(expr, power);
+            }
             // `x::regclass::text`
             Expr::Cast { expr: inner, data_type, .. } if is_text(data_type) => self.shown_name(inner),
             // `'diff'::regproc::oid`: functions are kept by their names.
@@ -217,6 +239,13 @@ impl Rules {
     fn after(&mut self, expr: &mut Expr) {
         match expr {
             Expr::Cast { .. } => self.cast(expr),
+            // `bytea '\x00ff'`
+            Expr::TypedString(TypedString { data_type: DataType::Bytea, value, .. }) => {
+                let text = value.value.clone().into_string();
+                if let Some(text) = text {
+                    self.put(expr, bytes(&text));
+                }
+            }
             Expr::Collate { expr: inner, collation } => {
                 let name = parts(collation).pop().unwrap_or_default().to_lowercase();
                 // Texts are compared by their bytes, as in these.
@@ -400,15 +429,12 @@ impl Rules {
             let bytes = bytes(text);
             return self.put(expr, bytes);
         }
-        if let Some((digits, of)) = decimal(inner, data_type) {
-            (**inner, *data_type, *kind) = (digits, of, CastKind::Cast);
-            self.changed = true;
-            return;
-        }
         if replace_type(data_type) {
             *kind = CastKind::Cast;
             self.changed = true;
         }
+        // Where it is computed with, it has the ten digits behind the point of any other `numeric`, if it fits.
+        self.exact_number(expr, |before, behind| before > 28 || behind > 10);
     }
 
     /// `a OPERATOR(pg_catalog.~) b`
@@ -510,9 +536,9 @@ impl Rules {
     fn subquery(&mut self, expr: &mut Expr) {
         if let Some(query) = query_of(expr) {
             if matches!(query.body.as_ref(), SetExpr::Select(select) if self.is_empty(select)) {
-                // Values that are sent must have a place, here in an array of nothing.
-                let null = cast(nothing(query), array_of(DataType::Text));
-                return self.put(expr, call("pg_array_or_empty", vec![null]));
+                // Values that are sent must have a place, here beside an array of nothing.
+                let null = cast(Expr::value(Value::Null), array_of(DataType::Text));
+                return self.put(expr, call("pg_array_or_empty", vec![null, nothing(query)]));
             }
             if let Some(array) = gathered(query) {
                 return self.put(expr, array);
@@ -553,24 +579,28 @@ impl Rules {
         self.tables(statement).contains(&true)
     }
 
-    /// Of each table that is read by its name, whether it is of the catalog, or of `WITH`.
-    fn tables(&self, tree: &impl Visit) -> Vec<bool> {
-        struct Tables<'a>(&'a BTreeSet<String>, Vec<bool>);
+    /// Of each table that is read by its name, whether it is of the catalog, or of what `WITH` makes of it.
+    pub(super) fn tables(&self, tree: &impl Visit) -> Vec<bool> {
+        struct Tables<'a>(&'a Rules, Vec<bool>);
         impl Visitor for Tables<'_> {
             type Break = ();
             fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-                if let TableFactor::Table { name, args: None, .. } = factor {
+                if let TableFactor::Table { name, args, .. } = factor {
                     let name = parts(name);
-                    self.1.push(match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                        [PG_CATALOG | INFORMATION_SCHEMA, _] => true,
-                        [name] => self.0.contains(*name) || is_catalog_table(name),
-                        _ => false,
-                    });
+                    self.1.push(
+                        args.is_none()
+                            && match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                                [PG_CATALOG | INFORMATION_SCHEMA, _] => true,
+                                [name] if self.0.ctes.contains(*name) => self.0.ctes_of_catalog,
+                                [name] => is_catalog_table(name),
+                                _ => false,
+                            },
+                    );
                 }
                 ControlFlow::Continue(())
             }
         }
-        let mut tables = Tables(&self.ctes, Vec::new());
+        let mut tables = Tables(self, Vec::new());
         let _ = tree.visit(&mut tables);
         tables.1
     }
@@ -664,7 +694,8 @@ impl Rules {
             type Break = ();
             fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
                 if let Expr::InSubquery { expr: one, subquery, negated } = expr
-                    && self.0.tables(subquery.as_ref()).iter().all(|own| *own)
+                    && self.0.over_catalog(subquery)
+                    && gives_all(subquery)
                     && let SetExpr::Select(select) = subquery.body.as_mut()
                     && let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
                         select.projection.as_mut_slice()
@@ -689,6 +720,33 @@ impl Rules {
             }
         }
     }
+}
+
+fn is_power(expr: &Expr) -> bool {
+    matches!(expr, Expr::BinaryOp { op: BinaryOperator::PGExp, .. })
+}
+
+/// `a` of `a ^ b ^ c`.
+fn base_of(power: &mut Expr) -> &mut Expr {
+    if !is_power(power) {
+        return power;
+    }
+    match power {
+        Expr::BinaryOp { left, .. } => base_of(left),
+        other => other,
+    }
+}
+
+/// Whether a query gives a value for each row that it reads: none is left out, put together or counted.
+fn gives_all(query: &Query) -> bool {
+    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+    let aggregated = select.projection.iter().any(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => is_aggregate(expr),
+        _ => false,
+    });
+    let cut = query.limit_clause.is_some() || query.fetch.is_some() || query.with.is_some();
+    !(grouped || aggregated || cut || query.order_by.is_some() || select.having.is_some() || select.distinct.is_some())
 }
 
 /// Whether a table of `pg_catalog` never has a row.
