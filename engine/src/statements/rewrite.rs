@@ -153,7 +153,8 @@ fn expression(expr: &mut Expr) -> Result<()> {
         Expr::SimilarTo { .. } => similar::rewrite(expr),
         Expr::BinaryOp { op: BinaryOperator::BitwiseXor, left, right } => {
             let message = format!(
-                "{left} ^ {right}: a power here, an exclusive or there; write power(a, b) or (a | b) - (a & b)"
+                "{left} ^ {right} is a power to some and an exclusive or to others; write power({left}, {right}), or \
+                 ({left} | {right}) - ({left} & {right})"
             );
             Err(Error::new(ErrorKind::Query, message))
         }

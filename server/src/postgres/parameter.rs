@@ -474,7 +474,7 @@ mod tests {
         }
         // A number that the client calls one keeps its fraction, whatever it is compared with.
         assert_eq!(value(701, Some(DataType::Int32), "1.5").unwrap(), ScalarValue::Float64(Some(1.5)));
-        assert_eq!(value(1700, None, "12").unwrap(), ScalarValue::Int64(Some(12)));
+        assert_eq!(value(1700, None, "12").unwrap(), ScalarValue::Decimal128(Some(12), 2, 0));
         assert_eq!(value(1043, Some(DataType::Int32), "12").unwrap(), ScalarValue::Int32(Some(12)));
         assert_eq!(value(0, None, "12").unwrap(), ScalarValue::Utf8(Some("12".to_owned())));
     }

@@ -12,6 +12,8 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use saequel_engine::functions as documented;
+
 use super::super::functions::{array_items, is_known};
 use super::super::relations::{INFORMATION_SCHEMA, PG_CATALOG, PUBLIC};
 use super::super::tables::{EMPTY, fixed};
@@ -587,15 +589,17 @@ impl Rules {
             fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
                 if let TableFactor::Table { name, args, .. } = factor {
                     let name = parts(name);
-                    self.1.push(
-                        args.is_none()
-                            && match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                                [PG_CATALOG | INFORMATION_SCHEMA, _] => true,
-                                [name] if self.0.ctes.contains(*name) => self.0.ctes_of_catalog,
-                                [name] => is_catalog_table(name),
-                                _ => false,
-                            },
-                    );
+                    if args.is_some() {
+                        // Ours read corpora, others nothing.
+                        self.1.extend(documented::all().any(|own| name == [own.name]).then_some(false));
+                        return ControlFlow::Continue(());
+                    }
+                    self.1.push(match name.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                        [PG_CATALOG | INFORMATION_SCHEMA, _] => true,
+                        [name] if self.0.ctes.contains(*name) => self.0.ctes_of_catalog,
+                        [name] => is_catalog_table(name),
+                        _ => false,
+                    });
                 }
                 ControlFlow::Continue(())
             }
@@ -694,7 +698,7 @@ impl Rules {
             type Break = ();
             fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
                 if let Expr::InSubquery { expr: one, subquery, negated } = expr
-                    && self.0.over_catalog(subquery)
+                    && self.0.tables(subquery.as_ref()).iter().all(|own| *own)
                     && gives_all(subquery)
                     && let SetExpr::Select(select) = subquery.body.as_mut()
                     && let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] =
