@@ -172,12 +172,21 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`]; [`crate::ErrorKind::Query`] for a label of several lines or more than 200
-    /// characters.
+    /// characters, a number, or the name of a concept.
     pub fn rename_feature<'a>(&'a self, id: u32, label: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let n_chars = label.chars().count();
-            let wrong = if label.trim().chars().any(char::is_control) {
+            let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}');
+            let is_concept = |name: &str| {
+                let catalog = self.catalog();
+                catalog.features.concepts().iter().any(|concept| concept.name.eq_ignore_ascii_case(name))
+            };
+            let wrong = if label.trim().chars().any(breaks) {
                 "is not on one line".to_owned()
+            } else if label.trim().parse::<u32>().is_ok() {
+                "is a number, by which the feature of that number is found".to_owned()
+            } else if is_concept(label.trim()) {
+                format!("is the name of the concept '{}', by which the concept is found", label.trim())
             } else if n_chars > LABEL_CHARS {
                 format!("has {n_chars} characters, expected {LABEL_CHARS} at most")
             } else {

@@ -912,7 +912,12 @@ def test_literals_are_read_as_postgresql_reads_them(connection):
     long = decimal.Decimal("12345678901234567890.123")
     assert one(f"SELECT {long}::numeric AS a, '-1.50'::numeric AS b") == (long, decimal.Decimal("-1.50"))
     assert str(one("SELECT '-1.50'::numeric AS b")[0]) == "-1.50"
-    assert one("SELECT 2^10 AS a, 3 * 2 ^ 3 + 1 AS b, 2 ^ -1 AS c") == (1024.0, 25.0, 0.5)
+    assert one("SELECT 2^10 AS a, 3 * 2 ^ 3 + 1 AS b, 2 ^ -1 AS c, -2 ^ 2 AS d") == (1024.0, 25.0, 0.5, 4.0)
+    assert round(one("SELECT 2::numeric / 3 * 300 AS a")[0], 8) == 200
+    assert one(r"SELECT bytea '\x61' AS b") == (b"a",)
+    # What only the engine reads is not taken for an exclusive or.
+    with pytest.raises(psycopg.Error, match=r"write power\(2, 2\)"):
+        connection.execute("SELECT * EXCLUDE (text), 2 ^ 2 AS p FROM answers")
     assert one("SELECT 'abc' SIMILAR TO 'a%' AS a, 'abc' SIMILAR TO 'b' AS b") == (True, False)
 
 
@@ -948,6 +953,12 @@ def test_decimals_as_parameters(connection, binary_):
     for value in ("1.10", "-12345678901234567890.5", "12", "0", "1E-7"):
         value = decimal.Decimal(value)
         assert connection.execute(f"SELECT {mark} AS v", (value,), prepare=True).fetchone()[0] == value
+    value = lambda sql, value: connection.execute(f"SELECT {sql.replace('?', mark)} AS v", (decimal.Decimal(value),)).fetchone()[0]
+    for sql, given, expected in [("5 / ?", "2", "2.5"), ("1 * ? / 4", "1", ".25"), ("? * 1000000000000", "1e10", "1e22")]:
+        assert value(sql, given) == decimal.Decimal(expected), sql
+    assert ask_("5 / " + mark + " > 2", "2") == 1
+    rows = connection.execute(f"SELECT doc_id FROM answers LIMIT {mark}", (decimal.Decimal(2),)).fetchall()
+    assert len(rows) == 2
     found = connection.execute(f"SELECT count(*) AS n FROM retrieve('answers', 'an apology', k => {mark})", (decimal.Decimal(3),))
     assert found.fetchone() == (3,)
     connection.execute(f"SELECT count(*) AS n FROM correlate('answers', min_lift => {mark})", (decimal.Decimal("1.5"),))
@@ -957,6 +968,7 @@ def test_columns_may_have_the_same_name(server, connection):
     names = lambda sql: [column.name for column in connection.execute(sql).description]
     assert names("SELECT doc_id, doc_id::text FROM answers LIMIT 1") == ["doc_id", "doc_id"]
     assert names("SELECT 1, 1") == ["?column?", "?column?"]
+    assert names("SELECT Max(n_tokens), max(answers.n_tokens) FROM answers") == ["max", "max"]
     assert names("SELECT *, doc_id FROM answers ORDER BY doc_id LIMIT 1")[-1] == "doc_id"
     assert names("SELECT 1 AS a, 2 AS a UNION ALL SELECT 3, 3") == ["a", "a"]
     row = connection.execute("SELECT *, doc_id FROM answers LIMIT 1")
@@ -973,6 +985,24 @@ def test_arrays_of_a_query(connection):
     assert one("SELECT ARRAY(SELECT doc_id FROM answers ORDER BY doc_id DESC) AS a") == ids[::-1]
     assert one("SELECT ARRAY(SELECT doc_id FROM answers ORDER BY 1 LIMIT 2) AS a") == ids[:2]
     assert one("SELECT ARRAY(SELECT doc_id FROM answers WHERE false) AS a") == []
+    assert one("SELECT ARRAY(SELECT DISTINCT doc_id FROM answers ORDER BY doc_id DESC) AS a") == ids[::-1]
+    assert one("SELECT ARRAY(SELECT doc_id FROM answers GROUP BY doc_id ORDER BY 1) AS a") == ids
+    assert one("SELECT ARRAY(SELECT count(*) + 1 FROM answers) AS a") == [len(ids) + 1]
+    assert one("SELECT ARRAY(SELECT roleid FROM pg_auth_members WHERE false) AS a") == []
+
+
+def test_conditions_on_subqueries_keep_their_limits(connection):
+    for sql in ["SELECT 2 IN (SELECT i FROM generate_series(1, 3) i LIMIT 1) AS b",
+                "WITH q AS (SELECT doc_id, text FROM answers) SELECT (SELECT text FROM q WHERE n_tokens > 0) AS m, current_schema() AS s"]:
+        with pytest.raises(psycopg.Error):
+            connection.execute(sql)
+
+
+def test_what_would_never_be_planned_is_refused(connection):
+    for sql in ["SELECT " + "cast(abs(" * 60 + "1" + ") AS int)" * 60, "SELECT " + " ^ ".join(["1"] * 60),
+                "SELECT " + "coalesce(" * 30 + "1" + ", 2)" * 30, "SELECT " + "(SELECT " * 30 + "1" + ")" * 30]:
+        with pytest.raises(psycopg.Error, match="nests? (too deep|within each other)"):
+            connection.execute(sql)
 
 
 def test_names_that_are_not_there_have_their_sqlstate(server, connection):

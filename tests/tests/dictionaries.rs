@@ -114,6 +114,29 @@ fn names_that_others_made_find_their_features() {
     let query = "SELECT label_source FROM saequel.features WHERE feature_id = 3";
     assert_eq!(succeed(saequel(&elsewhere).args(["sql", query, "--format", "csv"])).lines().nth(1), Some("user"));
 
+    // Where a dictionary has other ids, its names find it by their places, and those of another one are left out.
+    let other = scratch.path("other.db");
+    let mut import = saequel(&other);
+    import.arg("import").arg(answers()).args(["--corpus", "answers", "--text", "answer", "--limit", "1"]);
+    succeed(import.args(["--sae", SPAN]));
+    succeed(saequel(&other).args(["sae", "remove", TOKEN, "--everywhere"]));
+    for name in ["labels.csv", "labels.jsonl", "labels.parquet"] {
+        let told = succeed(saequel(&other).args(["features", "import-labels"]).arg(scratch.path(name)));
+        let n = if name == "labels.csv" { "2" } else { "0" };
+        assert!(told.starts_with(&format!("{n} of ")) && told.contains("4096 of other dictionaries: "), "{told}");
+    }
+    let query = "SELECT label, feature_id - first_feature_id AS place FROM saequel.features JOIN saequel.dictionaries \
+                 ON name = dictionary WHERE label_source = 'imported:neuronpedia' ORDER BY 1";
+    let found = succeed(saequel(&other).args(["sql", query, "--format", "csv"]));
+    assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), ["fruit names,5", "past tense,6"]);
+    let (code, said) = fail(saequel(&other).args(["features", "import-labels", "--source", " "]).arg(&file));
+    assert!(code == 2 && said.contains("expected a text on one line"), "{said}");
+    let (_, said) = fail(saequel(&other).args(["features", "rename", "3", "17"]));
+    assert!(said.contains("is a number"), "{said}");
+    let odd = scratch.write("odd.csv", b"latent,label,detection\n1,one,1.5\n");
+    let (code, said) = fail(saequel(&other).args(["features", "import-labels", "--dictionary", SPAN]).arg(odd));
+    assert!(code == 3 && said.contains("odd.csv, line 2: expected a detection from 0 to 1"), "{said}");
+
     let map = scratch.write("map.json", b"{\"100000\": \"beyond all\"}");
     let (_, said) = fail(saequel(&db).args(["features", "import-labels", "--dictionary", SPAN]).arg(&map));
     assert!(said.contains("none of the labels can be used") && said.contains("sae list"), "{said}");
@@ -188,11 +211,22 @@ fn another_dictionary_of_the_same_name_is_not_taken_for_it() {
     let (_, said) = fail(&mut add(&second));
     assert!(said.contains("dictionary 'mine' exists already, with other weights") && said.contains("--name"), "{said}");
 
+    // Files of others beside a dictionary's own are none of it.
+    std::fs::write(db.join("saes/mine/.DS_Store"), "x").expect("write a file");
+    succeed(&mut add(&first));
+
     let with = |arguments: &[&str]| {
         let mut command = saequel(&db);
         command.args(["sae", "import"]).arg(&second).args(arguments);
         command
     };
+    let weights = || std::fs::read(first.join("sae.safetensors")).expect("weights");
+    let before = weights();
+    let (_, said) = fail(with(&["--output"]).arg(&first));
+    assert!(said.contains("holds a dictionary already") && said.contains("--overwrite"), "{said}");
+    assert!(weights() == before);
+    succeed(with(&["--overwrite", "--output"]).arg(&first));
+    assert!(weights() != before);
     let (code, said) = fail(&mut with(&["--reader", "gpt2", "--level", "token"]));
     assert!(code == 2 && said.contains("leave --reader and --level out"), "{said}");
     let (code, said) = fail(&mut with(&["--name", "no.t"]));

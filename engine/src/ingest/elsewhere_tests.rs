@@ -343,21 +343,38 @@ async fn versions_answer_with_the_dictionaries_that_they_were_read_with() {
     let dir = tempfile::tempdir().unwrap();
     let store = database(dir.path()).await;
     run(&store, keyed(&write(dir.path(), "a.csv", b"id,text\n1,a long text\n"))).await.unwrap();
+    run(&store, keyed(&write(dir.path(), "b.csv", b"id,text\n2,another text\n"))).await.unwrap();
+    let first = store.snapshot("c", AsOf::Latest).await.unwrap().version();
     let names = vec!["later".to_owned()];
     let guard = store.write("test").await.unwrap();
     store.add_dictionary(&guard, &testing::dictionary("later", &["a"; 8])).await.unwrap();
-    let backfill = Backfill {
-        store: &store,
-        guard: &guard,
-        corpus: "c",
-        dictionaries: &names,
-        work: Work::Texts { encoder: Arc::new(WordLengths::default()), width: testing::WIDTH, chat: None },
-        progress: Arc::new(Silent),
+    let add = async |guard: &crate::store::WriteGuard| {
+        let work = Work::Texts { encoder: Arc::new(WordLengths::default()), width: testing::WIDTH, chat: None };
+        let progress = Arc::new(Silent);
+        let backfill = Backfill { store: &store, guard, corpus: "c", dictionaries: &names, work, progress };
+        backfill.run().await.unwrap();
     };
-    backfill.run().await.unwrap();
+    add(&guard).await;
     drop(guard);
     let version = store.snapshot("c", AsOf::Latest).await.unwrap().version();
+    // Half of the documents are no version of it, now and when it is taken away.
     let engine = testing::engine(store.clone());
+    let half = async || {
+        assert!(version > first + 1);
+        for number in first..version {
+            let snapshot = store.snapshot("c", AsOf::Version(number)).await.unwrap();
+            assert_eq!(snapshot.info.dictionaries, ["lengths"], "version {number} of {version}");
+        }
+    };
+    half().await;
+    engine.drop_from_corpus("c", &["later".to_owned()]).await.unwrap();
+    half().await;
+    let both = store.snapshot("c", AsOf::Version(version)).await.unwrap();
+    assert_eq!(both.info.dictionaries, ["lengths", "later"]);
+    let guard = store.write("test").await.unwrap();
+    add(&guard).await;
+    drop(guard);
+    let version = store.snapshot("c", AsOf::Latest).await.unwrap().version();
     engine.drop_from_corpus("c", &["lengths".to_owned()]).await.unwrap();
     assert_eq!(store.snapshot("c", AsOf::Latest).await.unwrap().info.dictionaries, ["later"]);
     // The first dictionary, whose `fvu` has no suffix, is the first one still.

@@ -13,7 +13,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, ObjectNamePart, Statement, Subscript, TableAlias, TableFactor, Value,
+    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Statement, Subscript, TableAlias, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
@@ -233,8 +233,35 @@ pub(crate) fn bind_arguments(statement: &mut Statement, parameters: &ParamValues
         Node::Expr(Expr::Function(Function { args: FunctionArguments::List(list), .. })) => {
             bind(&mut list.args, parameters, false)
         }
+        Node::Query(query) => {
+            bind_limits(query, parameters);
+            Ok(())
+        }
         _ => Ok(()),
     })
+}
+
+/// Replaces the parameters after `LIMIT`, `OFFSET` and `FETCH` that are whole decimals: the engine takes integers alone.
+fn bind_limits(query: &mut Query, parameters: &ParamValues) {
+    let limits = match &mut query.limit_clause {
+        Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+            [limit.as_mut(), offset.as_mut().map(|offset| &mut offset.value)]
+        }
+        Some(LimitClause::OffsetCommaLimit { offset, limit }) => [Some(offset), Some(limit)],
+        None => [None, None],
+    };
+    let fetched = query.fetch.as_mut().and_then(|fetch| fetch.quantity.as_mut());
+    for limit in limits.into_iter().flatten().chain(fetched) {
+        if let Expr::Value(value) = &*limit
+            && let Value::Placeholder(id) = &value.value
+            && let Ok(given) = parameters.get_placeholders_with_values(id)
+            && given.value.data_type().is_decimal()
+            && let Ok(whole) = given.value.cast_to(&DataType::Int64)
+            && whole.cast_to(&given.value.data_type()).is_ok_and(|again| again == given.value)
+        {
+            *limit = number_literal(whole.to_string());
+        }
+    }
 }
 
 /// Replaces the parameters in `arguments`; with `all`, one that cannot be replaced is an error.

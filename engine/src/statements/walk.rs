@@ -5,13 +5,14 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Select, Statement, TableFactor, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{Expr, Query, Select, Statement, TableFactor, VisitMut, VisitorMut};
 
 use crate::error::{Error, Result};
 
 /// A node that the walk comes to.
 pub(crate) enum Node<'a> {
     Statement(&'a mut Statement),
+    Query(&'a mut Query),
     Select(&'a mut Select),
     Table(&'a mut TableFactor),
     Expr(&'a mut Expr),
@@ -44,6 +45,10 @@ impl VisitorMut for Walk<'_> {
 
     fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<Error> {
         self.at(Node::Statement(statement))
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        self.at(Node::Query(query))
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {

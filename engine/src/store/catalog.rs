@@ -134,13 +134,13 @@ fn feature_row(first_id: u32, latent: &LatentInfo) -> FeatureRow {
     FeatureRow { feature, detail }
 }
 
-/// SHA-256 over names and contents of the files of a folder, by name; hexadecimal.
+/// SHA-256 over names and contents of a dictionary's files, by name; hexadecimal. Other files of the folder are none of it.
 pub(crate) fn folder_sha256(folder: &Path) -> Result<String> {
     let failed = |error| io_error("cannot read", folder, error);
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.is_file() {
+        if path.is_file() && path.file_name().is_some_and(crate::sae::is_file_of_dictionary) {
             files.push(path);
         }
     }

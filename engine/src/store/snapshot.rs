@@ -17,9 +17,10 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use lance::Dataset;
+use lance::dataset::fragment::FileFragment;
 
 use super::column_cache::ColumnCache;
-use super::corpus::{BATCH_BYTES, BATCH_ROWS, IO_BUFFER_BYTES, batch_rows, version_infos};
+use super::corpus::{BATCH_BYTES, BATCH_ROWS, IO_BUFFER_BYTES, batch_rows, files_of, version_infos};
 use super::errors::lance_error;
 use super::scan::{FragmentScanExec, RowFilter, ScanOf};
 use super::state::{CorpusRow, SaeRow};
@@ -82,7 +83,7 @@ impl Snapshot {
         let dataset = match number {
             Some(number) if number != latest.version_id() => match latest.checkout_version(number).await {
                 Ok(dataset) => {
-                    row.dictionaries = read_with(&row, &dataset, &latest, saes)?;
+                    row.dictionaries = read_with(&row, &dataset, saes)?;
                     dataset
                 }
                 Err(_) => {
@@ -297,20 +298,27 @@ impl Snapshot {
 }
 
 /// The dictionaries that an older version was read with, in the order in which the corpus had got them, so that a version
-/// answers as it did before one of them was taken away.
+/// answers as it did before one of them was taken away. One that was being added, and had not come to all parts of the
+/// corpus that others had, is none of them.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] if the database has one of them no more: its features have no names, and their numbers may be
 /// those of others by now.
-fn read_with(row: &CorpusRow, old: &Dataset, latest: &Dataset, saes: &[SaeRow]) -> Result<Vec<String>> {
+fn read_with(row: &CorpusRow, old: &Dataset, saes: &[SaeRow]) -> Result<Vec<String>> {
     let ids = schema::ids_column("");
     let stored = Schema::from(old.schema());
     let written = old.version().timestamp.timestamp_micros();
     let mut names = Vec::new();
-    for name in stored.fields().iter().filter_map(|field| field.name().strip_prefix(&ids)) {
-        let is_listed = row.dictionaries.iter().any(|listed| listed == name);
-        // A column that the corpus still has without a dictionary of it: adding it was stopped.
-        if !is_listed && latest.schema().field(&schema::ids_column(name)).is_some() {
+    let there: Vec<&str> = stored.fields().iter().filter_map(|field| field.name().strip_prefix(&ids)).collect();
+    let fragments = old.get_fragments();
+    let has = |name: &str, fragment: &FileFragment| {
+        let field = old.schema().field(&schema::ids_column(name));
+        field.is_some_and(|field| !files_of(field, fragment.metadata()).is_empty())
+    };
+    for &name in &there {
+        let is_everywhere =
+            |fragment: &FileFragment| has(name, fragment) || !there.iter().any(|other| has(other, fragment));
+        if !fragments.iter().all(is_everywhere) {
             continue;
         }
         // One of the same name that came later is another.

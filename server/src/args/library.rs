@@ -169,12 +169,12 @@ pub(crate) enum FeaturesCommand {
     /// Show what features do: contexts in which they fire, and others, to find labels and to test them
     #[command(after_help = EVIDENCE_EXAMPLES)]
     Evidence(EvidenceArgs),
-    /// Write all labels: feature_id, label, description, detection and what they rest on
+    /// Write all labels: feature_id, dictionary and position (latent), label, description, detection and what they rest on
     ExportLabels {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Take labels from files: Neuronpedia's exports, Goodfire's files, CSV, TSV, JSON or JSONL
+    /// Take labels from files: Neuronpedia's exports, Goodfire's files, CSV, TSV, JSON, JSONL or Parquet
     #[command(after_help = IMPORT_LABELS_HELP)]
     ImportLabels(ImportLabelsArgs),
 }
@@ -182,10 +182,10 @@ pub(crate) enum FeaturesCommand {
 /// `features import-labels`
 #[derive(Debug, Args)]
 pub(crate) struct ImportLabelsArgs {
-    /// Files, also gzipped, or folders of them
+    /// Files, also gzipped (but Parquet), or folders of them
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Dictionary of the database whose positions the files hold [default: the one that rows name, or the only one]
+    /// Only rows of this dictionary of the database, and those that name none [default: of the one that rows name, or the only one]
     #[arg(long, value_name = "NAME")]
     pub(crate) dictionary: Option<String>,
     /// Put them into features.jsonl of this dictionary's folder, not into the database
@@ -194,7 +194,7 @@ pub(crate) struct ImportLabelsArgs {
     /// Of Neuronpedia's files only the labels of this layer, as it names it (20-gemmascope-res-16k)
     #[arg(long, value_name = "LAYER")]
     pub(crate) layer: Option<String>,
-    /// What is kept as the labels' source [default: imported:FORMAT, such as imported:neuronpedia]
+    /// What is kept as the labels' source [default: what rows of an export say, else imported:FORMAT]
     #[arg(long)]
     pub(crate) source: Option<String>,
 }
@@ -311,7 +311,7 @@ pub(crate) struct SaeImportArgs {
     /// token, span or document [default: what it was trained on]
     #[arg(long, value_parser = any_level)]
     pub(crate) level: Option<Level>,
-    /// Name of the dictionary [default: made of reader, hook point, level and width]
+    /// Name of the dictionary [default: that of a folder of this program, else made of reader, hook point, level and width]
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Factor of hidden states, where the source leaves it out
@@ -323,6 +323,9 @@ pub(crate) struct SaeImportArgs {
     /// Write the dictionary to this folder instead of adding it to the database
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace a dictionary that is in the folder of --output
+    #[arg(long, requires = "output")]
+    pub(crate) overwrite: bool,
 }
 
 fn any_level(text: &str) -> Result<Level, String> {

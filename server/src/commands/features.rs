@@ -37,7 +37,8 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
         FeaturesCommand::ExportLabels { answer } => {
             let answer = answer.lossless()?;
             let engine = context.open().await?;
-            let statement = "SELECT * FROM saequel.features ORDER BY feature_id";
+            let statement = "SELECT features.*, feature_id - first_feature_id AS latent FROM saequel.features \
+                             JOIN saequel.dictionaries ON name = dictionary ORDER BY feature_id";
             context.answer(&engine, statement, &answer).await?;
             Ok(())
         }

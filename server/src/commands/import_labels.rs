@@ -21,6 +21,11 @@ pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> 
     let formats: Vec<&str> = files.formats.iter().copied().collect();
     let usual = format!("imported:{}", formats.join("+"));
     let source = args.source.as_deref();
+    if let Some(wrong) = source.filter(|source| source.trim().is_empty() || source.chars().any(char::is_control)) {
+        return Err(Failure::usage(format!(
+            "--source {wrong:?}: expected a text on one line, such as imported:colleagues"
+        )));
+    }
     let (matched, n_changed) = match &args.sae {
         Some(dir) => {
             let sae = Sae::load(dir)?;
@@ -52,6 +57,7 @@ pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> 
     say!("{n_changed} of {} labels changed (read as {}{origin})", matched.labels.len(), formats.join(", "))?;
     for (what, ids) in [
         ("with no such feature", &matched.unmatched),
+        ("of other dictionaries", &matched.elsewhere),
         ("a second time, of which the first counts", &matched.duplicate),
         ("without a label", &matched.empty),
     ] {
@@ -67,19 +73,26 @@ pub(super) async fn import_labels(args: ImportLabelsArgs, context: &Context) -> 
 struct Matched {
     labels: Vec<NewLabel>,
     unmatched: Vec<Id>,
+    elsewhere: Vec<Id>,
     duplicate: Vec<Id>,
     empty: Vec<Id>,
 }
 
 impl Matched {
-    /// `find`: the feature of a row, if there is one.
-    fn of(rows: Vec<FileLabel>, find: impl Fn(&FileLabel) -> Result<Option<u32>>) -> Result<Self> {
+    fn of(rows: Vec<FileLabel>, find: impl Fn(&FileLabel) -> Result<Found>) -> Result<Self> {
         let mut matched = Self::default();
         let mut labels: BTreeMap<u32, NewLabel> = BTreeMap::new();
         for row in rows {
-            let Some(feature_id) = find(&row)? else {
-                matched.unmatched.push(row.id);
-                continue;
+            let feature_id = match find(&row)? {
+                Found::Feature(feature_id) => feature_id,
+                Found::Nothing => {
+                    matched.unmatched.push(row.id);
+                    continue;
+                }
+                Found::Elsewhere => {
+                    matched.elsewhere.push(row.id);
+                    continue;
+                }
             };
             if row.label.is_empty() {
                 matched.empty.push(row.id);
@@ -95,15 +108,31 @@ impl Matched {
         matched.labels = labels.into_values().collect();
         if matched.labels.is_empty() {
             let message = format!(
-                "none of the labels can be used: {} with no such feature{}, {} empty",
+                "none of the labels can be used: {} with no such feature{}, {} of other dictionaries, {} empty",
                 matched.unmatched.len(),
                 if matched.unmatched.is_empty() { String::new() } else { format!(" ({})", named(&matched.unmatched)) },
+                matched.elsewhere.len(),
                 matched.empty.len()
             );
             return Err(Failure::new(ErrorKind::Data, message)
                 .hint("labels of another dictionary? `saequel sae list` shows the widths and first ids of yours"));
         }
         Ok(matched)
+    }
+}
+
+/// What a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Feature(u32),
+    Nothing,
+    /// A feature of another dictionary than is wanted or there.
+    Elsewhere,
+}
+
+impl Found {
+    fn of(feature: Option<u32>) -> Self {
+        feature.map_or(Self::Nothing, Self::Feature)
     }
 }
 
@@ -121,15 +150,25 @@ fn named(ids: &[Id]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-fn in_database(label: &FileLabel, engine: &Engine, dictionary: Option<&str>) -> Result<Option<u32>> {
+fn in_database(label: &FileLabel, engine: &Engine, dictionary: Option<&str>) -> Result<Found> {
     let catalog = engine.catalog();
     let features = &catalog.features;
+    let dictionaries = features.dictionaries();
+    let own = label.dictionary.as_deref();
+    let is_there = |name: &str| dictionaries.iter().any(|known| known.name == name);
+    if own.is_some_and(|own| !is_there(own) || dictionary.is_some_and(|dictionary| dictionary != own)) {
+        return Ok(Found::Elsewhere);
+    }
+    let wanted = dictionary.or(own);
     let latent = match label.id {
-        Id::Feature(id) => return Ok(features.feature(id).map(|_| id)),
+        Id::Feature(id) if features.feature(id).is_none() => return Ok(Found::Nothing),
+        Id::Feature(id) => {
+            let holds = |(first, width): (u32, u32)| (first..first + width).contains(&id);
+            let is_of = wanted.map(|name| place_of(engine, name)).transpose()?.is_none_or(holds);
+            return Ok(if is_of { Found::Feature(id) } else { Found::Elsewhere });
+        }
         Id::Latent(latent) => latent,
     };
-    let dictionaries = features.dictionaries();
-    let wanted = dictionary.or(label.dictionary.as_deref());
     let found = match (wanted, dictionaries) {
         (Some(name), _) => place_of(engine, name)?,
         (None, [one]) => (one.first_id, one.width),
@@ -140,7 +179,7 @@ fn in_database(label: &FileLabel, engine: &Engine, dictionary: Option<&str>) -> 
         }
     };
     let (first_id, width) = found;
-    Ok((latent < width).then(|| first_id + latent))
+    Ok(Found::of((latent < width).then(|| first_id + latent)))
 }
 
 /// First id and width of a dictionary.
@@ -158,9 +197,12 @@ fn dictionary_names(engine: &Engine) -> String {
     catalog.features.dictionaries().iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn in_folder(label: &FileLabel, sae: &Sae, dir: &Path) -> Result<Option<u32>> {
+fn in_folder(label: &FileLabel, sae: &Sae, dir: &Path) -> Result<Found> {
+    if label.dictionary.as_ref().is_some_and(|own| own != sae.name()) {
+        return Ok(Found::Elsewhere);
+    }
     match label.id {
-        Id::Latent(latent) => Ok(Some(latent).filter(|&latent| (latent as usize) < sae.width())),
+        Id::Latent(latent) => Ok(Found::of(Some(latent).filter(|&latent| (latent as usize) < sae.width()))),
         Id::Feature(_) => Err(Failure::new(
             ErrorKind::Data,
             format!("the file has ids of a database (feature_id), but {} is a dictionary", dir.display()),
@@ -319,10 +361,10 @@ mod tests {
             row(Id::Feature(0), "d"),
         ];
         let find = |label: &FileLabel| {
-            Ok(match label.id {
+            Ok(Found::of(match label.id {
                 Id::Latent(latent) => Some(latent + 10).filter(|_| latent < 10),
                 Id::Feature(id) => Some(id),
-            })
+            }))
         };
         let matched = Matched::of(rows, find).unwrap();
         let labels: Vec<(u32, &str)> =

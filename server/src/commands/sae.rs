@@ -58,6 +58,17 @@ pub(super) async fn sae(command: SaeCommand, context: &Context) -> Result<()> {
 }
 
 async fn import_dictionary(args: SaeImportArgs, context: &Context) -> Result<()> {
+    if let Some(output) = &args.output {
+        if output.exists() && !output.is_dir() {
+            return Err(Failure::usage(format!("{} is no folder; name another --output", output.display())));
+        }
+        if Sae::is_in(output) && !args.overwrite {
+            let message = format!("{} holds a dictionary already", output.display());
+            return Err(
+                Failure::new(ErrorKind::Exists, message).hint("name another --output, or replace it: --overwrite")
+            );
+        }
+    }
     let ours = Path::new(&args.source);
     let sae = if Sae::is_in(ours) {
         own_folder(&args)?;

@@ -360,7 +360,13 @@ impl File {
             description,
             source: text(&row.label_source).filter(|source| is_source(source)),
             evidence_version: self::number(&row.evidence_version).map(|version| version as u32),
-            detection: number(&row.detection, "detection")?,
+            detection: match number(&row.detection, "detection")? {
+                Some(detection) if !(0.0..=1.0).contains(&detection) => {
+                    let message = format!("{}: expected a detection from 0 to 1, got {detection}", place());
+                    return Err(self.wrong(&message));
+                }
+                detection => detection,
+            },
             // Measures of others come on any scale; only what can be a share is taken.
             score: match &row.label_score {
                 Value::Null => number(&row.score, "score").ok().flatten(),
@@ -419,6 +425,10 @@ impl Row {
     /// The position or id; the column and what stands in it if that is no number.
     fn id(&self) -> Option<std::result::Result<Id, (&'static str, String)>> {
         let ids = self.ids();
+        // Ids are of one database; a place in a dictionary is the same everywhere.
+        let placed = [("latent", &self.latent)];
+        let is_placed = !is_empty(&self.latent) && text(&self.dictionary).is_some();
+        let ids = if is_placed { placed.as_slice() } else { ids.as_slice() };
         let &(column, value) = ids.iter().find(|(_, value)| !is_empty(value))?;
         let id = number(value).filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id));
         Some(match id.map(|id| id as u32) {

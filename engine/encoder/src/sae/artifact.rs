@@ -45,6 +45,11 @@ const SHIPPED: &[Shipped] = shipped!["minilm-l4-token-4096", "minilm-l4-span-204
 /// The dictionary that commands take if none is named.
 pub const DEFAULT: &str = SHIPPED[0].0;
 
+/// Whether a file of a folder belongs to the dictionary in it.
+pub fn is_file_of_dictionary(name: &std::ffi::OsStr) -> bool {
+    [JSON, TENSORS, FEATURES].iter().any(|own| name == *own)
+}
+
 /// Whether a dictionary of this name is built in.
 pub(super) fn is_shipped(name: &str) -> bool {
     SHIPPED.iter().any(|(shipped, ..)| *shipped == name)

@@ -153,7 +153,6 @@ pub(crate) fn harvest(
     let io = |what: &str, path: &Path, error: std::io::Error| {
         Error::new(ErrorKind::Io, format!("cannot {what} {}", path.display())).with_source(error)
     };
-    fs::create_dir_all(dir).map_err(|error| io("make folder", dir, error))?;
     // Before anything is written: a column that is not there leaves no trace.
     let mut source = TextSource::open(options.input, options.text_column, DOCS_PER_UNIT)?;
     let mut recipe = Recipe {
@@ -175,6 +174,7 @@ pub(crate) fn harvest(
             progress.warn(&format!("whether the texts have changed since {dir} was begun is not known"));
         }
     }
+    fs::create_dir_all(dir).map_err(|error| io("make folder", dir, error))?;
     // Units to come get all hook points that the others have.
     let hooks = found.as_ref().map_or_else(|| recipe.hooks.clone(), |found| distinct(&found.hooks));
     let files = found.as_ref().map_or(&recipe.files, |found| &found.files);
@@ -186,6 +186,8 @@ pub(crate) fn harvest(
     progress.stage("reading training texts", total, "tokens");
     let mut harvest = Harvest { texts, ..Harvest::default() };
     let mut n_docs = 0;
+    // Of how many tokens there are token states, once a unit has none: behind it there shall be none.
+    let mut ends: Option<u64> = None;
     while options.tokens == 0 || harvest.n_tokens < options.tokens {
         let Some(texts) = source.next_turn()? else { break };
         n_docs += texts.len();
@@ -193,8 +195,21 @@ pub(crate) fn harvest(
         let enough = options.token_states > 0 && harvest.n_tokens >= options.token_states;
         if path.exists() {
             let unit = Unit::open(&path)?;
-            let lacks = |hook: &Tap| hook.level == Level::Token && unit.n_samples(*hook) == 0;
-            if !enough && unit.n_tokens() > 0 && recipe.hooks.iter().any(lacks) {
+            let of_tokens = |hook: &&Tap| hook.level == Level::Token;
+            let has = |hook: &Tap| unit.n_samples(*hook) > 0;
+            let has_none = unit.n_tokens() > 0 && hooks.iter().filter(of_tokens).any(|hook| !has(hook));
+            let wanted = || recipe.hooks.iter().filter(of_tokens);
+            if let Some(ends) = ends
+                && wanted().any(has)
+            {
+                let message = format!(
+                    "{} holds token states of the first {ends} tokens and of later ones, but not of those between; remove it or \
+                     take another folder (--work)",
+                    dir.display()
+                );
+                return Err(Error::new(ErrorKind::Query, message));
+            }
+            if !enough && has_none && wanted().next().is_some() {
                 let message = format!(
                     "{} holds token states of the first {1} tokens only, because fewer were asked for then; remove it or take \
                      another folder, or use those (--token-states {1})",
@@ -203,12 +218,16 @@ pub(crate) fn harvest(
                 );
                 return Err(Error::new(ErrorKind::Query, message));
             }
+            if has_none {
+                ends.get_or_insert(harvest.n_tokens);
+            }
             harvest.n_tokens += unit.n_tokens() as u64;
         } else {
             if progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "training stopped; run it again to go on"));
             }
-            let kept: Vec<Tap> = hooks.iter().copied().filter(|hook| !enough || hook.level != Level::Token).collect();
+            let without = enough || ends.is_some();
+            let kept: Vec<Tap> = hooks.iter().copied().filter(|hook| !without || hook.level != Level::Token).collect();
             let (bytes, n_tokens) = read_unit(reader, &texts, &kept, &points)?;
             if harvest.units.is_empty() && found.is_none() {
                 let json = serde_json::to_vec_pretty(&recipe)
@@ -627,6 +646,18 @@ mod tests {
         let kept = Unit::open(&all.units[0]).unwrap().n_tokens();
         let said = folder.refused("text", &[TOKENS], 0);
         assert!(said.contains(&format!("of the first {kept} tokens only")), "{said}");
+        // What is read for sentences later leaves no hole.
+        folder.write(2 * DOCS_PER_UNIT + 8, "tea");
+        let path = folder.dir.path().join("work").join(RECIPE);
+        let mut recipe: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        recipe.as_object_mut().unwrap().remove("files");
+        fs::write(&path, recipe.to_string()).unwrap();
+        let (more, _) = folder.harvest("text", &[SPANS], 0).unwrap();
+        assert_eq!(Unit::open(&more.units[2]).unwrap().n_samples(TOKENS), 0);
+        fs::copy(&more.units[0], &more.units[2]).unwrap();
+        let said = folder.refused("text", &[TOKENS], kept as u64);
+        assert!(said.contains("not of those between"), "{said}");
+        fs::remove_file(&more.units[2]).unwrap();
         assert_eq!(folder.harvest("text", &[TOKENS], kept as u64).unwrap().0.n_tokens, all.n_tokens);
     }
 }

@@ -36,7 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use architecture::{Architecture, InputNormalization, Precision};
 pub(crate) use architecture::{AttentionWeights, Weights};
-pub use artifact::DEFAULT;
+pub use artifact::{DEFAULT, is_file_of_dictionary};
 pub(crate) use artifact::{Output, Spec, write_file};
 pub use compare::{
     CompareOptions, CompareReport, ComparedPair, LEAST_SAMPLES, SAME_DIRECTION, SAME_SAMPLES, Shared, compare,
