@@ -125,7 +125,7 @@ fn names_that_others_made_find_their_features() {
         let n = if name == "labels.csv" { "2" } else { "0" };
         assert!(told.starts_with(&format!("{n} of ")) && told.contains("4096 of other dictionaries: "), "{told}");
     }
-    let query = "SELECT label, feature_id - first_feature_id AS place FROM saequel.features JOIN saequel.dictionaries \
+    let query = "SELECT label, feature_id - first_feature_id AS place FROM saequel.features JOIN saequel.saes \
                  ON name = dictionary WHERE label_source = 'imported:neuronpedia' ORDER BY 1";
     let found = succeed(saequel(&other).args(["sql", query, "--format", "csv"]));
     assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), ["fruit names,5", "past tense,6"]);

@@ -38,7 +38,7 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
             let answer = answer.lossless()?;
             let engine = context.open().await?;
             let statement = "SELECT features.*, feature_id - first_feature_id AS latent FROM saequel.features \
-                             JOIN saequel.dictionaries ON name = dictionary ORDER BY feature_id";
+                             JOIN saequel.saes ON name = dictionary ORDER BY feature_id";
             context.answer(&engine, statement, &answer).await?;
             Ok(())
         }

@@ -658,6 +658,6 @@ mod tests {
         let said = folder.refused("text", &[TOKENS], kept as u64);
         assert!(said.contains("not of those between"), "{said}");
         fs::remove_file(&more.units[2]).unwrap();
-        assert_eq!(folder.harvest("text", &[TOKENS], kept as u64).unwrap().0.n_tokens, all.n_tokens);
+        assert_eq!(folder.harvest("text", &[TOKENS], kept as u64).unwrap().0.n_tokens, more.n_tokens);
     }
 }
