@@ -131,7 +131,7 @@ fn names_that_others_made_find_their_features() {
     assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), ["fruit names,5", "past tense,6"]);
     let (code, said) = fail(saequel(&other).args(["features", "import-labels", "--source", " "]).arg(&file));
     assert!(code == 2 && said.contains("expected a text on one line"), "{said}");
-    let (_, said) = fail(saequel(&other).args(["features", "rename", "3", "17"]));
+    let (_, said) = fail(saequel(&other).args(["features", "rename", "4100", "17"]));
     assert!(said.contains("is a number"), "{said}");
     let odd = scratch.write("odd.csv", b"latent,label,detection\n1,one,1.5\n");
     let (code, said) = fail(saequel(&other).args(["features", "import-labels", "--dictionary", SPAN]).arg(odd));

@@ -37,8 +37,8 @@ pub(super) async fn features(command: FeaturesCommand, context: &Context) -> Res
         FeaturesCommand::ExportLabels { answer } => {
             let answer = answer.lossless()?;
             let engine = context.open().await?;
-            let statement = "SELECT features.*, feature_id - first_feature_id AS latent FROM saequel.features \
-                             JOIN saequel.saes ON name = dictionary ORDER BY feature_id";
+            let statement = "SELECT f.*, f.feature_id - s.first_feature_id AS latent FROM saequel.features AS f \
+                             JOIN saequel.saes AS s ON s.name = f.dictionary ORDER BY f.feature_id";
             context.answer(&engine, statement, &answer).await?;
             Ok(())
         }
