@@ -352,6 +352,8 @@ async fn features_are_named_and_combined() {
     let error = failure(&engine, "CREATE CONCEPT \"Source Code\" AS (0)").await;
     assert_eq!(error.kind(), ErrorKind::Query);
     assert!(error.message().contains("it is the label of feature "), "{error}");
+    let error = failure(&engine, "ALTER FEATURE 5 RENAME TO 'Polite'").await;
+    assert!(error.message().contains("is the name of the concept"), "{error}");
     rows(&engine, "CREATE OR REPLACE CONCEPT polite AS ('apology')").await;
     assert_eq!(rows(&engine, "SELECT members[2]['feature_id'] FROM saequel.concepts").await, "4");
     assert_eq!(failure(&engine, "ALTER FEATURE apology RENAME TO 'x'").await.kind(), ErrorKind::Query);

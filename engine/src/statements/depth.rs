@@ -67,8 +67,8 @@ pub(super) fn nests_too_deep() -> Error {
 /// # Errors
 /// [`ErrorKind::Query`].
 pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<()> {
-    // Of each bracket that is open, the signs before it; and those before what comes.
-    let (mut open, mut within, mut signs) = (Vec::<usize>::new(), 0usize, 0usize);
+    // Of each bracket that is open, the signs before it and whether it is a `CASE`; and the signs before what comes.
+    let (mut open, mut within, mut signs) = (Vec::<(usize, bool)>::new(), 0usize, 0usize);
     let mut before: Option<&Token> = None;
     let ends = |token: &Token| {
         ["and", "or", "then", "when", "else", "select", "from", "where"].iter().any(|word| is_word(token, word))
@@ -77,13 +77,19 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<()> {
         match token {
             Token::Whitespace(_) => continue,
             Token::LParen | Token::LBracket | Token::LBrace => {
-                open.push(signs);
+                open.push((signs, false));
                 within += signs + 1;
                 signs = 0;
             }
+            // A `CASE` that has no end before was a name.
             Token::RParen | Token::RBracket | Token::RBrace => {
-                signs = open.pop().unwrap_or(0);
-                within = within.saturating_sub(signs + 1);
+                while let Some((before, is_case)) = open.pop() {
+                    signs = before;
+                    within -= before + 1;
+                    if !is_case {
+                        break;
+                    }
+                }
             }
             Token::Comma | Token::SemiColon => signs = 0,
             Token::Minus | Token::Plus | Token::Tilde | Token::ExclamationMark => {
@@ -100,13 +106,16 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<()> {
                 signs += usize::from(is_sign);
             }
             word if is_word(word, "case") => {
-                open.push(signs);
+                open.push((signs, true));
                 within += signs + 1;
                 signs = 0;
             }
+            // Else it is a name, too.
             word if is_word(word, "end") => {
-                signs = open.pop().unwrap_or(0);
-                within = within.saturating_sub(signs + 1);
+                if let Some((before, _)) = open.pop_if(|(_, is_case)| *is_case) {
+                    signs = before;
+                    within -= before + 1;
+                }
             }
             word if is_word(word, "not") => signs += 1,
             word if ends(word) => signs = 0,
@@ -264,6 +273,7 @@ mod tests {
             // These would be parsed or planned for years.
             format!("SELECT {}1{}", "cast(abs(".repeat(60), ") AS int)".repeat(60)),
             format!("SELECT {}1{}", "NOT cast(".repeat(60), " AS boolean)".repeat(60)),
+            format!("SELECT {}1{}", "cast(end + cast(".repeat(60), " AS int) AS int)".repeat(60)),
             format!("SELECT {}cast(cast(1 AS int) AS int)", "a = NOT ".repeat(95)),
             format!("SELECT {}1{}", "coalesce(".repeat(20), ", 2)".repeat(20)),
             format!("SELECT {}1{}", "(SELECT ".repeat(20), ")".repeat(20)),
